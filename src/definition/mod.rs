@@ -1,0 +1,123 @@
+//! Queue definitions: from the YAML an admin writes to checked values.
+//!
+//! [`load()`] reads a directory; [`check::check`] is the pure part: sources in, either a [`Definitions`] or every
+//! mistake of every file with its place. After that nothing is checked again.
+
+pub mod check;
+pub mod diagnostics;
+pub mod duration;
+mod load;
+mod node;
+pub mod payload;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use load::{LoadError, load};
+pub use payload::PayloadSchema;
+
+use crate::item::retry::RetryPolicy;
+use crate::item::{DEFAULT_PRIORITY, Lane};
+
+/// The JSON Schema of the definition format, for editors and `warrend schema`.
+pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
+
+/// Every defined queue by key: the set a daemon works with.
+#[derive(Debug, Clone, Default)]
+pub struct Definitions {
+    pub queues: BTreeMap<String, Arc<QueueDefinition>>,
+}
+
+impl Definitions {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Arc<QueueDefinition>> {
+        self.queues.get(key)
+    }
+}
+
+/// One work queue as defined, checked, with every default filled in.
+#[derive(Debug, Clone)]
+pub struct QueueDefinition {
+    /// Lower-case letters, digits, `-`, `_`, `.`; 1..=100 characters.
+    pub key: String,
+    /// The key where none is given.
+    pub title: String,
+    pub description: Option<String>,
+    pub owner: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub lane: Lane,
+    pub queue_type: QueueType,
+    pub priorities: Priorities,
+    /// Life of an item that nobody starts; `None`: never ends.
+    pub expires_after: Option<Duration>,
+    /// An item is late this long after it was enqueued; `None`: never.
+    pub due_after: Option<Duration>,
+    /// One item per reference for ever.
+    pub unique: bool,
+    pub schema: Option<Arc<PayloadSchema>>,
+    pub order: Order,
+    /// Ready items per priority level kept in the broker, 1..=100000.
+    pub window: u32,
+    pub retry: RetryPolicy,
+    /// Deliveries of one attempt that end in a dead robot before the item is poison; at least 1.
+    pub crash_limit: u32,
+    /// Bytes.
+    pub max_payload: u64,
+}
+
+/// What the definition wants; the broker's version decides where it says `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueType {
+    Auto,
+    Quorum,
+    Classic,
+}
+
+/// Order of waiting items inside one priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// As they were admitted.
+    Fifo,
+    /// Earliest `due_at` first, those without one last.
+    Deadline,
+}
+
+/// Names for broker priorities 0..=31.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priorities(BTreeMap<String, u8>);
+
+impl Priorities {
+    /// `None` where `normal` is not among the names.
+    #[must_use]
+    pub fn new(names: BTreeMap<String, u8>) -> Option<Self> {
+        names.contains_key("normal").then_some(Self(names))
+    }
+
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<u8> {
+        self.0.get(name).copied()
+    }
+
+    /// What an item gets that names no priority.
+    #[must_use]
+    pub fn normal(&self) -> u8 {
+        self.named("normal").unwrap_or(DEFAULT_PRIORITY)
+    }
+
+    #[must_use]
+    pub fn highest(&self) -> u8 {
+        self.0.values().copied().max().unwrap_or(DEFAULT_PRIORITY)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u8)> {
+        self.0.iter().map(|(name, level)| (name.as_str(), *level))
+    }
+}
+
+impl Default for Priorities {
+    fn default() -> Self {
+        Self([("low", 1), ("normal", 4), ("high", 8)].map(|(name, level)| (name.to_owned(), level)).into())
+    }
+}

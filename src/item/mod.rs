@@ -1,0 +1,103 @@
+//! One unit of work and everything that may be decided about it without the outside world.
+//!
+//! Pure: no clock, no randomness, no broker, no SQL. Times are [`Timestamp`]s handed in by the caller.
+//! [`lifecycle`] is the only place that decides where an item goes next.
+
+pub mod answer;
+pub mod door;
+pub mod ids;
+pub mod lifecycle;
+pub mod report;
+pub mod retry;
+pub mod state;
+pub mod timeline;
+
+use std::collections::BTreeMap;
+
+pub use ids::ItemId;
+pub use jiff::Timestamp;
+pub use state::{Kind, Lane, Place, State};
+
+/// The priority an item gets on the broker where none is given and the definition names no other `normal`.
+pub const DEFAULT_PRIORITY: u8 = 4;
+
+/// The highest priority a RabbitMQ 4.3 quorum queue tells apart.
+pub const HIGHEST_PRIORITY: u8 = 31;
+
+/// Metadata of one item, as the mirror keeps it. The payload is kept apart (`mirror::payload`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Ours, given at admission; `message-id` of every dispatch.
+    pub id: ItemId,
+    /// Key of the queue the item belongs to; never changes.
+    pub queue: String,
+    /// How the item travels. A direct item that comes back goes on as managed.
+    pub lane: Lane,
+    /// The producer's own identity of the item (AMQP `message-id`).
+    pub reference: Option<String>,
+    pub name: Option<String>,
+    pub state: State,
+    /// Where the one deciding copy is; moves with every dispatch, outcome and refusal.
+    pub place: Place,
+    /// Short machine-readable cause, from the robot's report or ours (`schema`, `max_payload`, ...).
+    pub code: Option<String>,
+    /// Why the item is in this state, for people; every reason where there are several.
+    pub reason: Option<String>,
+    /// Last note of a robot.
+    pub note: Option<String>,
+    /// What the robot answered with `processed`, JSON.
+    pub result: Option<serde_json::Value>,
+    /// Percent, 0..=100, of the open attempt.
+    pub progress: Option<u8>,
+    /// 0..=31, higher goes first.
+    pub priority: u8,
+    /// Number of the newest attempt that was dispatched (0: none yet). A direct item starts with 1.
+    pub attempt: u32,
+    /// Deliveries of the newest attempt, as far as `started` reports and dead letters tell.
+    pub deliveries: u32,
+    /// Automatic retries given so far.
+    pub retries: u32,
+    /// Requeues asked for by robots so far.
+    pub requeues: u32,
+    /// The newest attempt ended without a report: a bare reject, or an ack inferred. A late report may refine it.
+    pub silent: bool,
+    /// When a dead letter of the open attempt came that is not judged yet, because its report may still be on the way.
+    pub rejected_at: Option<Timestamp>,
+    /// Admitted without `message-id` from a delivery that may have been admitted before.
+    pub possible_repeat: bool,
+    /// Robots did the work though the item was cancelled or on hold.
+    pub ran_anyway: bool,
+    /// What the producer asked for and this lane could not honour, one line each.
+    pub ignored: Vec<String>,
+    /// Direct lane: a report or dead letter came ahead of the copy in the tap, which will fill the row in.
+    pub stub: bool,
+    pub content_type: Option<String>,
+    /// Payload length in bytes; `None` while the payload is not known (a stub).
+    pub size: Option<u64>,
+    /// SHA-256 of the payload, hex; the "content" of the identity rules.
+    pub content_hash: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Robot or person of the newest attempt.
+    pub worker: Option<String>,
+    /// W3C trace context, carried through to the robot.
+    pub traceparent: Option<String>,
+    /// Where answers go, already checked against `replies.allow`.
+    pub reply_to: Option<String>,
+    pub correlation_id: Option<String>,
+    /// When the producer says it was enqueued, else when it arrived.
+    pub enqueued_at: Timestamp,
+    /// Not dispatched before this moment, as the producer asked.
+    pub not_before: Option<Timestamp>,
+    /// Not dispatched before this moment: `not_before` or the end of a retry's backoff.
+    pub ready_at: Timestamp,
+    pub due_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    /// When the newest attempt was published.
+    pub dispatched_at: Option<Timestamp>,
+    /// When a robot said it started the newest attempt.
+    pub started_at: Option<Timestamp>,
+    /// When the item reached processed, exception or cancelled.
+    pub finished_at: Option<Timestamp>,
+    /// Raised by one with every change; 1 at admission. Numbers the timeline lines.
+    pub revision: u32,
+}
