@@ -1,28 +1,16 @@
 //! Queue definitions: from the YAML an admin writes to checked values.
 //!
-//! [`load()`] reads a directory; [`check::check`] is the pure part: sources in, either a [`Definitions`] or every
-//! mistake of every file with its place. After that nothing is checked again.
 
-pub mod check;
-pub mod diagnostics;
-pub mod duration;
-mod load;
-mod node;
 pub mod payload;
-mod suggest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};
-
-/// The JSON Schema of the definition format, for editors and `warrend schema`.
-pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
 
 /// Every defined queue by key: the set a daemon works with.
 #[derive(Debug, Clone, Default)]

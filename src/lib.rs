@@ -1,0 +1,11 @@
+//! warrend: work queues for robots, people and integrations on RabbitMQ.
+//!
+//! The layers and what each may know of are drawn in ARCHITECTURE.md and held by a test.
+
+#![forbid(unsafe_code)]
+
+pub mod definition;
+pub mod item;
+pub mod lanes;
+pub mod mirror;
+pub mod status;

@@ -1,0 +1,55 @@
+//! What the running daemon knows of itself right now: for `/readyz` and the queue views. Never decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+
+/// Shared by every part of the daemon; each writes what it alone knows.
+#[derive(Debug, Default)]
+pub struct Status {
+    inner: RwLock<Snapshot>,
+}
+
+/// One moment's view.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub broker: Broker,
+    /// The topology of the definitions was declared on the broker since the daemon started.
+    pub planned: bool,
+    /// Why the management API cannot be used; `None` while it answers.
+    pub management_problem: Option<String>,
+    /// Seen on the broker, by queue key.
+    pub queues: BTreeMap<String, QueueSeen>,
+    /// Copies the tap dropped before they were read, since the mirror began.
+    pub tap_lost: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Broker {
+    #[default]
+    Connecting,
+    /// Connected to a broker of this version.
+    Connected { version: String },
+    /// Not connected, for this reason.
+    Lost { reason: String },
+}
+
+/// A robots' queue as last seen on the broker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueSeen {
+    /// `None` where it was not seen yet. From a passive declare, so exact at its moment.
+    pub ready: Option<u64>,
+    /// From the management API, some seconds old; `None` without it.
+    pub unacked: Option<u64>,
+    pub consumers: Option<u64>,
+}
+
+impl Status {
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
