@@ -4,8 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod daemon;
 pub mod definition;
+pub mod http;
 pub mod item;
 pub mod lanes;
 pub mod mirror;
+pub mod settings;
 pub mod status;
+pub mod units;

@@ -5,16 +5,18 @@
 //! what SQLite and PostgreSQL share (`$n`, `ON CONFLICT`, `RETURNING`, epoch microseconds, text ids), so the second
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
 
+mod read;
+mod row;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+pub use read::*;
 pub use writer::Tx;
 use writer::Writer;
 
@@ -67,8 +69,8 @@ impl Mirror {
         }
         let lock = lock(path)?;
 
-        let options = SqliteConnectOptions::from_str("sqlite::memory:")
-            .map_err(|source| MirrorError::Sql { operation: "be opened", source })?
+        // Not by parsing a URL: a path may hold `?` and `%`, and the options of `:memory:` would stay with the file's.
+        let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)

@@ -1,0 +1,208 @@
+//! `warrend items`: find and show items.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::exit::Failed;
+use super::output::{self, Column, Output, csv, pairs, print, print_bytes, print_list, table, text};
+use super::{Daemon, EXIT_CODES, wait_for};
+use crate::item::{Kind, State};
+use crate::mirror::{MAX_PAGE, Sort};
+
+#[derive(Debug, Args)]
+pub(super) struct ItemsArgs {
+    #[command(subcommand)]
+    command: ItemsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ItemsCommand {
+    /// List items that meet every filter given
+    #[command(after_help = EXIT_CODES)]
+    List(ListArgs),
+    /// Show one item and what happened to it
+    #[command(after_help = EXIT_CODES)]
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Items of this queue
+    #[arg(long, value_name = "KEY")]
+    queue: Option<String>,
+    /// In this state; several with commas
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(State::WORDS))]
+    state: Vec<String>,
+    /// Exceptions of this kind; several with commas
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.word())))]
+    kind: Vec<String>,
+    /// With exactly this reference of the producer
+    #[arg(long)]
+    reference: Option<String>,
+    /// With this label; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Due before this time (RFC 3339, like 2026-05-04T08:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    due: Option<String>,
+    /// Enqueued or changed since this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// With this text in the reference, name, reason or code
+    #[arg(long, value_name = "TEXT")]
+    q: Option<String>,
+    /// Which come first
+    #[arg(long, default_value = Sort::Newest.word(), hide_default_value = false,
+        value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::word)))]
+    sort: String,
+    /// How many to show
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PAGE)))]
+    limit: u32,
+    /// Go on where a list before ended (with the same --sort)
+    #[arg(long)]
+    cursor: Option<String>,
+    /// How to show them
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The item's id
+    id: String,
+    /// Print what the item carries, and nothing else
+    #[arg(long, conflicts_with = "output")]
+    payload: bool,
+    /// How to show it
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+impl ItemsArgs {
+    pub(super) fn run(&self, config: Option<PathBuf>) -> Result<(), Failed> {
+        match &self.command {
+            ItemsCommand::List(args) => wait_for(list(args, &args.daemon.client(config)?)),
+            ItemsCommand::Show(args) => wait_for(show(args, &args.daemon.client(config)?)),
+        }
+    }
+}
+
+const COLUMNS: [Column; 8] = [
+    Column { title: "ID", cell: |item| text(&item["id"]) },
+    Column { title: "QUEUE", cell: |item| text(&item["queue"]) },
+    Column { title: "REFERENCE", cell: |item| text(&item["reference"]) },
+    Column { title: "STATE", cell: state },
+    Column { title: "PRIORITY", cell: |item| text(&item["priority"]) },
+    Column { title: "ATTEMPT", cell: |item| text(&item["attempt"]) },
+    Column { title: "ENQUEUED", cell: |item| text(&item["enqueued_at"]) },
+    Column { title: "REASON", cell: |item| text(&item["reason"]) },
+];
+
+/// Every field of an item, in the API's order.
+pub(super) const FIELDS: [&str; 37] = [
+    "id",
+    "queue",
+    "reference",
+    "name",
+    "state",
+    "kind",
+    "code",
+    "reason",
+    "note",
+    "result",
+    "progress",
+    "priority",
+    "lane",
+    "attempt",
+    "deliveries",
+    "retries",
+    "requeues",
+    "inferred",
+    "pending",
+    "possible_repeat",
+    "ran_anyway",
+    "ignored",
+    "content_type",
+    "labels",
+    "worker",
+    "assignee",
+    "parent",
+    "children",
+    "enqueued_at",
+    "not_before",
+    "due_at",
+    "expires_at",
+    "dispatched_at",
+    "started_at",
+    "finished_at",
+    "sla",
+    "revision",
+];
+
+const LINE_COLUMNS: [Column; 6] = [
+    Column { title: "AT", cell: |line| text(&line["at"]) },
+    Column { title: "WHO", cell: |line| text(&line["actor"]) },
+    Column { title: "WHAT", cell: |line| text(&line["event"]) },
+    Column { title: "ATTEMPT", cell: |line| text(&line["attempt"]) },
+    Column { title: "STATE", cell: |line| text(&line["state"]) },
+    Column { title: "WHY", cell: |line| text(&line["why"]) },
+];
+
+fn state(item: &Value) -> String {
+    let (state, kind) = (text(&item["state"]), text(&item["kind"]));
+    if kind.is_empty() { state } else { format!("{state}: {kind}") }
+}
+
+async fn list(args: &ListArgs, client: &Client) -> Result<(), Failed> {
+    let page = client.get(&["items"], &query(args)).await?;
+    print_list(&page, args.output, &COLUMNS, &FIELDS)
+}
+
+fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
+    let mut query = vec![("sort", args.sort.clone()), ("limit", args.limit.to_string())];
+    let single = [
+        ("queue", &args.queue),
+        ("reference", &args.reference),
+        ("due", &args.due),
+        ("since", &args.since),
+        ("q", &args.q),
+        ("cursor", &args.cursor),
+    ];
+    query.extend(single.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    query.extend(args.state.iter().map(|state| ("state", state.clone())));
+    query.extend(args.kind.iter().map(|kind| ("kind", kind.clone())));
+    query.extend(args.label.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
+    query
+}
+
+async fn show(args: &ShowArgs, client: &Client) -> Result<(), Failed> {
+    if args.payload {
+        return print_bytes(&client.get_bytes(&["items", &args.id, "payload"]).await?);
+    }
+    let item = client.get(&["items", &args.id], &[]).await?;
+    if args.output == Output::Csv {
+        return print(&csv(&FIELDS, &[item]));
+    }
+    let timeline = client.get(&["items", &args.id, "timeline"], &[]).await?;
+    let lines = timeline["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if args.output == Output::Json {
+        return print(&output::json(&json!({"item": item, "timeline": lines})));
+    }
+    print(&format!("{}\n{}", pairs(&FIELDS, &item), table(&LINE_COLUMNS, lines)))
+}
+
+/// Reads `NAME=VALUE`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a label is written NAME=VALUE".to_owned()),
+    }
+}

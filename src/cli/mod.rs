@@ -1,0 +1,141 @@
+//! The command line: what can be asked for, and how it ends.
+//!
+//! Commands about items are clients of the HTTP API, so that there is one authority over items; `check` and `schema`
+//! work on files alone. Results go to standard output, everything else to standard error. A reader who stops reading
+//! (`| head`) ends the command quietly.
+
+mod check;
+mod client;
+mod enqueue;
+mod exit;
+mod items;
+mod output;
+mod parked;
+mod queues;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::Settings;
+use client::Client;
+pub use exit::Exit;
+use exit::Failed;
+use output::print;
+
+/// The exit codes, as every help text ends.
+const EXIT_CODES: &str = "Exit codes:
+   0  done
+   1  it failed, or the daemon said no
+  64  the command was not understood
+  65  bad definitions or data
+  69  the daemon cannot be reached
+  78  bad settings";
+
+/// Work queues for robots, people and integrations on RabbitMQ.
+#[derive(Debug, Parser)]
+#[command(name = "warrend", version, after_help = EXIT_CODES, arg_required_else_help = true, subcommand_required = true)]
+struct Cli {
+    /// Settings file [default: config/warrend.yaml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    ///
+    /// Connects to RabbitMQ, opens the mirror, declares what the definitions need and works until it gets SIGTERM or
+    /// Ctrl-C. Everything it needs to know stands in the settings file; each setting can be overridden by an environment
+    /// variable, like WARREND__BROKER__AMQP_URL for broker.amqp_url.
+    #[command(after_help = EXIT_CODES)]
+    Serve,
+    /// Check queue definitions, without a daemon or a broker
+    ///
+    /// Reports every mistake in every file at once.
+    #[command(after_help = EXIT_CODES)]
+    Check(check::CheckArgs),
+    /// Print the JSON Schema of queue definitions, for editors
+    #[command(after_help = EXIT_CODES)]
+    Schema,
+    /// Show the queues: how many items stand where, and who works
+    #[command(after_help = EXIT_CODES)]
+    Queues(queues::QueuesArgs),
+    /// Find and show items
+    #[command(after_help = EXIT_CODES)]
+    Items(items::ItemsArgs),
+    /// Put one item into a queue
+    ///
+    /// The payload is any JSON value: in the command, from a file, or from standard input.
+    #[command(after_help = enqueue::EXAMPLES)]
+    Enqueue(enqueue::EnqueueArgs),
+    /// List messages that could not be read or belong to no item
+    #[command(after_help = EXIT_CODES)]
+    Parked(parked::ParkedArgs),
+}
+
+/// Where the daemon is, for commands that ask it.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's HTTP API, like `http://127.0.0.1:7070` [default: where the settings' http.listen says]
+    #[arg(long, env = "WARREND_URL", value_name = "URL")]
+    url: Option<String>,
+}
+
+impl Daemon {
+    fn client(&self, config: Option<PathBuf>) -> Result<Client, Failed> {
+        match &self.url {
+            Some(url) => Client::new(url),
+            None => Client::listening_at(settings(config)?.http.listen),
+        }
+    }
+}
+
+/// Runs the command that `args` (with the program's name in front) asks for, and says how it went.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. Nobody is left to tell where this cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    match execute(cli) {
+        Ok(()) => Exit::Done,
+        Err(failed) => {
+            failed.print();
+            failed.exit
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failed> {
+    let config = cli.config;
+    match cli.command {
+        Command::Serve => serve::run(settings(config)?),
+        Command::Check(args) => check::run(&args, config),
+        Command::Schema => print(crate::definition::JSON_SCHEMA),
+        Command::Queues(args) => wait_for(queues::run(&args, &args.daemon.client(config)?)),
+        Command::Items(args) => args.run(config),
+        Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Parked(args) => wait_for(parked::run(&args, &args.daemon.client(config)?)),
+    }
+}
+
+fn settings(config: Option<PathBuf>) -> Result<Settings, Failed> {
+    Settings::load(config.as_deref()).map_err(|error| Failed::new(Exit::Settings, error.to_string()))
+}
+
+/// Runs a client's command: one request after the other, so one thread does.
+fn wait_for(command: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failed::new(Exit::Failure, format!("cannot start: {error}")))?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests;

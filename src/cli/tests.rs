@@ -1,0 +1,98 @@
+//! What the command line takes, and how it ends.
+
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(words: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("warrend").chain(words.split_whitespace()))
+}
+
+fn exit(words: &[&str]) -> Exit {
+    run(std::iter::once("warrend").chain(words.iter().copied()).map(OsString::from))
+}
+
+#[test]
+fn the_command_tree_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_is_documented_is_taken() {
+    for words in [
+        "serve",
+        "serve --config w.yaml",
+        "--config w.yaml serve",
+        "check",
+        "check dir --output json",
+        "schema",
+        "queues",
+        "queues invoices --output csv --url http://h:1",
+        "items list --queue q --state queued,exception --state on_hold --kind it --reference r --label a=b --label c=d=e --due t \
+         --since t --q x --sort due --limit 1000 --cursor c --output json",
+        "items show ID",
+        "items show ID --payload",
+        "enqueue q -",
+        "enqueue q --file f --reference r --priority high --name n --due-at t --expires-at t --not-before t --label a=b",
+        "enqueue q --payload -1",
+        "parked --limit 5 --cursor c --output csv",
+    ] {
+        assert!(parse(words).is_ok(), "{words}: {}", parse(words).unwrap_err());
+    }
+}
+
+#[test]
+fn what_is_not_understood_ends_with_64() {
+    for words in [
+        "",
+        "dance",
+        "serve --colour",
+        "items",
+        "items list --state done",
+        "items list --kind odd",
+        "items list --sort size",
+        "items list --limit 0",
+        "items list --limit 1001",
+        "items list --label oslo",
+        "items show",
+        "items show ID --payload --output json",
+        "enqueue",
+        "enqueue q",
+        "enqueue q - --payload 1",
+        "enqueue q --payload 1 --file f",
+        "enqueue q stdin",
+        "check --output csv",
+        "queues --url ftp://h",
+    ] {
+        assert_eq!(exit(&words.split_whitespace().collect::<Vec<_>>()), Exit::Usage, "{words}");
+    }
+}
+
+#[test]
+fn every_help_text_tells_the_exit_codes() {
+    fn leaves(command: &clap::Command) -> Vec<clap::Command> {
+        let inner: Vec<clap::Command> = command.get_subcommands().flat_map(leaves).collect();
+        if inner.is_empty() { vec![command.clone()] } else { inner }
+    }
+    for mut command in leaves(&Cli::command()).into_iter().chain([Cli::command()]) {
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("69  the daemon cannot be reached"), "{help}");
+    }
+}
+
+#[test]
+fn the_codes_are_those_documented() {
+    let codes = [Exit::Done, Exit::Failure, Exit::Usage, Exit::Data, Exit::Unreachable, Exit::Settings].map(Exit::code);
+    assert_eq!(codes, [0, 1, 64, 65, 69, 78]);
+}
+
+#[test]
+fn each_failure_has_its_code() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    assert_eq!(exit(&["--config", "no/such/file.yaml", "serve"]), Exit::Settings);
+    assert_eq!(exit(&["--config", "no/such/file.yaml", "queues"]), Exit::Settings);
+    assert_eq!(exit(&["check", "no/such/directory"]), Exit::Data);
+    // Port 1 takes no connections; nothing is sent to it.
+    assert_eq!(exit(&["queues", "--url", "http://127.0.0.1:1"]), Exit::Unreachable);
+    assert_eq!(exit(&["enqueue", "q", "--payload", "{", "--url", "http://127.0.0.1:1"]), Exit::Data);
+}

@@ -1,0 +1,341 @@
+//! Items in over HTTP: the same door as the managed lane's, with the answer at once.
+//!
+//! A refusal is the answer and nothing of it is kept. The payload is any JSON value and is stored as it was written
+//! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
+//! value laid out differently is the same content.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::extract::{Parameters, Segment, shown};
+use super::problem::{Fault, Problem};
+use super::queues::no_such_queue;
+use super::view::ItemView;
+use super::{Api, MAX_BODY};
+use crate::item::door::{NewItem, PriorityWish};
+use crate::item::{Kind, Lane, Timestamp};
+use crate::lanes::intake::{self, Admission};
+
+/// The members an item may have, in the order messages list them.
+const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
+
+/// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
+pub(super) async fn one(
+    State(api): State<Api>,
+    Segment(key): Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    let definitions = api.definitions();
+    let definition = definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
+    if definition.lane == Lane::Direct {
+        // Robots get direct items from the broker itself, so only what reaches the broker can get there.
+        return Err(Problem::direct_lane(format!(
+            "queue '{key}' is direct: publish to the items exchange with routing key '{key}' instead"
+        )));
+    }
+    is_json(&headers)?;
+    let new = read(&body.map_err(unreadable_body)?)?;
+    answer(intake::enqueue(&api.mirror, definition, new).await?, Timestamp::now())
+}
+
+/// What the door said, as HTTP says it.
+fn answer(admission: Admission, now: Timestamp) -> Result<Response, Problem> {
+    let (status, item) = match admission {
+        Admission::Admitted(item) => (StatusCode::CREATED, item),
+        Admission::Same(item) => (StatusCode::OK, item),
+        Admission::Refused { kind: Kind::Duplicate, code, reasons } => return Err(Problem::duplicate(code, reasons)),
+        Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
+    };
+    let location = HeaderValue::from_str(&format!("/api/v1/items/{}", item.id)).ok();
+    let mut response = (status, Json(ItemView::new(*item, now))).into_response();
+    if let Some(location) = location.filter(|_| status == StatusCode::CREATED) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Asking for the type is what keeps other sites' forms from enqueueing through a browser.
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let media_type = given.as_deref().and_then(|given| given.split(';').next()).unwrap_or_default();
+    if media_type.trim().eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let given = given.map_or("no content type".to_owned(), |given| format!("'{}'", shown(&given)));
+    Err(Problem::unsupported_media_type(format!(
+        "this takes application/json, not {given}; send Content-Type: application/json"
+    )))
+}
+
+fn unreadable_body(rejection: BytesRejection) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return Problem::too_large(MAX_BODY);
+    }
+    Problem::bad_request(format!("the body could not be read: {}", rejection.body_text()), Vec::new())
+}
+
+/// Reads the body, finding everything wrong with it at once.
+fn read(body: &[u8]) -> Result<NewItem, Problem> {
+    let members: Members = serde_json::from_slice(body).map_err(|error| {
+        let what = if error.is_data() { "the body has to be one JSON object" } else { "the body is no JSON" };
+        Problem::bad_request(format!("{what}: {error}"), Vec::new())
+    })?;
+    let mut reader = Reader { members: members.0, faults: Vec::new() };
+    let payload = reader.payload();
+    let new = NewItem {
+        payload,
+        content_type: Some("application/json".to_owned()),
+        reference: reader.text("reference"),
+        name: reader.text("name"),
+        priority: reader.priority(),
+        due_at: reader.time("due_at"),
+        expires_at: reader.time("expires_at"),
+        not_before: reader.time("not_before"),
+        labels: reader.labels(),
+        traceparent: None,
+        enqueued_at: None,
+    };
+    reader.done()?;
+    Ok(new)
+}
+
+/// An object's members as written, repeated ones too.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a payload")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+struct Reader {
+    members: Vec<(String, Box<RawValue>)>,
+    faults: Vec<Fault>,
+}
+
+impl Reader {
+    /// Takes a member out; `null` is as if it were absent, except for the payload.
+    fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
+        let at = self.members.iter().position(|(member, _)| member == name)?;
+        Some(self.members.remove(at).1)
+    }
+
+    /// Takes a member that has to be a `T`.
+    fn value<T: for<'de> Deserialize<'de>>(&mut self, name: &str, expected: &str) -> Option<T> {
+        let raw = self.take(name)?;
+        match serde_json::from_str::<Option<T>>(raw.get()) {
+            Ok(value) => value,
+            Err(_) => {
+                self.fault(name, format!("{name} is {}, and has to be {expected}", shown(raw.get())));
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, name: &str, detail: String) {
+        self.faults.push(Fault::member(name, detail));
+    }
+
+    fn payload(&mut self) -> Vec<u8> {
+        match self.take("payload") {
+            Some(raw) => compact(raw.get()).into_bytes(),
+            None => {
+                self.fault("payload", "payload is missing; write null for an item that carries nothing".to_owned());
+                Vec::new()
+            }
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        self.value(name, "text")
+    }
+
+    fn priority(&mut self) -> Option<PriorityWish> {
+        const EXPECTED: &str = "a whole number or a name of the queue's priorities";
+        match self.value::<serde_json::Value>("priority", EXPECTED)? {
+            serde_json::Value::String(name) => Some(PriorityWish::Named(name)),
+            value => match value.as_i64() {
+                Some(level) => Some(PriorityWish::Level(level)),
+                None => {
+                    self.fault(
+                        "priority",
+                        format!("priority is {}, and has to be {EXPECTED}", shown(&value.to_string())),
+                    );
+                    None
+                }
+            },
+        }
+    }
+
+    fn time(&mut self, name: &str) -> Option<Timestamp> {
+        const EXPECTED: &str = "an RFC 3339 time, like 2026-05-04T08:00:00Z";
+        let text: String = self.value(name, EXPECTED)?;
+        let time = Timestamp::from_str(&text).ok();
+        if time.is_none() {
+            self.fault(name, format!("{name} is '{}', and has to be {EXPECTED}", shown(&text)));
+        }
+        time
+    }
+
+    fn labels(&mut self) -> BTreeMap<String, String> {
+        self.value("labels", "an object of texts").unwrap_or_default()
+    }
+
+    /// Refuses the body where a member was wrong, is not known or is left over because it stands twice.
+    fn done(mut self) -> Result<(), Problem> {
+        for (name, _) in std::mem::take(&mut self.members) {
+            let detail = if MEMBERS.contains(&name.as_str()) {
+                format!("{name} stands more than once")
+            } else {
+                format!("there is no field '{}'; allowed: {}", shown(&name), MEMBERS.join(", "))
+            };
+            self.fault(&shown(&name), detail);
+        }
+        match self.faults.as_slice() {
+            [] => Ok(()),
+            [fault] => Err(Problem::bad_request(fault.detail.clone(), self.faults)),
+            faults => Err(Problem::bad_request(format!("{} fields are wrong", faults.len()), self.faults)),
+        }
+    }
+}
+
+/// Valid JSON without the white space between its tokens.
+fn compact(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for c in json.chars() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else if c.is_ascii_whitespace() {
+            continue;
+        } else {
+            in_string = c == '"';
+        }
+        text.push(c);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::item;
+    use super::*;
+
+    fn faults(body: &str) -> Vec<String> {
+        let problem = serde_json::to_value(read(body.as_bytes()).unwrap_err()).unwrap();
+        assert_eq!(problem["status"], 400);
+        let errors = problem["errors"].as_array().unwrap();
+        errors.iter().map(|error| error["detail"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let new = read(
+            br#"{"payload": {"b": 1, "a": [1, 2]}, "reference": "INV-1", "priority": "high", "name": "n", "labels": {"k": "v"},
+                "due_at": "2026-05-04T10:00:00+02:00", "expires_at": null, "not_before": "2026-05-04T08:00:00Z"}"#,
+        )
+        .unwrap();
+        assert_eq!(new.payload, br#"{"b":1,"a":[1,2]}"#);
+        assert_eq!(new.content_type.as_deref(), Some("application/json"));
+        assert_eq!(new.reference.as_deref(), Some("INV-1"));
+        assert_eq!(new.priority, Some(PriorityWish::Named("high".to_owned())));
+        assert_eq!(new.due_at, new.not_before);
+        assert_eq!(new.expires_at, None);
+        assert_eq!(new.labels["k"], "v");
+        assert_eq!(read(br#"{"payload":null,"priority":-7}"#).unwrap().priority, Some(PriorityWish::Level(-7)));
+    }
+
+    #[test]
+    fn payloads_keep_digits_order_and_the_insides_of_strings() {
+        for (written, stored) in [
+            ("12345678901234567890.10", "12345678901234567890.10"),
+            (r#"{ "z" : 1 , "a" : "x  y\" \\" , "s" : "\\" }"#, r#"{"z":1,"a":"x  y\" \\","s":"\\"}"#),
+            ("\n[ null ,\ttrue\r\n]", "[null,true]"),
+            (r#""  ""#, r#""  ""#),
+        ] {
+            assert_eq!(compact(written), stored);
+            assert_eq!(read(format!(r#"{{"payload": {written} }}"#).as_bytes()).unwrap().payload, stored.as_bytes());
+        }
+    }
+
+    #[test]
+    fn every_mistake_in_a_body_is_named_at_once() {
+        let found = faults(
+            r#"{"refrence": "x", "reference": 7, "priority": 1.5, "due_at": "soon", "labels": {"a": 1}, "name": "a", "name": "b"}"#,
+        );
+        assert_eq!(
+            found,
+            [
+                "payload is missing; write null for an item that carries nothing",
+                "reference is 7, and has to be text",
+                "priority is 1.5, and has to be a whole number or a name of the queue's priorities",
+                "due_at is 'soon', and has to be an RFC 3339 time, like 2026-05-04T08:00:00Z",
+                "labels is {\"a\": 1}, and has to be an object of texts",
+                "there is no field 'refrence'; allowed: payload, reference, priority, name, due_at, expires_at, not_before, labels",
+                "name stands more than once",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused() {
+        let deep = format!(r#"{{"payload": {}"#, "[".repeat(100_000));
+        for body in ["", "[]", "7", "{", "{]", "null", "\u{0}", r#"{"payload": 1} x"#, deep.as_str()] {
+            assert_eq!(faults(body), Vec::<String>::new(), "{body:.20}");
+        }
+        assert_eq!(read(b"\xff").unwrap_err().status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_doors_words_become_status_codes() {
+        let reasons = || vec!["one".to_owned(), "two".to_owned()];
+        let status = |admission| match answer(admission, Timestamp::UNIX_EPOCH) {
+            Ok(response) => (response.status().as_u16(), response.headers().contains_key(header::LOCATION)),
+            Err(problem) => (problem.status().as_u16(), false),
+        };
+        assert_eq!(status(Admission::Admitted(Box::new(item()))), (201, true));
+        assert_eq!(status(Admission::Same(Box::new(item()))), (200, false));
+        let refused = |kind| Admission::Refused { kind, code: "schema", reasons: reasons() };
+        assert_eq!(status(refused(Kind::Invalid)), (422, false));
+        assert_eq!(status(refused(Kind::Duplicate)), (409, false));
+        let problem = answer(refused(Kind::Invalid), Timestamp::UNIX_EPOCH).unwrap_err();
+        assert_eq!(
+            serde_json::to_value(problem).unwrap(),
+            serde_json::json!({"type": "urn:warrend:problem:invalid", "title": "The item is refused", "status": 422,
+                "detail": "the queue's definition does not let it in", "code": "schema",
+                "errors": [{"detail": "one"}, {"detail": "two"}]})
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! Whether the daemon lives, and whether it can do its work.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Api;
+use super::extract::Parameters;
+use super::problem::Problem;
+use crate::status::Broker;
+
+/// A mirror that takes longer to answer a trivial question does not serve anybody.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Check {
+    ok: bool,
+    detail: String,
+}
+
+/// `GET /healthz`: 200 as long as the process answers at all.
+pub(super) async fn alive(parameters: Parameters) -> Result<Response, Problem> {
+    parameters.done()?;
+    Ok(Json(json!({"alive": true})).into_response())
+}
+
+/// `GET /readyz`: 200 with the broker connected, the mirror readable and the topology planned once, else 503. The
+/// management API is reported and not required: the data path does without it.
+pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.done()?;
+    let status = api.status.snapshot();
+    let broker = match status.broker {
+        Broker::Connected { version } => Check { ok: true, detail: format!("connected to RabbitMQ {version}") },
+        Broker::Connecting => Check { ok: false, detail: "connecting".to_owned() },
+        Broker::Lost { reason } => Check { ok: false, detail: reason },
+    };
+    let mirror = match tokio::time::timeout(MIRROR_PATIENCE, api.mirror.readable()).await {
+        Ok(Ok(())) => Check { ok: true, detail: "readable".to_owned() },
+        Ok(Err(error)) => Check { ok: false, detail: error.to_string() },
+        Err(_) => Check { ok: false, detail: format!("no answer within {} s", MIRROR_PATIENCE.as_secs()) },
+    };
+    let planned = if status.planned { "declared on the broker" } else { "not declared on the broker yet" };
+    let topology = Check { ok: status.planned, detail: planned.to_owned() };
+    let management = match status.management_problem {
+        None => Check { ok: true, detail: "no problem known".to_owned() },
+        Some(problem) => Check { ok: false, detail: format!("{problem}; data flows, control is limited") },
+    };
+
+    let ready = broker.ok && mirror.ok && topology.ok;
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let checks = json!({"broker": broker, "mirror": mirror, "topology": topology, "management": management});
+    Ok((code, Json(json!({"ready": ready, "checks": checks}))).into_response())
+}

@@ -1,0 +1,103 @@
+//! The HTTP API: routes by resource, one file each.
+//!
+//! Owns the wire forms and nothing else: what is shown comes from the mirror's read side, the definitions and the
+//! status; what is admitted is judged by the lanes. Every answer that is no success is a [`Problem`], also those that
+//! the router itself gives, and every mistake in a request is named at once.
+//!
+//! | route | file |
+//! |---|---|
+//! | `/healthz`, `/readyz` | `health` |
+//! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
+//! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
+//! | `/api/v1/parked` | `parked` |
+
+mod enqueue;
+mod extract;
+mod health;
+mod items;
+mod parked;
+mod problem;
+mod queues;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::definition::Definitions;
+use crate::mirror::Mirror;
+use crate::status::Status;
+use problem::Problem;
+
+/// Bytes one request body may have.
+pub const MAX_BODY: usize = 20 * 1024 * 1024;
+
+/// What the handlers work with; clones share it.
+#[derive(Clone)]
+pub struct Api {
+    pub mirror: Mirror,
+    /// The set the daemon works with right now.
+    pub definitions: watch::Receiver<Arc<Definitions>>,
+    pub status: Arc<Status>,
+}
+
+impl Api {
+    /// The definitions of this moment. Holds the watch's lock no longer than the call.
+    fn definitions(&self) -> Arc<Definitions> {
+        Arc::clone(&self.definitions.borrow())
+    }
+}
+
+/// Every route there is.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/api/v1/queues", get(queues::list))
+        .route("/api/v1/queues/{key}", get(queues::one))
+        .route("/api/v1/queues/{key}/items", post(enqueue::one))
+        .route("/api/v1/items", get(items::list))
+        .route("/api/v1/items/{id}", get(items::one))
+        .route("/api/v1/items/{id}/timeline", get(items::timeline))
+        .route("/api/v1/items/{id}/payload", get(items::payload))
+        .route("/api/v1/parked", get(parked::list))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(api)
+}
+
+/// Takes the address, so that whoever starts the daemon learns at once where it is taken.
+///
+/// # Errors
+/// What the operating system says.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Answers requests until `stop`, then finishes those in hand. The caller bounds how long that may take.
+///
+/// # Errors
+/// What the operating system says about the listener.
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn no_such_route(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    Problem::method_not_allowed(format!("{} does not take {method}; the Allow header says what it takes", uri.path()))
+}
+
+#[cfg(test)]
+mod tests;

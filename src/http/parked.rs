@@ -1,0 +1,22 @@
+//! What could not be read or belongs to no item.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::Api;
+use super::extract::Parameters;
+use super::problem::Problem;
+use super::view::{List, ParkedView};
+
+/// `GET /api/v1/parked`: the newest first, with the beginning of each body.
+pub(super) async fn list(
+    State(api): State<Api>,
+    mut parameters: Parameters,
+) -> Result<Json<List<ParkedView>>, Problem> {
+    let limit = parameters.limit();
+    let cursor = parameters.cursor();
+    parameters.done()?;
+    let page = api.mirror.parked(limit, cursor).await?;
+    let items = page.items.into_iter().map(ParkedView::from).collect();
+    Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
+}

@@ -1,0 +1,154 @@
+//! Everything that is no success, as RFC 9457 has it.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::mirror::MirrorError;
+
+/// An answer that says what went wrong, for machines by `type` and `status`, for people by the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Problem {
+    /// `urn:warrend:problem:<word>`: what kind of problem; the word never changes.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind in words.
+    title: &'static str,
+    #[serde(serialize_with = "number")]
+    status: StatusCode,
+    /// This one in words.
+    detail: String,
+    /// The refusal's own code (`schema`, `max_payload`, ...), where the door refused an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    /// Each single fault; empty where `detail` says it all.
+    errors: Vec<Fault>,
+}
+
+/// One thing wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Fault {
+    /// The query parameter it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
+    /// JSON pointer into the body to what it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// What is wrong and what is allowed.
+    pub detail: String,
+}
+
+impl Fault {
+    pub(super) fn parameter(name: &str, detail: String) -> Self {
+        Self { parameter: Some(name.to_owned()), pointer: None, detail }
+    }
+
+    /// A fault of one member of the body's object.
+    pub(super) fn member(name: &str, detail: String) -> Self {
+        let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+        Self { parameter: None, pointer: Some(pointer), detail }
+    }
+
+    pub(super) const fn plain(detail: String) -> Self {
+        Self { parameter: None, pointer: None, detail }
+    }
+}
+
+impl Problem {
+    fn new(status: StatusCode, word: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        let kind = format!("urn:warrend:problem:{word}");
+        Self { kind, title, status, detail: detail.into(), code: None, errors: Vec::new() }
+    }
+
+    fn with(mut self, errors: Vec<Fault>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// 400: the request cannot be read as meant.
+    pub(super) fn bad_request(detail: impl Into<String>, errors: Vec<Fault>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "The request cannot be understood", detail).with(errors)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such thing", detail)
+    }
+
+    pub(super) fn method_not_allowed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This cannot be done here", detail)
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let detail = format!("a request body has at most {limit} bytes here");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large", detail)
+    }
+
+    pub(super) fn unsupported_media_type(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unsupported_media_type", "The request is of a type not taken here", detail)
+    }
+
+    /// 409: a direct queue was asked for what only the managed lane does.
+    pub(super) fn direct_lane(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "direct_lane", "Direct queues take items over AMQP only", detail)
+    }
+
+    /// 422: the door refused the item, for every reason in `reasons`.
+    pub(super) fn invalid(code: &'static str, reasons: Vec<String>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::refused(
+            Self::new(status, "invalid", "The item is refused", "the queue's definition does not let it in"),
+            code,
+            reasons,
+        )
+    }
+
+    /// 409: the reference is taken by other content.
+    pub(super) fn duplicate(code: &'static str, reasons: Vec<String>) -> Self {
+        let detail = "the reference belongs to an item with other content";
+        Self::refused(Self::new(StatusCode::CONFLICT, "duplicate", "The item is a duplicate", detail), code, reasons)
+    }
+
+    fn refused(mut self, code: &'static str, reasons: Vec<String>) -> Self {
+        self.code = Some(code);
+        self.with(reasons.into_iter().map(Fault::plain).collect())
+    }
+
+    #[cfg(test)]
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<MirrorError> for Problem {
+    /// The causes go to the log, once, here; a client is told no SQL.
+    fn from(error: MirrorError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "a request failed in the mirror");
+        match error {
+            MirrorError::Closed => {
+                let detail = "the daemon is shutting down; ask again when it is back";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "Not now", detail)
+            }
+            other => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "mirror",
+                "The mirror failed",
+                format!("{other}; the log has the cause"),
+            ),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(&self)).into_response();
+        let media_type = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}

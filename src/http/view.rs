@@ -1,0 +1,367 @@
+//! The JSON forms of what the API answers. Field names and their order are the contract; absent is `null`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::definition::{QueueDefinition, QueueType};
+use crate::item::timeline::Line;
+use crate::item::{Item, State, Timestamp};
+use crate::mirror::{Counts, Parked};
+use crate::status::QueueSeen;
+
+/// One page of anything.
+#[derive(Serialize)]
+pub(super) struct List<T> {
+    pub items: Vec<T>,
+    /// The cursor of the next page.
+    pub next: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A list that is one page.
+    pub(super) const fn whole(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
+}
+
+/// An item as the API shows it.
+#[derive(Serialize)]
+pub(super) struct ItemView {
+    id: String,
+    queue: String,
+    reference: Option<String>,
+    name: Option<String>,
+    state: &'static str,
+    kind: Option<&'static str>,
+    code: Option<String>,
+    reason: Option<String>,
+    note: Option<String>,
+    result: Option<serde_json::Value>,
+    progress: Option<u8>,
+    priority: u8,
+    lane: &'static str,
+    attempt: u32,
+    deliveries: u32,
+    retries: u32,
+    requeues: u32,
+    /// It counts as done because the broker's numbers say so, not because a robot did.
+    inferred: bool,
+    /// A request on its way: none exist yet.
+    pending: Option<()>,
+    possible_repeat: bool,
+    ran_anyway: bool,
+    ignored: Vec<String>,
+    content_type: Option<String>,
+    labels: BTreeMap<String, String>,
+    worker: Option<String>,
+    /// Assignment and chaining do not exist yet.
+    assignee: Option<()>,
+    parent: Option<()>,
+    children: [(); 0],
+    enqueued_at: Timed,
+    not_before: Option<Timed>,
+    due_at: Option<Timed>,
+    expires_at: Option<Timed>,
+    dispatched_at: Option<Timed>,
+    started_at: Option<Timed>,
+    finished_at: Option<Timed>,
+    sla: &'static str,
+    revision: u32,
+}
+
+impl ItemView {
+    /// `now` decides the `sla` of what is not finished.
+    pub(super) fn new(item: Item, now: Timestamp) -> Self {
+        let sla = sla(&item, now);
+        Self {
+            id: item.id.to_string(),
+            queue: item.queue,
+            reference: item.reference,
+            name: item.name,
+            state: item.state.word(),
+            kind: item.state.kind().map(|kind| kind.word()),
+            code: item.code,
+            reason: item.reason,
+            note: item.note,
+            result: item.result,
+            progress: item.progress,
+            priority: item.priority,
+            lane: item.lane.word(),
+            attempt: item.attempt,
+            deliveries: item.deliveries,
+            retries: item.retries,
+            requeues: item.requeues,
+            inferred: item.state == State::Processed && item.silent,
+            pending: None,
+            possible_repeat: item.possible_repeat,
+            ran_anyway: item.ran_anyway,
+            ignored: item.ignored,
+            content_type: item.content_type,
+            labels: item.labels,
+            worker: item.worker,
+            assignee: None,
+            parent: None,
+            children: [],
+            enqueued_at: Timed(item.enqueued_at),
+            not_before: item.not_before.map(Timed),
+            due_at: item.due_at.map(Timed),
+            expires_at: item.expires_at.map(Timed),
+            dispatched_at: item.dispatched_at.map(Timed),
+            started_at: item.started_at.map(Timed),
+            finished_at: item.finished_at.map(Timed),
+            sla,
+            revision: item.revision,
+        }
+    }
+}
+
+/// Share of the time to `due_at` after which an item is at risk.
+const AT_RISK: f64 = 0.8;
+
+/// `none` without a due time; else how the item stands at `now`, or stood when it finished.
+fn sla(item: &Item, now: Timestamp) -> &'static str {
+    let Some(due) = item.due_at else { return "none" };
+    let (enqueued, due) = (item.enqueued_at.as_microsecond(), due.as_microsecond());
+    let moment = item.finished_at.unwrap_or(now).as_microsecond();
+    // Times of the year 9999 fit an i64 of microseconds with room to spare, so these differences do not overflow;
+    // as f64 they keep a precision far below anything a due time means.
+    #[expect(clippy::cast_precision_loss, reason = "see above")]
+    let at_risk = (moment - enqueued) as f64 >= (due - enqueued) as f64 * AT_RISK;
+    match (moment > due, item.finished_at) {
+        (true, _) => "late",
+        (false, None) if at_risk => "at_risk",
+        (false, _) => "in_time",
+    }
+}
+
+/// A moment as RFC 3339 text.
+struct Timed(Timestamp);
+
+impl Serialize for Timed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A queue as the API shows it.
+#[derive(Serialize)]
+pub(super) struct QueueView {
+    key: String,
+    title: String,
+    description: Option<String>,
+    owner: Option<String>,
+    labels: BTreeMap<String, String>,
+    lane: &'static str,
+    #[serde(rename = "type")]
+    queue_type: &'static str,
+    paused: Paused,
+    counts: CountsView,
+    /// Messages ready on the broker; `null` where not seen yet.
+    ready: Option<u64>,
+    /// Messages with robots; `null` without the management API.
+    unacked: Option<u64>,
+    consumers: Option<u64>,
+    unaccounted: u64,
+}
+
+/// What is paused: nothing can be yet.
+#[derive(Default, Serialize)]
+struct Paused {
+    dispatch: bool,
+    intake: bool,
+}
+
+#[derive(Serialize)]
+struct CountsView {
+    queued: u64,
+    processing: u64,
+    processed: u64,
+    on_hold: u64,
+    exception: u64,
+    cancelled: u64,
+    exceptions: BTreeMap<&'static str, u64>,
+}
+
+impl QueueView {
+    pub(super) fn new(definition: &QueueDefinition, counts: &Counts, seen: QueueSeen, unaccounted: u64) -> Self {
+        Self {
+            key: definition.key.clone(),
+            title: definition.title.clone(),
+            description: definition.description.clone(),
+            owner: definition.owner.clone(),
+            labels: definition.labels.clone(),
+            lane: definition.lane.word(),
+            queue_type: match definition.queue_type {
+                QueueType::Auto => "auto",
+                QueueType::Quorum => "quorum",
+                QueueType::Classic => "classic",
+            },
+            paused: Paused::default(),
+            counts: CountsView {
+                queued: counts.queued,
+                processing: counts.processing,
+                processed: counts.processed,
+                on_hold: counts.on_hold,
+                exception: counts.exception,
+                cancelled: counts.cancelled,
+                exceptions: counts.exceptions.iter().map(|(kind, count)| (kind.word(), *count)).collect(),
+            },
+            ready: seen.ready,
+            unacked: seen.unacked,
+            consumers: seen.consumers,
+            unaccounted,
+        }
+    }
+}
+
+/// A timeline's line as the API shows it.
+#[derive(Serialize)]
+pub(super) struct LineView {
+    revision: u32,
+    at: Timed,
+    actor: String,
+    user: Option<String>,
+    event: String,
+    why: Option<String>,
+    attempt: u32,
+    state: String,
+}
+
+impl From<Line> for LineView {
+    fn from(line: Line) -> Self {
+        Self {
+            revision: line.revision,
+            at: Timed(line.at),
+            actor: line.actor,
+            user: line.user,
+            event: line.event.into_owned(),
+            why: line.why,
+            attempt: line.attempt,
+            state: line.state,
+        }
+    }
+}
+
+/// A parked message as the API shows it.
+#[derive(Serialize)]
+pub(super) struct ParkedView {
+    id: i64,
+    at: Timed,
+    source: String,
+    queue: String,
+    reason: String,
+    properties: serde_json::Value,
+    /// Bytes of the whole body.
+    size: u64,
+    /// The beginning of the body; what is no UTF-8 shows as U+FFFD.
+    preview: String,
+}
+
+impl From<Parked> for ParkedView {
+    fn from(parked: Parked) -> Self {
+        Self {
+            id: parked.seq,
+            at: Timed(parked.at),
+            source: parked.source,
+            queue: parked.queue,
+            reason: parked.reason,
+            properties: parked.properties,
+            size: parked.size,
+            preview: String::from_utf8_lossy(&parked.preview).into_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::item::{Kind, Lane, Place};
+
+    pub(in crate::http) fn item() -> Item {
+        let time = |second| Timestamp::from_second(second).unwrap();
+        Item {
+            id: crate::item::ItemId::new(uuid::Uuid::from_u128(1)),
+            queue: "invoices".to_owned(),
+            lane: Lane::Managed,
+            reference: Some("INV-1".to_owned()),
+            name: None,
+            state: State::Queued,
+            place: Place::Ready,
+            code: None,
+            reason: None,
+            note: None,
+            result: None,
+            progress: None,
+            priority: 4,
+            attempt: 0,
+            deliveries: 0,
+            retries: 0,
+            requeues: 0,
+            silent: false,
+            rejected_at: None,
+            possible_repeat: false,
+            ran_anyway: false,
+            ignored: Vec::new(),
+            stub: false,
+            content_type: Some("application/json".to_owned()),
+            size: Some(2),
+            content_hash: None,
+            labels: BTreeMap::new(),
+            worker: None,
+            traceparent: None,
+            reply_to: None,
+            correlation_id: None,
+            enqueued_at: time(0),
+            not_before: None,
+            ready_at: time(0),
+            due_at: None,
+            expires_at: None,
+            dispatched_at: None,
+            started_at: None,
+            finished_at: None,
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn an_item_reads_exactly_the_documented_fields() {
+        let shown = serde_json::to_string(&ItemView::new(item(), Timestamp::UNIX_EPOCH)).unwrap();
+        assert_eq!(
+            shown,
+            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
+        );
+    }
+
+    #[test]
+    fn only_a_processed_item_without_a_report_is_inferred() {
+        for (state, silent, inferred) in [
+            (State::Processed, true, true),
+            (State::Processed, false, false),
+            (State::Exception(Kind::Generic), true, false),
+        ] {
+            assert_eq!(ItemView::new(Item { state, silent, ..item() }, Timestamp::UNIX_EPOCH).inferred, inferred);
+        }
+    }
+
+    #[test]
+    fn the_sla_follows_the_clock_until_the_item_finishes() {
+        let time = |second| Timestamp::from_second(second).unwrap();
+        for (due, finished, now, expected) in [
+            (None, None, 500, "none"),
+            (Some(100), None, 0, "in_time"),
+            (Some(100), None, 79, "in_time"),
+            (Some(100), None, 80, "at_risk"),
+            (Some(100), None, 100, "at_risk"),
+            (Some(100), None, 101, "late"),
+            (Some(100), Some(90), 500, "in_time"),
+            (Some(100), Some(101), 101, "late"),
+            (Some(-5), None, 0, "late"),
+        ] {
+            let item = Item { due_at: due.map(time), finished_at: finished.map(time), ..item() };
+            assert_eq!(sla(&item, time(now)), expected, "{due:?} {finished:?} {now}");
+        }
+        let extremes = Item { enqueued_at: Timestamp::MIN, due_at: Some(Timestamp::MAX), ..item() };
+        assert_eq!(sla(&extremes, Timestamp::MAX), "at_risk");
+    }
+}

@@ -1,0 +1,46 @@
+//! The read side: what the doors show. Nothing here decides anything or waits for the writer.
+//!
+//! Lists are paged by key, never by offset: a page starts behind the last row of the one before, so that rows which come
+//! or go meanwhile neither repeat nor hide others (a row whose sort key changes may move, as it does on the screen).
+
+mod counts;
+mod cursor;
+mod items;
+mod parked;
+
+pub use counts::Counts;
+pub use cursor::{BadCursor, ItemCursor, ParkedCursor, Sort};
+pub use items::{ItemFilter, Payload};
+pub use parked::Parked;
+
+use super::{Mirror, MirrorError};
+
+/// The most rows one page may have.
+pub const MAX_PAGE: u32 = 1000;
+
+/// One page of a list, and where the next one starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T, C> {
+    pub items: Vec<T>,
+    /// `None` on the last page.
+    pub next: Option<C>,
+}
+
+impl Mirror {
+    /// Asks the database for a trivial answer: fails where it could not be read at all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn readable(&self) -> Result<(), MirrorError> {
+        sqlx::query("SELECT 1").execute(self.reads()).await.map_err(failed("be read"))?;
+        Ok(())
+    }
+}
+
+/// Names the operation that an SQL error stopped.
+fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> MirrorError {
+    move |source| MirrorError::Sql { operation, source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! What each setting's text means, and what is wrong with it where it means nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::load::Texts;
+use super::secret::masked;
+use super::{
+    BrokerSettings, ControlSettings, DefinitionSettings, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
+    ReplySettings, SecretUrl, Settings, ShutdownSettings, TapSettings,
+};
+use crate::units::{DURATION_FORM, SIZE_FORM, parse_duration, parse_size};
+
+/// A cause and a cure.
+type Wrong = (String, String);
+
+/// Reads every setting, adding each mistake; `None` if there was one.
+pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Settings> {
+    let mut check = Check { texts, mistakes };
+    // All are read before any is missed, so that every mistake is found.
+    let amqp_url = check.read("broker.amqp_url", |text| secret_url(text, &["amqp", "amqps"]));
+    let management_url = check.read("broker.management_url", management_url);
+    let prefix = check.read("broker.prefix", prefix);
+    let connect_timeout = check.read("broker.connect_timeout", positive_duration);
+    let confirm_timeout = check.read("broker.confirm_timeout", positive_duration);
+    let mirror_url = check.read("mirror.url", mirror_url);
+    let listen = check.read("http.listen", |text| {
+        text.parse()
+            .map_err(|_| wrong("this is no IP address with a port", "write it like 127.0.0.1:7070 or [::]:7070"))
+    });
+    let dir = check.read("definitions.dir", path);
+    let reconcile_period = check.read("control.reconcile_period", positive_duration);
+    let observation_gap = check.read("control.observation_gap", positive_duration);
+    let report_grace = check.read("control.report_grace", positive_duration);
+    let allow = check.read("replies.allow", |text| {
+        regex_lite::Regex::new(text)
+            .map_err(|error| wrong(format!("this is no regular expression: {error}"), r"write one like ^reply\."))
+    });
+    let max_bytes = check.read("tap.max_bytes", |text| match parse_size(text) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        Some(_) => Err(wrong("the tap has to hold something", "write a size above zero, like 1GiB")),
+        None => Err(wrong("this is no size", format!("write {SIZE_FORM}"))),
+    });
+    let filter = check.read("log.filter", |text| match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(wrong(
+            format!("this is no log filter: {error}"),
+            "write a level (error, warn, info, debug, trace) or warrend=debug,info",
+        )),
+    });
+    let format = check.read("log.format", |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(wrong("there is no such format", "write text or json")),
+    });
+    let deadline = check.read("shutdown.deadline", positive_duration);
+
+    Some(Settings {
+        broker: BrokerSettings {
+            amqp_url: amqp_url?,
+            management_url: management_url?,
+            prefix: prefix?,
+            connect_timeout: connect_timeout?,
+            confirm_timeout: confirm_timeout?,
+        },
+        mirror: MirrorSettings { url: mirror_url? },
+        http: HttpSettings { listen: listen? },
+        definitions: DefinitionSettings { dir: dir? },
+        control: ControlSettings {
+            reconcile_period: reconcile_period?,
+            observation_gap: observation_gap?,
+            report_grace: report_grace?,
+        },
+        replies: ReplySettings { allow: allow? },
+        tap: TapSettings { max_bytes: max_bytes? },
+        log: LogSettings { filter: filter?, format: format? },
+        shutdown: ShutdownSettings { deadline: deadline? },
+    })
+}
+
+struct Check<'a> {
+    texts: &'a Texts,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn read<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        let (text, origin) = self.texts.get(key);
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err((cause, cure)) => {
+                let (key, value, origin) = (key.to_owned(), Some(masked(text)), origin.to_owned());
+                self.mistakes.push(Mistake { key, value, origin, cause, cure });
+                None
+            }
+        }
+    }
+}
+
+fn wrong(cause: impl Into<String>, cure: impl Into<String>) -> Wrong {
+    (cause.into(), cure.into())
+}
+
+fn secret_url(text: &str, schemes: &[&str]) -> Result<SecretUrl, Wrong> {
+    let form = format!("write {}://USER:PASSWORD@HOST:PORT", schemes.join(":// or "));
+    let url = Url::parse(text).map_err(|error| wrong(format!("this is no URL: {error}"), form.clone()))?;
+    if !schemes.contains(&url.scheme()) {
+        return Err(wrong(format!("a URL of scheme {} does not fit here", url.scheme()), form));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(wrong("this URL names no host", form));
+    }
+    Ok(SecretUrl::new(url))
+}
+
+fn management_url(text: &str) -> Result<Option<SecretUrl>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    secret_url(text, &["http", "https"])
+        .map(Some)
+        .map_err(|(cause, cure)| (cause, format!("{cure}, or leave it empty to work without the management API")))
+}
+
+fn prefix(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let first = text.bytes().next().is_some_and(allowed);
+    if first && text.bytes().all(|c| allowed(c) || b"._-".contains(&c)) {
+        // Names on the broker have at most 255 bytes; a queue key takes up to 100 of them.
+        if text.len() <= 100 {
+            return Ok(text.to_owned());
+        }
+        return Err(wrong("this is too long for names on the broker", "write at most 100 characters"));
+    }
+    Err(wrong(
+        "this is no prefix for names on the broker",
+        "write lower-case letters, digits, '.', '_' and '-', a letter or digit first",
+    ))
+}
+
+fn positive_duration(text: &str) -> Result<Duration, Wrong> {
+    match parse_duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        Some(_) => Err(wrong("this has to be longer than nothing", format!("write {DURATION_FORM}"))),
+        None => Err(wrong("this is no duration", format!("write {DURATION_FORM}"))),
+    }
+}
+
+fn mirror_url(text: &str) -> Result<String, Wrong> {
+    let cure = "write sqlite://PATH, like sqlite://data/warrend.db";
+    match text.split_once("://") {
+        Some(("sqlite", path)) if !path.trim().is_empty() => Ok(text.to_owned()),
+        Some(("sqlite", _)) => Err(wrong("this names no file", cure)),
+        Some(("postgres" | "postgresql", _)) => Err(wrong("this version keeps its mirror in SQLite only", cure)),
+        _ => Err(wrong("this is no mirror that warrend knows", cure)),
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.trim().is_empty() {
+        return Err(wrong("this names no directory", "write a path, like config/queues"));
+    }
+    Ok(PathBuf::from(text))
+}
