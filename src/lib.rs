@@ -9,3 +9,4 @@ pub mod item;
 pub mod lanes;
 pub mod mirror;
 pub mod status;
+pub mod topology;

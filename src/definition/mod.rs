@@ -55,6 +55,32 @@ pub struct QueueDefinition {
     pub max_payload: u64,
 }
 
+impl QueueDefinition {
+    /// The definition that says nothing but its key: every default of DESIGN section 2.
+    #[must_use]
+    pub fn with_defaults(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            title: key.to_owned(),
+            description: None,
+            owner: None,
+            labels: BTreeMap::new(),
+            lane: Lane::Managed,
+            queue_type: QueueType::Auto,
+            priorities: Priorities::default(),
+            expires_after: None,
+            due_after: None,
+            unique: false,
+            schema: None,
+            order: Order::Fifo,
+            window: 200,
+            retry: RetryPolicy::default(),
+            crash_limit: 5,
+            max_payload: 1024 * 1024,
+        }
+    }
+}
+
 /// What the definition wants; the broker's version decides where it says `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueType {

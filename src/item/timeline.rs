@@ -13,7 +13,7 @@ pub struct Line {
     /// The `user-id` that the broker verified, where it was set.
     pub user: Option<String>,
     /// What, as one word: `admitted`, `refused`, `dispatched`, `started`, `processed`, `exception`, `retry`, `noted`, ...
-    pub event: &'static str,
+    pub event: std::borrow::Cow<'static, str>,
     /// Why, or what was said.
     pub why: Option<String>,
     /// The attempt it concerns; 0 where none.
