@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
+pub mod control;
 pub mod definition;
 pub mod item;
 pub mod lanes;

@@ -67,6 +67,10 @@ pub struct Arrival {
     pub correlation_id: Option<String>,
     /// Further routing keys of the message (`CC`).
     pub copies_for: Vec<String>,
+    /// `app-id` of the producer.
+    pub producer: Option<String>,
+    /// `user-id` of the producer, verified by the broker.
+    pub user: Option<String>,
 }
 
 /// Reads a producer's message. `may_answer` says whether answers may go to a `reply-to`.
@@ -87,6 +91,8 @@ pub fn read(message: &Message, now: Timestamp, may_answer: impl Fn(&str) -> bool
         },
         redelivered: message.redelivered,
         correlation_id: properties.correlation_id.clone(),
+        producer: properties.app_id.clone(),
+        user: properties.user_id.clone(),
         ..Arrival::default()
     };
     if let Some(expiration) = &properties.expiration {
