@@ -1,16 +1,39 @@
 //! Queue definitions: from the YAML an admin writes to checked values.
 //!
+//! ```text
+//! files -> load -> check: node (a tree with places) -> draft (key by key) -> QueueDefinition
+//!                                                   `-> diagnostics (every mistake, its place, its cure)
+//! ```
+//!
+//! Pure but for [`load`]. A set of definitions is whole or it is not there: one mistake in one file yields no definitions
+//! at all, so that a caller keeps the last good set.
 
+mod check;
+pub mod diagnostics;
+mod draft;
+pub mod duration;
+mod field;
+mod load;
+mod node;
 pub mod payload;
+mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use check::{Source, check};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};
+
+/// JSON Schema 2020-12 of one document of a definition file, for editors. [`check`] knows the same keys and more rules.
+pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
 
 /// Every defined queue by key: the set a daemon works with.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +79,7 @@ pub struct QueueDefinition {
 }
 
 impl QueueDefinition {
-    /// The definition that says nothing but its key: every default of DESIGN section 2.
+    /// A queue of which nothing is said but its key.
     #[must_use]
     pub fn with_defaults(key: &str) -> Self {
         Self {
@@ -76,7 +99,7 @@ impl QueueDefinition {
             window: 200,
             retry: RetryPolicy::default(),
             crash_limit: 5,
-            max_payload: 1024 * 1024,
+            max_payload: 1 << 20,
         }
     }
 }
