@@ -4,7 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod definition;
 pub mod http;
@@ -13,4 +15,5 @@ pub mod lanes;
 pub mod mirror;
 pub mod settings;
 pub mod status;
+pub mod topology;
 pub mod units;

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub queues: BTreeMap<String, QueueSeen>,
     /// Copies the tap dropped before they were read, since the mirror began.
     pub tap_lost: u64,
+    /// Since when the tap's reader has had nothing to read; `None` while it reads.
+    pub tap_idle_since: Option<crate::item::Timestamp>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

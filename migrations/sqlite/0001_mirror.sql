@@ -104,7 +104,7 @@ CREATE TABLE queue_acks (
     queue     TEXT    NOT NULL PRIMARY KEY,
     explained INTEGER NOT NULL DEFAULT 0,                -- acks the mirror knows the item of
     base      INTEGER NOT NULL DEFAULT 0,                -- counter value that stands for "none explained"
-    last_seen INTEGER NOT NULL DEFAULT 0,                -- counter at the last observation ...
+    last_seen INTEGER,                                   -- counter at the last observation (null: never) ...
     explained_then INTEGER NOT NULL DEFAULT 0,           -- ... and `explained` at that moment
     unaccounted INTEGER NOT NULL DEFAULT 0               -- open items at rest that nothing explains
 ) WITHOUT ROWID;

@@ -1,20 +1,39 @@
 //! Queue definitions: from the YAML an admin writes to checked values.
 //!
+//! ```text
+//! files -> load -> check: node (a tree with places) -> draft (key by key) -> QueueDefinition
+//!                                                   `-> diagnostics (every mistake, its place, its cure)
+//! ```
+//!
+//! Pure but for [`load`]. A set of definitions is whole or it is not there: one mistake in one file yields no definitions
+//! at all, so that a caller keeps the last good set.
 
+mod check;
+pub mod diagnostics;
+mod draft;
+pub mod duration;
+mod field;
+mod load;
+mod node;
 pub mod payload;
+mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use check::{Source, check};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
-
-// STUB, goes with the merge of the parser: these two lines and load_stub.rs.
-mod load_stub;
-pub use load_stub::*;
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};
+
+/// JSON Schema 2020-12 of one document of a definition file, for editors. [`check`] knows the same keys and more rules.
+pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
 
 /// Every defined queue by key: the set a daemon works with.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +76,32 @@ pub struct QueueDefinition {
     pub crash_limit: u32,
     /// Bytes.
     pub max_payload: u64,
+}
+
+impl QueueDefinition {
+    /// A queue of which nothing is said but its key.
+    #[must_use]
+    pub fn with_defaults(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            title: key.to_owned(),
+            description: None,
+            owner: None,
+            labels: BTreeMap::new(),
+            lane: Lane::Managed,
+            queue_type: QueueType::Auto,
+            priorities: Priorities::default(),
+            expires_after: None,
+            due_after: None,
+            unique: false,
+            schema: None,
+            order: Order::Fifo,
+            window: 200,
+            retry: RetryPolicy::default(),
+            crash_limit: 5,
+            max_payload: 1 << 20,
+        }
+    }
 }
 
 /// What the definition wants; the broker's version decides where it says `auto`.

@@ -3,8 +3,12 @@
 //! Pure: no clock, no randomness, no broker, no SQL. Times are [`Timestamp`]s handed in by the caller.
 //! [`lifecycle`] is the only place that decides where an item goes next.
 
+pub mod answer;
 pub mod door;
 pub mod ids;
+pub mod lifecycle;
+pub mod message;
+pub mod report;
 pub mod retry;
 pub mod state;
 pub mod timeline;

@@ -1,7 +1,5 @@
 //! What happened to an item, line by line.
 
-use std::borrow::Cow;
-
 use super::Timestamp;
 
 /// One line of an item's timeline: a change, or something noted without one.
@@ -15,7 +13,7 @@ pub struct Line {
     /// The `user-id` that the broker verified, where it was set.
     pub user: Option<String>,
     /// What, as one word: `admitted`, `refused`, `dispatched`, `started`, `processed`, `exception`, `retry`, `noted`, ...
-    pub event: Cow<'static, str>,
+    pub event: std::borrow::Cow<'static, str>,
     /// Why, or what was said.
     pub why: Option<String>,
     /// The attempt it concerns; 0 where none.

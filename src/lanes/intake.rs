@@ -1,9 +1,30 @@
-//! The managed lane's door.
+//! The managed lane's door: from `wq.intake`, or from the HTTP API, into the mirror.
+//!
+//! Order of effects, per batch:
+//! 1. read, check size, schema and headers (nothing is written);
+//! 2. commit to the mirror: new items, kept refusals, parked messages, answers to producers;
+//! 3. ack the batch; 4. wake dispatch and answers.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 1 | messages in `wq.intake` | delivered again |
+//! | 2 | items committed, messages still in `wq.intake` | delivered again, marked redelivered: same `message-id` and content is the same item; without `message-id` admitted again as `possible_repeat` |
+//! | 3 | everything | dispatch and answers look for themselves when they start |
 
-use crate::definition::QueueDefinition;
-use crate::item::door::NewItem;
-use crate::item::{Item, Kind};
-use crate::mirror::{Mirror, MirrorError};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{BATCH, Context, LaneError, new_id, now};
+use crate::broker::connection::Session;
+use crate::broker::consume::Batches;
+use crate::definition::{Definitions, QueueDefinition};
+use crate::item::door::{self, Arrival, Identity, Known, NewItem, Problem};
+use crate::item::message::Message;
+use crate::item::timeline::Line;
+use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
+use crate::mirror::{Mirror, MirrorError, Tx, items, records};
 
 /// What the door said to one item.
 #[derive(Debug, Clone)]
@@ -12,14 +33,339 @@ pub enum Admission {
     Admitted(Box<Item>),
     /// The identity rules say this item is there already.
     Same(Box<Item>),
-    /// `Invalid` or `Duplicate`, with every reason. Not kept.
+    /// `Invalid`, `Duplicate` or `Expired`, with every reason.
     Refused { kind: Kind, code: &'static str, reasons: Vec<String> },
 }
 
-/// Puts one item through the managed lane's checks and into the mirror (the HTTP door; a refusal is the answer and is not kept).
+/// Reads `wq.intake` until it is stopped.
+///
+/// # Errors
+/// The first failure of broker or mirror; nothing that is not committed was acked.
+pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
+    let mut intake = Batches::open(&session, &context.names.intake(), BATCH).await?;
+    loop {
+        let batch = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            batch = intake.next() => batch?,
+        };
+        let (candidates, parked) = read_batch(&context, &batch.messages, now());
+        let woken: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();
+        let answers = context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    for (message, reason) in &parked {
+                        records::park(tx, "intake", message, reason, now()).await?;
+                    }
+                    let admissions = admit_all(tx, &candidates, Refusals::Keep, now()).await?;
+                    Ok(admissions.iter().any(|(candidate, _)| candidate.arrival.reply_to.is_some()))
+                })
+            })
+            .await?;
+        batch.ack().await?;
+        for queue in woken {
+            context.wakes.dispatch(&queue);
+        }
+        context.wakes.timers.notify_one();
+        if answers {
+            context.wakes.answers.notify_one();
+        }
+    }
+}
+
+/// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept.
 ///
 /// # Errors
 /// Where the mirror cannot be written.
-pub async fn enqueue(_mirror: &Mirror, _definition: &QueueDefinition, _new: NewItem) -> Result<Admission, MirrorError> {
-    todo!()
+pub async fn enqueue(
+    mirror: &Mirror,
+    definition: &Arc<QueueDefinition>,
+    new: NewItem,
+) -> Result<Admission, MirrorError> {
+    let arrival = Arrival { new, producer: Some("api".to_owned()), ..Arrival::default() };
+    let candidate = Candidate::new(Arc::clone(definition), arrival);
+    mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let candidates = [candidate];
+                let admissions = admit_all(tx, &candidates, Refusals::Drop, now()).await?;
+                let admission = admissions.into_iter().next().map(|(_, admission)| admission);
+                admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))
+            })
+        })
+        .await
+}
+
+/// An arrival that was read and checked, for one queue.
+struct Candidate {
+    definition: Arc<QueueDefinition>,
+    arrival: Arrival,
+    priority: u8,
+    problems: Vec<Problem>,
+    content_hash: String,
+    id: ItemId,
+}
+
+impl Candidate {
+    fn new(definition: Arc<QueueDefinition>, arrival: Arrival) -> Self {
+        let (priority, checked) = door::check(&definition, &arrival.new);
+        let problems = arrival.problems.iter().cloned().chain(checked).collect();
+        let content_hash = door::content_hash(&arrival.new.payload);
+        Self { definition, arrival, priority, problems, content_hash, id: new_id() }
+    }
+
+    /// The key under which the identity rules look for earlier items.
+    fn identity(&self) -> Option<(String, String)> {
+        Some((self.definition.key.clone(), self.arrival.new.reference.clone()?))
+    }
+}
+
+type Parked = Vec<(Message, String)>;
+
+/// One candidate per managed queue a message is for (`CC` is expanded); what is for no queue is parked.
+fn read_batch(context: &Context, messages: &[Message], at: Timestamp) -> (Vec<Candidate>, Parked) {
+    let mut candidates = Vec::with_capacity(messages.len());
+    let mut parked = Vec::new();
+    for message in messages {
+        let arrival = door::read(message, at, |queue| context.replies.may_go_to(queue));
+        match destinations(&context.definitions, &message.routing_key, &arrival.copies_for) {
+            Ok(definitions) => {
+                candidates
+                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, arrival.clone())));
+            }
+            Err((definitions, reason)) => {
+                candidates
+                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, arrival.clone())));
+                parked.push((message.clone(), reason));
+            }
+        }
+    }
+    (candidates, parked)
+}
+
+type Destinations = Vec<Arc<QueueDefinition>>;
+
+/// The queues a message in the intake is for. Of several keys the broker itself served those of direct queues; a
+/// single key of a direct queue was managed when the message came, and the item goes on as managed.
+fn destinations(
+    definitions: &Definitions,
+    routing_key: &str,
+    copies_for: &[String],
+) -> Result<Destinations, (Destinations, String)> {
+    let mut keys: Vec<&str> = vec![routing_key];
+    for key in copies_for {
+        if !keys.contains(&key.as_str()) {
+            keys.push(key);
+        }
+    }
+    let unknown: Vec<&str> = keys.iter().copied().filter(|key| definitions.get(key).is_none()).collect();
+    let known: Destinations = keys.iter().filter_map(|key| definitions.get(key).cloned()).collect();
+    let any_managed = known.iter().any(|definition| definition.lane == Lane::Managed);
+    let mine = known.into_iter().filter(|definition| definition.lane == Lane::Managed || !any_managed).collect();
+    if unknown.is_empty() { Ok(mine) } else { Err((mine, format!("nobody defined the queue {}", unknown.join(", ")))) }
+}
+
+/// Whether a refused item stays in the mirror or is only answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusals {
+    Keep,
+    Drop,
+}
+
+/// Decides over every candidate in order, each seeing those before it, and writes what follows.
+async fn admit_all<'c>(
+    tx: &mut Tx,
+    candidates: &'c [Candidate],
+    refusals: Refusals,
+    at: Timestamp,
+) -> Result<Vec<(&'c Candidate, Admission)>, MirrorError> {
+    let references: HashSet<_> = candidates.iter().filter_map(Candidate::identity).collect();
+    let mut before = items::by_reference(tx, &references).await?;
+    let mut book = Book::default();
+    let mut admissions = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let identity = candidate.identity();
+        let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
+        let decision = decide(candidate, known.as_deref().map_or(&[], Vec::as_slice));
+        let admission = match decision {
+            Decision::Same(id) => match known.and_then(|items| items.iter_mut().find(|item| item.id == id)) {
+                Some(item) => {
+                    book.sent_again(item, candidate, at);
+                    Admission::Same(Box::new(item.clone()))
+                }
+                None => return Err(MirrorError::Unreadable(format!("item {id} vanished while it was compared"))),
+            },
+            Decision::Refuse(kind, problems) => {
+                if refusals == Refusals::Keep {
+                    let mut item = candidate.item(at);
+                    door::refuse(&mut item, kind, &problems, at);
+                    book.add(item, candidate, false, at);
+                }
+                Admission::Refused {
+                    kind,
+                    code: problems.first().map_or("refused", |problem| problem.code),
+                    reasons: problems.into_iter().map(|problem| problem.text).collect(),
+                }
+            }
+            Decision::Admit if candidate.is_over(at) => {
+                let text = "its life ended before it reached the door".to_owned();
+                let problem = Problem { code: "expired", text };
+                if refusals == Refusals::Keep {
+                    let mut item = candidate.item(at);
+                    door::refuse(&mut item, Kind::Expired, std::slice::from_ref(&problem), at);
+                    book.add(item, candidate, candidate.definition.unique, at);
+                }
+                Admission::Refused { kind: Kind::Expired, code: problem.code, reasons: vec![problem.text] }
+            }
+            Decision::Admit => {
+                let item = candidate.item(at);
+                if let Some(identity) = identity {
+                    before.entry(identity).or_default().push(item.clone());
+                }
+                book.add(item.clone(), candidate, candidate.definition.unique, at);
+                Admission::Admitted(Box::new(item))
+            }
+        };
+        admissions.push((candidate, admission));
+    }
+    book.write(tx).await?;
+    Ok(admissions)
+}
+
+enum Decision {
+    Admit,
+    Same(ItemId),
+    Refuse(Kind, Vec<Problem>),
+}
+
+fn decide(candidate: &Candidate, known: &[Item]) -> Decision {
+    let known: Vec<Known> = known
+        .iter()
+        .map(|item| Known {
+            id: item.id,
+            content_hash: item.content_hash.clone(),
+            open: item.state.is_open(),
+            refused: item.attempt == 0 && matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate)),
+        })
+        .collect();
+    let identity =
+        door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
+    match identity {
+        Identity::Same(id) => Decision::Same(id),
+        _ if !candidate.problems.is_empty() => Decision::Refuse(Kind::Invalid, candidate.problems.clone()),
+        Identity::Duplicate(id) => {
+            let reference = candidate.arrival.new.reference.as_deref().unwrap_or_default();
+            let text = format!("reference '{reference}' belongs to item {id}, which has other content");
+            Decision::Refuse(Kind::Duplicate, vec![Problem { code: "duplicate", text }])
+        }
+        Identity::New => Decision::Admit,
+    }
+}
+
+impl Candidate {
+    fn item(&self, at: Timestamp) -> Item {
+        door::admit(&self.definition, &self.arrival, self.priority, self.content_hash.clone(), self.id, at)
+    }
+
+    fn is_over(&self, at: Timestamp) -> bool {
+        self.item(at).expires_at.is_some_and(|expires_at| expires_at <= at)
+    }
+
+    fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {
+        Line {
+            revision: item.revision,
+            at,
+            actor: self.arrival.producer.clone().unwrap_or_else(|| "producer".to_owned()),
+            user: self.arrival.user.clone(),
+            event: event.into(),
+            why,
+            attempt: 0,
+            state: item.state.to_string(),
+        }
+    }
+}
+
+/// What a batch of admissions writes.
+#[derive(Default)]
+struct Book<'c> {
+    new: Vec<(Item, bool)>,
+    again: HashMap<ItemId, Item>,
+    payloads: Vec<(ItemId, &'c [u8])>,
+    lines: Vec<(ItemId, Line)>,
+    answers: Vec<answer::Answer>,
+}
+
+impl<'c> Book<'c> {
+    fn add(&mut self, item: Item, candidate: &'c Candidate, unique: bool, at: Timestamp) {
+        let refused = matches!(item.state, State::Exception(_));
+        let (event, why) = if refused { ("refused", item.reason.clone()) } else { ("admitted", None) };
+        self.lines.push((item.id, candidate.line(&item, event, why, at)));
+        self.answers.extend(answer::at_the_door(&item));
+        self.payloads.push((item.id, &candidate.arrival.new.payload));
+        self.new.push((item, unique));
+    }
+
+    /// The same item once more: noted, and answered as it was the first time.
+    fn sent_again(&mut self, item: &mut Item, candidate: &Candidate, at: Timestamp) {
+        item.revision += 1;
+        let why = Some("sent again with the same content: the same item".to_owned());
+        self.lines.push((item.id, candidate.line(item, "noted", why, at)));
+        if let Some(reply_to) = &candidate.arrival.reply_to {
+            let asked = Item {
+                reply_to: Some(reply_to.clone()),
+                correlation_id: candidate.arrival.correlation_id.clone(),
+                state: if item.attempt == 0 { item.state } else { State::Queued },
+                ..item.clone()
+            };
+            self.answers.extend(answer::at_the_door(&asked));
+        }
+        match self.new.iter_mut().find(|(new, _)| new.id == item.id) {
+            Some((new, _)) => *new = item.clone(),
+            None => drop(self.again.insert(item.id, item.clone())),
+        }
+    }
+
+    async fn write(self, tx: &mut Tx) -> Result<(), MirrorError> {
+        let new: Vec<(&Item, bool)> = self.new.iter().map(|(item, unique)| (item, *unique)).collect();
+        items::insert(tx, &new).await?;
+        let again: Vec<&Item> = self.again.values().collect();
+        items::save(tx, &again).await?;
+        records::insert_payloads(tx, &self.payloads).await?;
+        records::append_lines(tx, &self.lines).await?;
+        records::add_answers(tx, &self.answers).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definitions(queues: &[(&str, Lane)]) -> Definitions {
+        let queues = queues.iter().map(|(key, lane)| {
+            let definition = QueueDefinition { lane: *lane, ..QueueDefinition::with_defaults(key) };
+            ((*key).to_owned(), Arc::new(definition))
+        });
+        Definitions { queues: queues.collect() }
+    }
+
+    #[test]
+    fn copies_go_to_managed_queues_and_unknown_keys_are_named() {
+        let definitions = definitions(&[("a", Lane::Managed), ("b", Lane::Managed), ("d", Lane::Direct)]);
+        let keys = |routing_key: &str, copies: &[&str]| {
+            let copies: Vec<String> = copies.iter().map(ToString::to_string).collect();
+            let (found, problem) = match destinations(&definitions, routing_key, &copies) {
+                Ok(found) => (found, None),
+                Err((found, problem)) => (found, Some(problem)),
+            };
+            let found: Vec<String> = found.iter().map(|definition| definition.key.clone()).collect();
+            (found.join(" "), problem.is_some())
+        };
+        assert_eq!(keys("a", &[]), ("a".into(), false));
+        assert_eq!(keys("a", &["b", "a"]), ("a b".into(), false));
+        assert_eq!(keys("a", &["d"]), ("a".into(), false));
+        assert_eq!(keys("d", &["b"]), ("b".into(), false));
+        assert_eq!(keys("d", &[]), ("d".into(), false));
+        assert_eq!(keys("a", &["nobody"]), ("a".into(), true));
+        assert_eq!(keys("nobody", &[]), (String::new(), true));
+    }
 }

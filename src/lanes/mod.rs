@@ -1,2 +1,164 @@
-//! The ways of an item through the daemon, one file per pipeline.
+//! The ways of an item through the daemon, one file per pipeline:
+//!
+//! ```text
+//! producer -> wq.items -> intake -> mirror -> dispatch -> robots' queue -> robot     (managed lane)
+//! producer -> wq.items -> robots' queue -> robot, and a copy -> tap -> mirror        (direct lane)
+//! robot -> wq.outcomes, broker -> wq.dead -> reports -> mirror -> answers
+//! ```
+//!
+//! Each file opens with its order of effects and what a crash leaves at each step. They all keep to one rule: commit
+//! to the mirror, then ack; publish from committed rows with confirm, then mark.
+
+pub mod answers;
+pub mod dispatch;
 pub mod intake;
+pub(crate) mod ledger;
+pub mod reports;
+pub mod tap;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::broker::BrokerError;
+use crate::definition::Definitions;
+use crate::item::Timestamp;
+use crate::mirror::{Mirror, MirrorError};
+use crate::status::Status;
+use crate::topology::names::Names;
+
+/// Deliveries taken together into one transaction.
+const BATCH: u16 = 500;
+
+/// What every pipeline works with.
+#[derive(Clone)]
+pub struct Context {
+    pub mirror: Mirror,
+    pub definitions: Arc<Definitions>,
+    pub names: Names,
+    pub status: Arc<Status>,
+    pub wakes: Arc<Wakes>,
+    /// Where answers may go (`replies.allow`).
+    pub replies: Arc<Replies>,
+    /// How long a bare reject waits for its report at most.
+    pub report_grace: Duration,
+    /// How long a confirm may take.
+    pub confirm_timeout: Duration,
+}
+
+/// Why a pipeline ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error("the robots' queue of {queue} did not take a dispatch ({reason}); the topology has to be declared again")]
+    Returned { queue: String, reason: String },
+}
+
+/// Wakes pipelines that wait for work in the mirror. A wake carries nothing: whoever wakes looks for itself.
+#[derive(Debug, Default)]
+pub struct Wakes {
+    dispatch: HashMap<String, Notify>,
+    /// Answers wait in the outbox.
+    pub answers: Notify,
+    /// The times of delayed or expiring items changed.
+    pub timers: Notify,
+    /// Asks how far reports were read.
+    pub read_reports: ReadReports,
+}
+
+/// "Has everything that was reported up to this moment been committed?"
+#[derive(Debug)]
+pub struct ReadReports {
+    asked: Notify,
+    read_up_to: tokio::sync::watch::Sender<Timestamp>,
+}
+
+impl Default for ReadReports {
+    fn default() -> Self {
+        Self { asked: Notify::new(), read_up_to: tokio::sync::watch::Sender::new(Timestamp::MIN) }
+    }
+}
+
+impl ReadReports {
+    /// Waits until `wq.reports` was seen empty after `moment` and all it had held was committed.
+    pub async fn up_to(&self, moment: Timestamp) {
+        let mut read_up_to = self.read_up_to.subscribe();
+        loop {
+            self.asked.notify_one();
+            let waited = tokio::time::timeout(Duration::from_millis(200), read_up_to.wait_for(|read| *read >= moment));
+            if waited.await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    fn answer(&self, moment: Timestamp) {
+        self.read_up_to.send_replace(moment);
+    }
+}
+
+impl Wakes {
+    #[must_use]
+    pub fn new(definitions: &Definitions) -> Self {
+        let dispatch = definitions.queues.keys().map(|key| (key.clone(), Notify::new())).collect();
+        Self { dispatch, ..Self::default() }
+    }
+
+    /// Work may be ready for this queue's dispatch.
+    pub fn dispatch(&self, queue: &str) {
+        if let Some(notify) = self.dispatch.get(queue) {
+            notify.notify_one();
+        }
+    }
+
+    async fn ready_for(&self, queue: &str) {
+        match self.dispatch.get(queue) {
+            Some(notify) => notify.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The rule for `reply-to`: RabbitMQ's own direct reply-to, or what the setting allows.
+#[derive(Debug)]
+pub struct Replies {
+    allowed: regex_lite::Regex,
+}
+
+impl Replies {
+    #[must_use]
+    pub const fn new(allowed: regex_lite::Regex) -> Self {
+        Self { allowed }
+    }
+
+    #[must_use]
+    pub fn may_go_to(&self, queue: &str) -> bool {
+        queue.starts_with("amq.rabbitmq.reply-to.") || self.allowed.is_match(queue)
+    }
+}
+
+/// The one clock of the runners; decisions get its answer handed in.
+pub(crate) fn now() -> Timestamp {
+    // Stored with microseconds, so never carry more.
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+/// Now, and the random number that decisions with jitter take.
+pub(crate) fn moment() -> crate::item::lifecycle::Moment {
+    crate::item::lifecycle::Moment { now: now(), chance: fastrand::f64() }
+}
+
+/// A fresh identity, sorted by time.
+pub(crate) fn new_id() -> crate::item::ItemId {
+    crate::item::ItemId::new(uuid::Uuid::now_v7())
+}

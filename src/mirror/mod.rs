@@ -5,8 +5,13 @@
 //! what SQLite and PostgreSQL share (`$n`, `ON CONFLICT`, `RETURNING`, epoch microseconds, text ids), so the second
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
 
+pub mod acks;
+pub mod dispatch;
+pub mod items;
 mod read;
+pub mod records;
 mod row;
+pub mod tap;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -125,4 +130,15 @@ fn lock(path: &Path) -> Result<std::fs::File, MirrorError> {
         Err(std::fs::TryLockError::WouldBlock) => Err(MirrorError::InUse { path: path.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(MirrorError::Open { path: lock_path, source }),
     }
+}
+
+/// Times are stored as microseconds since 1970.
+fn micros(at: crate::item::Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+/// The inverse of [`micros`]; what no clock can show becomes the nearest end of time.
+fn timestamp(micros: i64) -> crate::item::Timestamp {
+    use crate::item::Timestamp;
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }

@@ -1,0 +1,155 @@
+//! One generation of connections: one for publishing, one for consuming, so that a broker that blocks publishers
+//! (memory or disk alarm) still gets our acks.
+
+use std::time::Duration;
+
+use amq_protocol::frame::{AMQPFrame, parse_frame};
+use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
+use lapin::types::AMQPValue;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::BrokerError;
+use crate::topology::version::Version;
+
+/// Seconds after which a silent connection is dead, where the URL does not say.
+const HEARTBEAT: u16 = 10;
+
+/// Longest `connection.start` frame that is read when asking for the version, in bytes.
+const LONGEST_START: usize = 64 * 1024;
+
+/// Where the broker is; checked, and with a heartbeat.
+#[derive(Clone)]
+pub struct Endpoint {
+    uri: AMQPUri,
+    timeout: Duration,
+}
+
+/// Both connections of one generation. Dropping it closes them.
+pub struct Session {
+    publishing: Connection,
+    consuming: Connection,
+}
+
+impl Endpoint {
+    /// Reads an `amqp://` or `amqps://` URL.
+    ///
+    /// # Errors
+    /// [`BrokerError::Url`] with what is wrong; the URL itself is not repeated, it holds a password.
+    pub fn new(url: &str, timeout: Duration) -> Result<Self, BrokerError> {
+        let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        Ok(Self { uri, timeout })
+    }
+
+    /// Virtual host of the URL.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
+    /// `host:port`, for logs.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+    }
+
+    /// Opens both connections.
+    ///
+    /// # Errors
+    /// What the broker or the network say, or that it took too long.
+    pub async fn connect(&self) -> Result<Session, BrokerError> {
+        let operation = || format!("connect to RabbitMQ at {}", self.address());
+        let open = async {
+            let publishing = self.open("warrend publish").await?;
+            let consuming = self.open("warrend consume").await?;
+            Ok(Session { publishing, consuming })
+        };
+        match tokio::time::timeout(self.timeout, open).await {
+            Ok(session) => session.map_err(BrokerError::amqp(operation())),
+            Err(_) => Err(BrokerError::TimedOut { operation: operation(), seconds: self.timeout.as_secs() }),
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<Connection, lapin::Error> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        Connection::connect_uri(self.uri.clone(), properties).await
+    }
+
+    /// Asks for the broker's version as AMQP's first frame tells it, without logging in. Only over plain TCP;
+    /// `None` for `amqps`, where the management API has to say it.
+    ///
+    /// # Errors
+    /// What the network says, or what came instead of a `connection.start`.
+    pub async fn version(&self) -> Result<Option<(Version, String)>, BrokerError> {
+        if self.uri.scheme != AMQPScheme::AMQP {
+            return Ok(None);
+        }
+        let ask = async {
+            let address = (self.uri.authority.host.as_str(), self.uri.authority.port);
+            let mut stream = TcpStream::connect(address).await.map_err(|error| BrokerError::Lost(error.to_string()))?;
+            read_version(&mut stream).await
+        };
+        match tokio::time::timeout(self.timeout, ask).await {
+            Ok(answer) => answer.map(Some),
+            Err(_) => Err(BrokerError::Version("it did not answer in time".to_owned())),
+        }
+    }
+}
+
+async fn read_version(stream: &mut TcpStream) -> Result<(Version, String), BrokerError> {
+    let broken = |error: std::io::Error| BrokerError::Version(error.to_string());
+    stream.write_all(b"AMQP\x00\x00\x09\x01").await.map_err(broken)?;
+    let mut bytes = Vec::new();
+    loop {
+        let read = stream.read_buf(&mut bytes).await.map_err(broken)?;
+        if let Ok((_, AMQPFrame::Method(_, AMQPClass::Connection(AMQPMethod::Start(start))))) = parse_frame(&bytes[..])
+        {
+            let version = match start.server_properties.inner().get("version") {
+                Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+                _ => return Err(BrokerError::Version("its greeting names none".to_owned())),
+            };
+            let parsed =
+                Version::parse(&version).ok_or_else(|| BrokerError::Version(format!("'{version}' is no version")))?;
+            return Ok((parsed, version));
+        }
+        if read == 0 || bytes.len() > LONGEST_START {
+            return Err(BrokerError::Version("what answered is no RabbitMQ".to_owned()));
+        }
+    }
+}
+
+impl Session {
+    /// A channel for publishing.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn publishing_channel(&self) -> Result<Channel, BrokerError> {
+        self.publishing.create_channel().await.map_err(BrokerError::amqp("open a channel"))
+    }
+
+    /// A channel for consuming, and for asking.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn consuming_channel(&self) -> Result<Channel, BrokerError> {
+        self.consuming.create_channel().await.map_err(BrokerError::amqp("open a channel"))
+    }
+
+    /// Neither connection was lost.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.publishing.status().connected() && self.consuming.status().connected()
+    }
+
+    /// Says goodbye; errors do not matter any more.
+    pub async fn close(&self) {
+        for connection in [&self.consuming, &self.publishing] {
+            if let Err(error) = connection.close(200, "goodbye".into()).await {
+                tracing::debug!(%error, "closing a connection");
+            }
+        }
+    }
+}

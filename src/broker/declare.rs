@@ -1,0 +1,110 @@
+//! Makes a [`Topology`] so. Idempotent: what is there already stays as it is.
+//!
+//! Order of effects: policies (they have to be there before their queue is), exchanges, queues, bindings of the other
+//! lane away, bindings there. Whatever a crash leaves undone is done by the next start.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind as Kind};
+
+use super::BrokerError;
+use super::connection::Session;
+use super::management::Management;
+use crate::topology::desired::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
+
+/// Declares everything. Without the management API (`None`, or it does not answer) policies are left as they are, and
+/// the answer says why.
+///
+/// # Errors
+/// The first refusal of the broker, named. A queue that is there with other arguments is one.
+pub async fn declare(
+    session: &Session,
+    management: Option<&Management>,
+    topology: &Topology,
+) -> Result<Option<String>, BrokerError> {
+    let mut problem = None;
+    match management {
+        Some(management) => {
+            for policy in &topology.policies {
+                if let Err(error) = management.put_policy(policy).await {
+                    problem = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        None => problem = Some("broker.management_url is empty".to_owned()),
+    }
+    let channel = session.consuming_channel().await?;
+    for exchange in &topology.exchanges {
+        declare_exchange(&channel, exchange).await?;
+    }
+    for queue in &topology.queues {
+        declare_queue(&channel, queue).await?;
+    }
+    for binding in &topology.unbound {
+        unbind(&channel, binding).await?;
+    }
+    for binding in &topology.bound {
+        bind(&channel, binding).await?;
+    }
+    // A channel of its own that is closed again: nothing else may fail over a declaration.
+    channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))?;
+    Ok(problem)
+}
+
+async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {
+    let kind = match exchange.kind {
+        ExchangeKind::Topic => Kind::Topic,
+        ExchangeKind::Direct => Kind::Direct,
+        ExchangeKind::Fanout => Kind::Fanout,
+    };
+    let mut arguments = FieldTable::default();
+    if let Some(alternate) = &exchange.alternate {
+        arguments.insert("alternate-exchange".into(), AMQPValue::LongString(alternate.as_str().into()));
+    }
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel
+        .exchange_declare(exchange.name.as_str().into(), kind, options, arguments)
+        .await
+        .map_err(BrokerError::amqp(format!("declare the exchange {}", exchange.name)))
+}
+
+async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
+    let mut arguments = FieldTable::default();
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        arguments.insert((*name).into(), value);
+    }
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel
+        .queue_declare(queue.name.as_str().into(), options, arguments)
+        .await
+        .map_err(BrokerError::amqp(format!("declare the queue {} ({})", queue.name, queue.why)))?;
+    if queue.key.is_some() {
+        tracing::info!(queue = queue.name, "{}", queue.why);
+    }
+    Ok(())
+}
+
+async fn bind(channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
+    let (queue, exchange, key) = parts(binding);
+    channel
+        .queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())
+        .await
+        .map_err(BrokerError::amqp(format!("bind {} to {}", binding.queue, binding.exchange)))
+}
+
+async fn unbind(channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
+    let (queue, exchange, key) = parts(binding);
+    channel
+        .queue_unbind(queue, exchange, key, FieldTable::default())
+        .await
+        .map_err(BrokerError::amqp(format!("unbind {} from {}", binding.queue, binding.exchange)))
+}
+
+fn parts(binding: &Binding) -> (lapin::types::ShortString, lapin::types::ShortString, lapin::types::ShortString) {
+    (binding.queue.as_str().into(), binding.exchange.as_str().into(), binding.key.as_str().into())
+}

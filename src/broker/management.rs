@@ -1,0 +1,159 @@
+//! RabbitMQ's management API, as far as control needs it: the version, policies, and a queue's counters.
+//!
+//! Its numbers lag (5-10 s), so nothing that moves items decides by them alone. Fields that a broker version does not
+//! know are absent and read as zero.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use url::Url;
+
+use crate::topology::desired::Policy;
+use crate::topology::version::Version;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client for one virtual host.
+#[derive(Clone)]
+pub struct Management {
+    http: reqwest::Client,
+    base: Url,
+    vhost: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManagementError {
+    #[error("broker.management_url is not usable: {0}")]
+    Url(String),
+    #[error("the management API does not answer")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the management API refused to {operation}: {status} {body}")]
+    Refused { operation: &'static str, status: u16, body: String },
+    #[error("the management API answered something else than expected to {operation}")]
+    Unreadable { operation: &'static str, source: reqwest::Error },
+}
+
+/// A queue's counters, some seconds old.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QueueStats {
+    #[serde(rename = "messages_ready")]
+    pub ready: u64,
+    #[serde(rename = "messages_unacknowledged")]
+    pub unacked: u64,
+    /// Waiting for a broker-side delayed retry (4.3).
+    #[serde(rename = "messages_delayed")]
+    pub delayed: u64,
+    /// Dead letters not yet taken by their target (quorum).
+    #[serde(rename = "messages_dlx")]
+    pub dead_lettering: u64,
+    pub consumers: u64,
+    #[serde(rename = "message_stats")]
+    rates: Rates,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Rates {
+    ack: u64,
+}
+
+impl QueueStats {
+    /// Nothing ready, with robots, delayed or dying.
+    #[must_use]
+    pub const fn at_rest(&self) -> bool {
+        self.ready == 0 && self.unacked == 0 && self.delayed == 0 && self.dead_lettering == 0
+    }
+
+    /// Acks since the queue was made or its broker started. A purge does not raise it.
+    #[must_use]
+    pub const fn acks(&self) -> u64 {
+        self.rates.ack
+    }
+}
+
+impl Management {
+    /// Reads an `http(s)://user:password@host:port` URL.
+    ///
+    /// # Errors
+    /// Where it is none, without repeating it: it holds a password.
+    pub fn new(url: &str, vhost: &str) -> Result<Self, ManagementError> {
+        let base = Url::parse(url).map_err(|error| ManagementError::Url(error.to_string()))?;
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(ManagementError::Unreachable)?;
+        Ok(Self { http, base, vhost: vhost.to_owned() })
+    }
+
+    /// The broker's version.
+    ///
+    /// # Errors
+    /// Where the API does not answer as it should.
+    pub async fn version(&self) -> Result<Option<(Version, String)>, ManagementError> {
+        #[derive(Deserialize)]
+        struct Overview {
+            rabbitmq_version: String,
+        }
+        let overview: Overview = self.get("say its version", &["overview"]).await?;
+        Ok(Version::parse(&overview.rabbitmq_version).map(|version| (version, overview.rabbitmq_version)))
+    }
+
+    /// A queue's counters; `None` where the queue is not there.
+    ///
+    /// # Errors
+    /// Where the API does not answer as it should.
+    pub async fn queue(&self, name: &str) -> Result<Option<QueueStats>, ManagementError> {
+        match self.get("describe a queue", &["queues", &self.vhost, name]).await {
+            Ok(stats) => Ok(Some(stats)),
+            Err(ManagementError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets a policy, replacing one of its name.
+    ///
+    /// # Errors
+    /// Where the API does not answer or refuses it.
+    pub async fn put_policy(&self, policy: &Policy) -> Result<(), ManagementError> {
+        let operation = "set a policy";
+        let body = json!({
+            "pattern": policy.pattern,
+            "definition": policy.definition,
+            "priority": policy.priority,
+            "apply-to": "queues",
+        });
+        let url = self.url(&["policies", &self.vhost, &policy.name]);
+        let answer = self.http.put(url).json(&body).send().await.map_err(unreachable)?;
+        accepted(operation, answer).await.map(|_| ())
+    }
+
+    async fn get<T: for<'de> Deserialize<'de>>(
+        &self,
+        operation: &'static str,
+        path: &[&str],
+    ) -> Result<T, ManagementError> {
+        let answer = self.http.get(self.url(path)).send().await.map_err(unreachable)?;
+        let answer = accepted(operation, answer).await?;
+        answer.json().await.map_err(|source| ManagementError::Unreadable { operation, source: source.without_url() })
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("api").extend(path);
+        }
+        url
+    }
+}
+
+fn unreachable(error: reqwest::Error) -> ManagementError {
+    ManagementError::Unreachable(error.without_url())
+}
+
+async fn accepted(operation: &'static str, answer: reqwest::Response) -> Result<reqwest::Response, ManagementError> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = answer.text().await.unwrap_or_default();
+    Err(ManagementError::Refused { operation, status: status.as_u16(), body: body.chars().take(500).collect() })
+}

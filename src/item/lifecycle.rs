@@ -1,0 +1,442 @@
+//! The one place that decides where an item goes next. docs/lifecycle.md draws it; a test holds the drawing to this file.
+//!
+//! Every function takes the item as the mirror has it and what came to be known, and answers the [`Step`] to write:
+//! the item is changed in place, the line says what happened. What the table of moves does not allow changes nothing
+//! but the revision, and its line (`noted`) says what was found instead.
+//!
+//! Three rules stand above the others:
+//! - a `processed` of any attempt is never refused;
+//! - the first outcome of an attempt ends it, later ones are noted;
+//! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
+//!   long as no newer attempt is out.
+
+use std::time::Duration;
+
+use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
+use super::retry::{Retry, RetryPolicy};
+use super::timeline::Line;
+use super::{Item, Kind, Lane, Place, State, Timestamp};
+
+/// What the queue's definition says about failed attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    pub retry: &'a RetryPolicy,
+    /// Deliveries of one attempt that may end in a dead robot.
+    pub crash_limit: u32,
+}
+
+/// Now, and a random number in 0..1 for the jitter of retries.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub now: Timestamp,
+    pub chance: f64,
+}
+
+/// What a decision leaves to be written down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// `None` where the fact adds nothing anybody would want to read.
+    pub line: Option<Line>,
+    /// How many of the broker's acks this explains: +1 when an attempt that is out ends by a word, -1 when such an
+    /// attempt turns out to have been rejected instead. Reconciliation sets the sum against the broker's ack counter.
+    pub acks: i8,
+}
+
+/// Who said something, for the timeline.
+struct Voice<'a> {
+    actor: &'a str,
+    user: Option<&'a str>,
+    attempt: u32,
+    at: Timestamp,
+}
+
+impl Voice<'_> {
+    /// Counts the change and writes its line.
+    fn line(&self, item: &mut Item, event: &'static str, why: Option<String>) -> Line {
+        item.revision += 1;
+        Line {
+            revision: item.revision,
+            at: self.at,
+            actor: self.actor.to_owned(),
+            user: self.user.map(str::to_owned),
+            event: event.into(),
+            why,
+            attempt: self.attempt,
+            state: item.state.to_string(),
+        }
+    }
+
+    fn step(&self, item: &mut Item, event: &'static str, why: Option<String>, acks: i8) -> Step {
+        Step { line: Some(self.line(item, event, why)), acks }
+    }
+
+    fn noted(&self, item: &mut Item, what: &str) -> Step {
+        let why = format!("{what}; the item was {}", found(item));
+        self.step(item, "noted", Some(why), 0)
+    }
+}
+
+fn found(item: &Item) -> String {
+    match item.place {
+        Place::Delayed | Place::Ready => format!("{}, waiting for attempt {}", item.state, item.attempt + 1),
+        Place::Claimed | Place::Broker => format!("{} in attempt {}", item.state, item.attempt),
+        Place::Settled => format!("{} after attempt {}", item.state, item.attempt),
+    }
+}
+
+/// The attempt is in the robots' queue or with a robot, as far as anybody knows.
+fn is_out(item: &Item) -> bool {
+    matches!(item.place, Place::Claimed | Place::Broker)
+}
+
+/// The newest attempt ended without a word, and nothing newer is out.
+fn may_be_explained(item: &Item) -> bool {
+    item.silent
+        && match item.state {
+            State::Exception(kind) => matches!(kind, Kind::Generic | Kind::Missing | Kind::Unreported),
+            State::Processed => true,
+            State::Queued => !is_out(item),
+            State::Processing | State::OnHold | State::Cancelled => false,
+        }
+}
+
+/// Takes a robot's report.
+pub fn report(item: &mut Item, report: &Report, rules: &Rules<'_>, moment: &Moment) -> Step {
+    let attempt = report.attempt.unwrap_or(item.attempt);
+    let voice = Voice {
+        actor: report.robot.as_deref().unwrap_or("robot"),
+        user: report.user.as_deref(),
+        attempt,
+        at: moment.now,
+    };
+    let mut step = match &report.saying {
+        Saying::Started { note, percent } => news(item, &voice, true, note, *percent, rules),
+        Saying::Progress { note, percent } => news(item, &voice, false, note, *percent, rules),
+        Saying::Processed { result, note, started_at } => {
+            processed(item, &voice, result.as_ref(), note.as_ref(), *started_at)
+        }
+        outcome => ended(item, &voice, outcome, rules, moment),
+    };
+    if let (false, Some(line)) = (report.problems.is_empty(), step.line.as_mut()) {
+        let problems = report.problems.join("; ");
+        line.why = Some(match line.why.take() {
+            Some(why) => format!("{why} ({problems})"),
+            None => problems,
+        });
+    }
+    step
+}
+
+/// `started` and `progress`: they move a queued item to processing, and count deliveries.
+fn news(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    started: bool,
+    note: &Option<String>,
+    percent: Option<u8>,
+    rules: &Rules<'_>,
+) -> Step {
+    let event = if started { "started" } else { "progress" };
+    if !is_out(item) || voice.attempt != item.attempt {
+        return voice.noted(item, &format!("'{event}' for attempt {}, which is not open", voice.attempt));
+    }
+    if percent.is_some() {
+        item.progress = percent;
+    }
+    if note.is_some() {
+        item.note.clone_from(note);
+    }
+    item.worker = Some(voice.actor.to_owned());
+    if started {
+        item.deliveries += 1;
+        item.state = State::Processing;
+        item.started_at = Some(voice.at);
+        if item.deliveries > rules.crash_limit {
+            let why = format!("robots died in {} deliveries of this attempt", item.deliveries - 1);
+            return fail(item, voice, Kind::Poison, None, Some(why), &None);
+        }
+    }
+    voice.step(item, event, note.clone(), 0)
+}
+
+fn processed(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    result: Option<&serde_json::Value>,
+    note: Option<&String>,
+    started_at: Option<Timestamp>,
+) -> Step {
+    if item.state == State::Processed && !item.silent {
+        return voice.noted(item, &format!("attempt {} was reported processed", voice.attempt));
+    }
+    let confirms = item.state == State::Processed;
+    // Of a dead letter that waits for its judgement we know already that no ack will come.
+    let acks = i8::from(is_out(item) && item.rejected_at.is_none());
+    item.ran_anyway |= matches!(item.state, State::Cancelled | State::OnHold);
+    settle(item, State::Processed, voice.at);
+    item.silent = false;
+    item.worker = Some(voice.actor.to_owned());
+    item.result = result.cloned();
+    if let Some(note) = note {
+        item.note = Some(note.clone());
+    }
+    item.started_at = started_at.or(item.started_at);
+    (item.code, item.reason) = (None, None);
+    let why = match (confirms, item.ran_anyway) {
+        (true, _) => Some("its report came after the ack was inferred".to_owned()),
+        (_, true) => Some("done although it was cancelled or on hold".to_owned()),
+        _ if voice.attempt != item.attempt => Some(format!("by attempt {}; a later one is dropped", voice.attempt)),
+        _ => note.cloned(),
+    };
+    voice.step(item, "processed", why, acks)
+}
+
+/// Every outcome but `processed`.
+fn ended(item: &mut Item, voice: &Voice<'_>, saying: &Saying, rules: &Rules<'_>, moment: &Moment) -> Step {
+    let of_this_attempt = voice.attempt == item.attempt;
+    let open = of_this_attempt && is_out(item);
+    let late = of_this_attempt && !open && may_be_explained(item);
+    if !open && !late {
+        return voice.noted(item, &format!("{} was reported for attempt {}", outcome_word(saying), voice.attempt));
+    }
+    let acks = i8::from(open && item.rejected_at.is_none());
+    if late && item.state == State::Queued {
+        // A retry was given because nobody had said a word. The report decides as if it had come first.
+        item.retries = item.retries.saturating_sub(1);
+    }
+    item.silent = false;
+    item.worker = Some(voice.actor.to_owned());
+    let mut step = match saying {
+        Saying::Exception { failure, code, reason, details, started_at } => {
+            item.started_at = started_at.or(item.started_at);
+            failed(item, voice, *failure, (code, reason, details), rules, moment)
+        }
+        Saying::Requeue { wait, note, priority, expires_at } => {
+            requeue(item, voice, *wait, (note, *priority, *expires_at), rules, moment)
+        }
+        Saying::Hold { note } => {
+            settle(item, State::OnHold, voice.at);
+            item.finished_at = None;
+            item.note = note.clone().or(item.note.take());
+            voice.step(item, "hold", note.clone(), 0)
+        }
+        Saying::Started { .. } | Saying::Progress { .. } | Saying::Processed { .. } => {
+            voice.noted(item, "this is no outcome")
+        }
+    };
+    step.acks = acks;
+    step
+}
+
+const fn outcome_word(saying: &Saying) -> &'static str {
+    match saying {
+        Saying::Exception { failure: Failure::Business, .. } => "business_exception",
+        Saying::Exception { failure: Failure::It, .. } => "it_exception",
+        Saying::Exception { failure: Failure::Generic, .. } => "generic_exception",
+        Saying::Requeue { .. } => "requeue",
+        Saying::Hold { .. } => "hold",
+        Saying::Processed { .. } => "processed",
+        Saying::Started { .. } => "started",
+        Saying::Progress { .. } => "progress",
+    }
+}
+
+type Said<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<serde_json::Value>);
+
+fn failed(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    failure: Failure,
+    (code, reason, details): Said<'_>,
+    rules: &Rules<'_>,
+    moment: &Moment,
+) -> Step {
+    let (kind, retry) = match failure {
+        Failure::Business => (Kind::Business, None),
+        Failure::It => (Kind::It, Some(rules.retry.it)),
+        Failure::Generic => (Kind::Generic, Some(rules.retry.generic)),
+    };
+    match retry.filter(|retry| item.retries < retry.limit) {
+        Some(retry) => {
+            let reason = reason.as_deref().or(code.as_deref());
+            try_again(item, voice, kind, retry, reason, moment)
+        }
+        None => fail(item, voice, kind, code.clone(), reason.clone(), details),
+    }
+}
+
+/// The automatic retry: attempt + 1 after a growing wait, without passing through `exception`.
+fn try_again(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    kind: Kind,
+    retry: Retry,
+    reason: Option<&str>,
+    moment: &Moment,
+) -> Step {
+    item.retries += 1;
+    let wait = retry.backoff.delay(item.retries, moment.chance);
+    back_to_queue(item, later(moment.now, wait), moment.now);
+    let why = format!(
+        "retry {} of {} in {:.1} s after {kind} exception{}",
+        item.retries,
+        retry.limit,
+        wait.as_secs_f64(),
+        reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+    );
+    voice.step(item, "retry", Some(why), 0)
+}
+
+fn requeue(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    wait: Wait,
+    (note, priority, expires_at): (&Option<String>, Option<u8>, Option<Timestamp>),
+    rules: &Rules<'_>,
+    moment: &Moment,
+) -> Step {
+    if item.requeues >= rules.retry.requeue_limit {
+        let why = format!("requeued {} times, which is the limit", item.requeues);
+        return fail(item, voice, Kind::Generic, Some("requeue_limit".to_owned()), Some(why), &None);
+    }
+    item.requeues += 1;
+    item.note = note.clone().or(item.note.take());
+    item.priority = priority.unwrap_or(item.priority);
+    item.expires_at = expires_at.or(item.expires_at);
+    let ready_at = match wait {
+        Wait::None => moment.now,
+        Wait::For(delay) => later(moment.now, delay),
+        Wait::Until(moment) => moment,
+    };
+    back_to_queue(item, ready_at, moment.now);
+    voice.step(item, "requeued", note.clone(), 0)
+}
+
+fn fail(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    kind: Kind,
+    code: Option<String>,
+    reason: Option<String>,
+    details: &Option<serde_json::Value>,
+) -> Step {
+    settle(item, State::Exception(kind), voice.at);
+    let parts = [code.clone(), reason.clone(), details.as_ref().map(ToString::to_string)];
+    let why: Vec<String> = parts.into_iter().flatten().collect();
+    (item.code, item.reason) = (code, reason);
+    voice.step(item, "exception", Some(why.join(": ")).filter(|why| !why.is_empty()), 0)
+}
+
+fn settle(item: &mut Item, state: State, at: Timestamp) {
+    item.state = state;
+    item.place = Place::Settled;
+    item.finished_at = Some(at);
+}
+
+/// Back among the waiting, in the managed lane whatever lane it came from.
+fn back_to_queue(item: &mut Item, ready_at: Timestamp, now: Timestamp) {
+    item.state = State::Queued;
+    item.lane = Lane::Managed;
+    item.ready_at = ready_at;
+    item.place = waiting_place(item, now);
+    (item.started_at, item.finished_at, item.progress) = (None, None, None);
+}
+
+/// `Ready` where it may go out now; a stub waits for its payload.
+#[must_use]
+pub fn waiting_place(item: &Item, now: Timestamp) -> Place {
+    if item.ready_at <= now && item.size.is_some() { Place::Ready } else { Place::Delayed }
+}
+
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+/// Takes a dead letter. A bare reject is only remembered: its report may still be on the way, see [`judge`].
+pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
+    let attempt = death.attempt.unwrap_or(item.attempt);
+    let voice = Voice { actor: "broker", user: None, attempt, at };
+    if attempt != item.attempt || item.rejected_at.is_some() {
+        return Step { line: None, acks: 0 };
+    }
+    if let Some(deliveries) = death.deliveries {
+        item.deliveries = item.deliveries.max(deliveries);
+    }
+    if !is_out(item) {
+        item.rejected_at = Some(at);
+        if item.state == State::Processed && item.silent {
+            let why = "an ack had been inferred, then its dead letter came".to_owned();
+            let mut step = fail(item, &voice, Kind::Generic, None, Some(why), &None);
+            step.acks = -1;
+            return step;
+        }
+        // The attempt had ended by a report, whose ack was taken for granted; it was a reject.
+        item.revision += 1;
+        return Step { line: None, acks: if item.silent { 0 } else { -1 } };
+    }
+    item.rejected_at = Some(at);
+    match death.reason {
+        DeathReason::Rejected => {
+            item.revision += 1;
+            Step { line: None, acks: 0 }
+        }
+        DeathReason::Expired => {
+            fail(item, &voice, Kind::Expired, None, Some("its life ended before a robot took it".to_owned()), &None)
+        }
+        DeathReason::DeliveryLimit => {
+            let why = format!("robots died in {} deliveries of this attempt", item.deliveries.max(1));
+            fail(item, &voice, Kind::Poison, None, Some(why), &None)
+        }
+        DeathReason::MaxLength => {
+            let why = "a length limit on the robots' queue expelled it".to_owned();
+            fail(item, &voice, Kind::Generic, Some("maxlen".to_owned()), Some(why), &None)
+        }
+    }
+}
+
+/// Judges a bare reject whose report did not come: `generic`, retried where the definition says so.
+/// `None` where nothing is to be judged any more.
+pub fn judge(item: &mut Item, rules: &Rules<'_>, moment: &Moment) -> Option<Step> {
+    if !is_out(item) || item.rejected_at.is_none() {
+        return None;
+    }
+    let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at: moment.now };
+    let reason = "rejected without a report".to_owned();
+    let step = failed(item, &voice, Failure::Generic, (&None, &Some(reason), &None), rules, moment);
+    item.silent = true;
+    Some(step)
+}
+
+/// Ends the life of an item that waits in the mirror. Of a dispatched one only the broker's dead letter does.
+pub fn expire(item: &mut Item, at: Timestamp) -> Option<Step> {
+    let due = item.expires_at.is_some_and(|expires_at| expires_at <= at);
+    if !due || !matches!(item.place, Place::Delayed | Place::Ready) {
+        return None;
+    }
+    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
+    let why = "its life ended before it was dispatched".to_owned();
+    Some(fail(item, &voice, Kind::Expired, None, Some(why), &None))
+}
+
+/// Takes it for done, because at rest nothing is left on the broker and its acks cover the number.
+pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
+    if !is_out(item) || item.rejected_at.is_some() {
+        return None;
+    }
+    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
+    settle(item, State::Processed, at);
+    item.silent = true;
+    Some(voice.step(item, "processed", Some("acked without a report; inferred at rest".to_owned()), 1))
+}
+
+/// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.
+pub fn returned(item: &mut Item, why: &str, at: Timestamp) -> Option<Step> {
+    if item.place != Place::Claimed {
+        return None;
+    }
+    let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at };
+    item.attempt = item.attempt.saturating_sub(1);
+    item.state = State::Queued;
+    item.place = Place::Ready;
+    Some(voice.step(item, "noted", Some(format!("could not be dispatched: {why}")), 0))
+}

@@ -1,0 +1,181 @@
+//! A set of items loaded in one transaction, changed decision by decision, and written at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::{Wakes, moment};
+use crate::definition::{Definitions, QueueDefinition};
+use crate::item::answer::{self, Answer};
+use crate::item::lifecycle::{Moment, Rules, Step};
+use crate::item::message::Message;
+use crate::item::timeline::Line;
+use crate::item::{Item, ItemId, Lane};
+use crate::mirror::{MirrorError, Tx, acks, items, records};
+
+pub(crate) struct Ledger {
+    definitions: Arc<Definitions>,
+    items: HashMap<ItemId, Item>,
+    /// New ones with their payload, where it is known.
+    new: Vec<(ItemId, Option<Vec<u8>>)>,
+    changed: BTreeSet<ItemId>,
+    lines: Vec<(ItemId, Line)>,
+    parked: Vec<(Message, String)>,
+    answers: Vec<Answer>,
+    acks: BTreeMap<String, i64>,
+    touched: BTreeSet<String>,
+    moment: Moment,
+}
+
+/// What to do once a ledger is committed.
+#[must_use]
+pub(crate) struct Written {
+    /// Queues whose items changed: an end makes room in the window, a retry or requeue is work.
+    queues: BTreeSet<String>,
+    answers: bool,
+}
+
+impl Written {
+    pub(crate) fn wake(&self, wakes: &Wakes) {
+        for queue in &self.queues {
+            wakes.dispatch(queue);
+        }
+        if !self.queues.is_empty() {
+            wakes.timers.notify_one();
+        }
+        if self.answers {
+            wakes.answers.notify_one();
+        }
+    }
+}
+
+impl Ledger {
+    pub(crate) fn of(definitions: &Arc<Definitions>, items: Vec<Item>) -> Self {
+        let mut ledger = Self {
+            definitions: Arc::clone(definitions),
+            items: HashMap::new(),
+            new: Vec::new(),
+            changed: BTreeSet::new(),
+            lines: Vec::new(),
+            parked: Vec::new(),
+            answers: Vec::new(),
+            acks: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            moment: moment(),
+        };
+        ledger.take_in(items);
+        ledger
+    }
+
+    /// Adds items that were loaded later in the same transaction.
+    pub(crate) fn take_in(&mut self, items: Vec<Item>) {
+        self.items.extend(items.into_iter().map(|item| (item.id, item)));
+    }
+
+    pub(crate) fn item(&self, id: ItemId) -> Option<&Item> {
+        self.items.get(&id)
+    }
+
+    pub(crate) const fn moment(&self) -> &Moment {
+        &self.moment
+    }
+
+    pub(crate) fn is_defined(&self, queue: &str) -> bool {
+        self.definitions.get(queue).is_some()
+    }
+
+    pub(crate) fn is_direct(&self, queue: &str) -> bool {
+        self.definitions.get(queue).is_some_and(|definition| definition.lane == Lane::Direct)
+    }
+
+    /// The queue's definition; of a queue that nobody defines any more, the defaults.
+    pub(crate) fn definition(&self, queue: &str) -> Arc<QueueDefinition> {
+        self.definitions.get(queue).cloned().unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(queue)))
+    }
+
+    /// Adds a new item with the first line of its timeline.
+    pub(crate) fn add(
+        &mut self,
+        item: Item,
+        payload: Option<Vec<u8>>,
+        actor: &str,
+        event: &'static str,
+        why: Option<String>,
+    ) {
+        let line = Line {
+            revision: item.revision,
+            at: self.moment.now,
+            actor: actor.to_owned(),
+            user: None,
+            event: event.into(),
+            why,
+            attempt: item.attempt,
+            state: item.state.to_string(),
+        };
+        self.lines.push((item.id, line));
+        self.new.push((item.id, payload));
+        self.items.insert(item.id, item);
+    }
+
+    pub(crate) fn park(&mut self, message: Message, reason: String) {
+        self.parked.push((message, reason));
+    }
+
+    /// Counts acks of a queue as explained, or takes them back.
+    pub(crate) fn explain(&mut self, queue: &str, acks: i64) {
+        *self.acks.entry(queue.to_owned()).or_default() += acks;
+    }
+
+    /// Decides over one item.
+    pub(crate) fn step(&mut self, id: ItemId, decide: impl FnOnce(&mut Item, &Rules<'_>, &Moment) -> Option<Step>) {
+        let Some(queue) = self.items.get(&id).map(|item| item.queue.clone()) else { return };
+        let definition = self.definition(&queue);
+        let Some(item) = self.items.get_mut(&id) else { return };
+        let rules = Rules { retry: &definition.retry, crash_limit: definition.crash_limit };
+        let (before, revision) = (item.state, item.revision);
+        let Some(step) = decide(item, &rules, &self.moment) else { return };
+        if item.revision != revision {
+            self.changed.insert(id);
+        }
+        self.lines.extend(step.line.map(|line| (id, line)));
+        self.answers.extend(answer::after_change(before, item));
+        self.explain(&queue, i64::from(step.acks));
+        self.touched.insert(queue);
+    }
+
+    /// Decides over every item, in the order of their ids, each with a chance of its own.
+    pub(crate) fn step_all(&mut self, decide: impl Fn(&mut Item, &Rules<'_>, &Moment) -> Option<Step>) {
+        let mut ids: Vec<ItemId> = self.items.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.moment.chance = moment().chance;
+            self.step(id, &decide);
+        }
+    }
+
+    /// Writes everything.
+    ///
+    /// # Errors
+    /// Where the mirror refuses; then the transaction has to be rolled back.
+    pub(crate) async fn write(mut self, tx: &mut Tx) -> Result<Written, MirrorError> {
+        for (id, _) in &self.new {
+            self.changed.remove(id);
+        }
+        let new: Vec<(&Item, bool)> =
+            self.new.iter().filter_map(|(id, _)| self.items.get(id)).map(|item| (item, false)).collect();
+        items::insert(tx, &new).await?;
+        let changed: Vec<&Item> = self.changed.iter().filter_map(|id| self.items.get(id)).collect();
+        items::save(tx, &changed).await?;
+        let payloads: Vec<(ItemId, &[u8])> =
+            self.new.iter().filter_map(|(id, payload)| Some((*id, payload.as_deref()?))).collect();
+        records::insert_payloads(tx, &payloads).await?;
+        records::append_lines(tx, &self.lines).await?;
+        records::add_answers(tx, &self.answers).await?;
+        for (message, reason) in &self.parked {
+            records::park(tx, "reports", message, reason, self.moment.now).await?;
+        }
+        for (queue, acks) in &self.acks {
+            acks::explain(tx, queue, *acks).await?;
+        }
+        Ok(Written { queues: self.touched, answers: !self.answers.is_empty() })
+    }
+}

@@ -1,0 +1,394 @@
+//! Reports of robots and dead letters of the broker, from `wq.reports` into the mirror.
+//!
+//! Order of effects, per batch:
+//! 1. read each message (nothing is written);
+//! 2. commit: state changes with their timeline lines, parked messages, answers, the count of explained acks;
+//! 3. ack the batch; 4. wake dispatch (retries, room in the window), timers and answers.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 1 | messages in `wq.reports` | delivered again |
+//! | 2 | changes committed, messages still there | delivered again: the attempt has ended, so a repeat is noted or adds nothing |
+//! | 3 | everything | dispatch, timers and answers look for themselves when they start |
+//!
+//! A bare reject is not judged at once. `wq.reports` is read by priority on RabbitMQ 4.3, so a dead letter may come
+//! before the report its robot sent first. The item only remembers when it came (`rejected_at`, committed). It is
+//! judged once the queue was seen empty after that moment and all that had been delivered by then was committed, at
+//! most `control.report_grace` later.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::Ledger;
+use super::{BATCH, Context, LaneError, new_id, now};
+use crate::broker::connection::Session;
+use crate::broker::consume::{Batch, Batches};
+use crate::definition::{Definitions, QueueDefinition};
+use crate::item::door::{self, Arrival, Problem};
+use crate::item::lifecycle;
+use crate::item::message::Message;
+use crate::item::report::{self, Death, DeathReason, Report};
+use crate::item::{Item, ItemId, Kind, Lane, Place, Timestamp};
+use crate::mirror::{MirrorError, Tx, items};
+use crate::topology::names::Names;
+
+/// Items judged in one transaction.
+const JUDGED: u32 = 500;
+
+/// How often a queue that is never seen empty is judged by the grace.
+const JUDGE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Reads `wq.reports` until it is stopped.
+///
+/// # Errors
+/// The first failure of broker or mirror; nothing that is not committed was acked.
+pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
+    let mut reports = Batches::open(&session, &context.names.reports(), BATCH).await?;
+    // A former session may have left rejects that nobody judged.
+    let mut unjudged = true;
+    loop {
+        let judge_again =
+            async { if unjudged { tokio::time::sleep(JUDGE_AGAIN).await } else { std::future::pending().await } };
+        let mut asked = false;
+        let batch = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            batch = reports.next() => Some(batch?),
+            () = context.wakes.read_reports.asked() => { asked = true; None }
+            () = judge_again => None,
+        };
+        let drained = match batch {
+            Some(batch) => {
+                let drained = batch.drained;
+                unjudged |= take(&context, batch).await?;
+                drained
+            }
+            None => true,
+        };
+        if unjudged || asked {
+            let until = if drained { seen_empty(&context, &mut reports).await? } else { None };
+            if let Some(until) = until {
+                context.wakes.read_reports.answer(until);
+            }
+            let until = until.or_else(|| now().checked_sub(context.report_grace).ok());
+            if let Some(until) = until {
+                unjudged = judge(&context, until).await?;
+            }
+        }
+    }
+}
+
+/// The moment up to which every report that was sent before its dead letter has been committed; `None` while the
+/// queue is not empty.
+async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<Timestamp>, LaneError> {
+    let before = now();
+    let waiting = reports.waiting().await?;
+    // What the broker delivered before it answered is at hand by now.
+    while let Some(batch) = reports.at_hand()? {
+        take(context, batch).await?;
+    }
+    Ok((waiting == 0).then_some(before))
+}
+
+/// Commits one batch and acks it. Answers whether a bare reject waits to be judged.
+async fn take(context: &Context, batch: Batch) -> Result<bool, LaneError> {
+    let entries = read_batch(&context.names, &batch.messages);
+    let definitions = Arc::clone(&context.definitions);
+    let (unjudged, written) = context
+        .mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let mut reading = Reading::load(tx, &definitions, &entries).await?;
+                for entry in entries {
+                    reading.enter(entry);
+                }
+                Ok((reading.unjudged, reading.ledger.write(tx).await?))
+            })
+        })
+        .await?;
+    batch.ack().await?;
+    written.wake(&context.wakes);
+    Ok(unjudged)
+}
+
+/// Judges bare rejects that came at `until` or before. Answers whether some are left for later.
+async fn judge(context: &Context, until: Timestamp) -> Result<bool, LaneError> {
+    loop {
+        let definitions = Arc::clone(&context.definitions);
+        let (judged, left, written) = context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let due = items::unjudged(tx, until, JUDGED).await?;
+                    let judged = due.len();
+                    let mut ledger = Ledger::of(&definitions, due);
+                    ledger.step_all(lifecycle::judge);
+                    let written = ledger.write(tx).await?;
+                    let left = !items::unjudged(tx, Timestamp::MAX, 1).await?.is_empty();
+                    Ok((judged, left, written))
+                })
+            })
+            .await?;
+        written.wake(&context.wakes);
+        if judged < JUDGED as usize {
+            return Ok(left);
+        }
+    }
+}
+
+/// A message of `wq.reports`, read.
+enum Entry {
+    Report {
+        queue: String,
+        about: String,
+        report: Report,
+        message: Message,
+    },
+    Death {
+        queue: String,
+        death: Death,
+        message: Message,
+    },
+    /// Its life ended in `wq.intake` or `wq.unrouted`, before the door.
+    ExpiredOutside {
+        message: Message,
+    },
+    Unreadable {
+        message: Message,
+        reason: String,
+    },
+}
+
+fn read_batch(names: &Names, messages: &[Message]) -> Vec<Entry> {
+    messages.iter().map(|message| read(names, message)).collect()
+}
+
+fn read(names: &Names, message: &Message) -> Entry {
+    let message = message.clone();
+    if message.exchange != names.dead() {
+        return match (report::read_report(&message), message.properties.correlation_id.clone()) {
+            (Ok(report), Some(about)) => Entry::Report { queue: message.routing_key.clone(), about, report, message },
+            (Ok(_), None) => {
+                let reason = "the report has no correlation-id: it says of no item".to_owned();
+                Entry::Unreadable { message, reason }
+            }
+            (Err(reason), _) => Entry::Unreadable { message, reason },
+        };
+    }
+    match report::read_death(&message) {
+        Ok(death) => match names.key_of(&death.queue).map(str::to_owned) {
+            Some(queue) => Entry::Death { queue, death, message },
+            None if death.reason == DeathReason::Expired => Entry::ExpiredOutside { message },
+            None => {
+                let reason = format!("a dead letter of {} that is not about its life", death.queue);
+                Entry::Unreadable { message, reason }
+            }
+        },
+        Err(reason) => Entry::Unreadable { message, reason },
+    }
+}
+
+impl Entry {
+    /// Queue and `message-id` of the delivery it is about.
+    fn about(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Report { queue, about, .. } => Some((queue, about)),
+            Self::Death { queue, message, .. } => Some((queue, message.properties.message_id.as_deref()?)),
+            Self::ExpiredOutside { message } => Some((&message.routing_key, message.properties.message_id.as_deref()?)),
+            Self::Unreadable { .. } => None,
+        }
+    }
+}
+
+/// A batch on its way into the mirror: its items, found by id or reference, and what is written of them.
+struct Reading {
+    ledger: Ledger,
+    /// Items by (queue, reference), oldest first.
+    by_reference: HashMap<(String, String), Vec<ItemId>>,
+    /// A bare reject waits to be judged.
+    unjudged: bool,
+}
+
+impl Reading {
+    async fn load(tx: &mut Tx, definitions: &Arc<Definitions>, entries: &[Entry]) -> Result<Self, MirrorError> {
+        let about: Vec<(&str, &str)> = entries.iter().filter_map(Entry::about).collect();
+        let ids: HashSet<ItemId> = about.iter().filter_map(|(_, about)| about.parse().ok()).collect();
+        let ledger = Ledger::of(definitions, items::by_id(tx, &ids).await?);
+        let mut reading = Self { ledger, by_reference: HashMap::new(), unjudged: false };
+        let references: HashSet<(String, String)> = about
+            .into_iter()
+            .filter(|(queue, about)| reading.by_id(queue, about).is_none())
+            .map(|(queue, about)| (queue.to_owned(), about.to_owned()))
+            .collect();
+        for (reference, found) in items::by_reference(tx, &references).await? {
+            reading.by_reference.insert(reference, found.iter().map(|item| item.id).collect());
+            reading.ledger.take_in(found);
+        }
+        Ok(reading)
+    }
+
+    fn by_id(&self, queue: &str, about: &str) -> Option<ItemId> {
+        let id = about.parse().ok()?;
+        self.ledger.item(id).filter(|item| item.queue == queue).map(|item| item.id)
+    }
+
+    /// Of items with one reference the oldest that is out, else the newest.
+    fn find_by_reference(&self, queue: &str, about: &str) -> Option<ItemId> {
+        let ids = self.by_reference.get(&(queue.to_owned(), about.to_owned()))?;
+        let is_out = |id: &&ItemId| {
+            self.ledger.item(**id).is_some_and(|item| matches!(item.place, Place::Claimed | Place::Broker))
+        };
+        ids.iter().find(is_out).or(ids.last()).copied()
+    }
+
+    fn enter(&mut self, entry: Entry) {
+        match entry {
+            Entry::Report { queue, about, report, message } => self.enter_report(&queue, &about, report, message),
+            Entry::Death { queue, death, message } => self.enter_death(&queue, &death, message),
+            Entry::ExpiredOutside { message } => self.enter_expired(message),
+            Entry::Unreadable { message, reason } => self.ledger.park(message, reason),
+        }
+    }
+
+    fn enter_report(&mut self, queue: &str, about: &str, mut report: Report, message: Message) {
+        let direct = self.ledger.is_direct(queue);
+        let found = self.by_id(queue, about).or_else(|| {
+            let found = self.find_by_reference(queue, about);
+            if found.is_some() && direct {
+                // A direct delivery carries no attempt number; it was the first.
+                report.attempt.get_or_insert(1);
+            }
+            found
+        });
+        let id = match found {
+            Some(id) => id,
+            None if direct && report.attempt.is_none() => self.open_stub(queue, Some(about), None),
+            None => {
+                let reason = if self.ledger.is_defined(queue) {
+                    format!("the report is about '{about}', which is no item of the queue {queue}")
+                } else {
+                    format!("the report is for the queue '{queue}', which nobody defined")
+                };
+                self.ledger.park(message, reason);
+                return;
+            }
+        };
+        self.ledger.step(id, |item, rules, moment| Some(lifecycle::report(item, &report, rules, moment)));
+    }
+
+    fn enter_death(&mut self, queue: &str, death: &Death, message: Message) {
+        let about = message.properties.message_id.clone();
+        let found = about
+            .as_deref()
+            .and_then(|about| self.by_id(queue, about).or_else(|| self.find_by_reference(queue, about)));
+        let id = found.unwrap_or_else(|| {
+            if about.is_none() {
+                // The tap counted its copy as one ack to come.
+                self.ledger.explain(queue, -1);
+            }
+            self.open_stub(queue, about.as_deref(), Some(message))
+        });
+        self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, death, moment.now)));
+        let waits = |item: &Item| item.rejected_at.is_some() && item.state.is_open();
+        self.unjudged |= self.ledger.item(id).is_some_and(waits);
+    }
+
+    /// Before the door: the item is made as the door would have made it, expired.
+    fn enter_expired(&mut self, message: Message) {
+        let queue = message.routing_key.clone();
+        let at = self.ledger.moment().now;
+        let hash = door::content_hash(&message.body);
+        let known = message.properties.message_id.as_deref().and_then(|about| self.find_by_reference(&queue, about));
+        let same = |item: &Item| item.content_hash.as_ref() == Some(&hash);
+        if message.redelivered && known.and_then(|id| self.ledger.item(id)).is_some_and(same) {
+            return;
+        }
+        let definition = self.ledger.definition(&queue);
+        let mut arrival = door::read(&message, at, |_| false);
+        arrival.new.expires_at = Some(at);
+        let (priority, _) = door::check(&definition, &arrival.new);
+        let mut item = door::admit(&definition, &arrival, priority, hash, new_id(), at);
+        let text = "its life ended before it reached the door".to_owned();
+        door::refuse(&mut item, Kind::Expired, &[Problem { code: "expired", text }], at);
+        let why = item.reason.clone();
+        self.add(item, Some(message.body), "broker", "refused", why);
+    }
+
+    /// Direct lane: what is known of an item whose copy did not come yet. A dead letter brings the payload along.
+    fn open_stub(&mut self, queue: &str, reference: Option<&str>, dead: Option<Message>) -> ItemId {
+        let definition = self.ledger.definition(queue);
+        let at = self.ledger.moment().now;
+        let mut arrival = dead.as_ref().map_or_else(Arrival::default, |message| direct_arrival(message, at));
+        arrival.new.reference = reference.map(str::to_owned);
+        let hash = door::content_hash(&arrival.new.payload);
+        let mut item = direct_item(&definition, &arrival, hash, at);
+        item.stub = reference.is_some();
+        if dead.is_none() {
+            (item.size, item.content_hash) = (None, None);
+        }
+        let id = item.id;
+        let what = if dead.is_some() { "a dead letter" } else { "a report" };
+        self.add(
+            item,
+            dead.map(|message| message.body),
+            "daemon",
+            "seen",
+            Some(format!("{what} came ahead of its copy")),
+        );
+        id
+    }
+
+    fn add(&mut self, item: Item, payload: Option<Vec<u8>>, actor: &str, event: &'static str, why: Option<String>) {
+        if let Some(reference) = &item.reference {
+            self.by_reference.entry((item.queue.clone(), reference.clone())).or_default().push(item.id);
+        }
+        self.ledger.add(item, payload, actor, event, why);
+    }
+}
+
+/// Reads a message as the direct lane takes it: what it cannot honour is listed, nothing is refused.
+pub(super) fn direct_arrival(message: &Message, at: Timestamp) -> Arrival {
+    let mut arrival = door::read(message, at, |_| false);
+    arrival.ignored.retain(|line| !line.starts_with("reply-to"));
+    if message.properties.reply_to.is_some() {
+        arrival.ignored.push("reply-to: the direct lane sends no answers".to_owned());
+    }
+    for (name, asked) in [
+        ("wq-not-before", arrival.new.not_before.take().is_some()),
+        ("wq-expires-at", message.properties.headers.contains_key("wq-expires-at")),
+        ("wq-priority", message.properties.headers.contains_key("wq-priority")),
+    ] {
+        if asked {
+            arrival.ignored.push(format!("{name}: needs the managed lane"));
+        }
+    }
+    if !arrival.copies_for.is_empty() {
+        arrival.ignored.push(format!("CC: the broker copied it to {} by itself", arrival.copies_for.join(", ")));
+    }
+    let problems = std::mem::take(&mut arrival.problems);
+    arrival.ignored.extend(problems.into_iter().map(|problem| problem.text));
+    arrival
+}
+
+/// The item a direct delivery is: out in its first attempt.
+pub(super) fn direct_item(
+    definition: &QueueDefinition,
+    arrival: &Arrival,
+    content_hash: String,
+    at: Timestamp,
+) -> Item {
+    let level = match arrival.new.priority {
+        Some(door::PriorityWish::Level(level)) => u8::try_from(level.clamp(0, 31)).ok(),
+        _ => None,
+    };
+    let mut item =
+        door::admit(definition, arrival, level.unwrap_or(definition.priorities.normal()), content_hash, new_id(), at);
+    item.lane = Lane::Direct;
+    item.place = Place::Broker;
+    item.attempt = 1;
+    item.ready_at = at;
+    item.dispatched_at = Some(item.enqueued_at.min(at));
+    item
+}

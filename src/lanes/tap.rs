@@ -1,0 +1,224 @@
+//! The tap: copies of what takes the direct lane, from the stream `wq.tap` into the mirror.
+//!
+//! Order of effects, per batch:
+//! 1. read each copy (nothing is written);
+//! 2. commit: new items, stubs filled in, and the offset to read next, in one transaction;
+//! 3. ack, which only asks the stream for more.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 1 | nothing | the stream is read again from the committed offset |
+//! | 2 | rows and offset | the stream is read on: each copy counted exactly once |
+//!
+//! A report or dead letter may come ahead of its copy; it opens a stub (lanes::reports) that the copy fills in and
+//! never re-opens.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::reports::{direct_arrival, direct_item};
+use super::{BATCH, Context, LaneError, now};
+use crate::broker::connection::Session;
+use crate::broker::consume::Batches;
+use crate::definition::{Definitions, QueueDefinition};
+use crate::item::door::{self, Arrival};
+use crate::item::message::{Header, Message};
+use crate::item::timeline::Line;
+use crate::item::{Item, ItemId, Place, State, Timestamp, lifecycle};
+use crate::mirror::{MirrorError, Tx, acks, items, records, tap};
+
+/// Reads the tap until it is stopped.
+///
+/// # Errors
+/// The first failure of broker or mirror; the committed offset says where to go on.
+pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
+    let stream = context.names.tap();
+    let position = context.mirror.tap_position(&stream).await?;
+    context.status.update(|status| status.tap_lost = position.lost);
+    let mut next_offset = position.next_offset.unwrap_or(0);
+    let mut copies = Batches::open_stream(&session, &stream, BATCH, position.next_offset).await?;
+    loop {
+        context.status.update(|status| status.tap_idle_since = Some(now()));
+        let batch = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            batch = copies.next() => batch?,
+        };
+        context.status.update(|status| status.tap_idle_since = None);
+        let page = Page::read(&context.definitions, &batch.messages, next_offset, now());
+        next_offset = page.next_offset;
+        let (lost, stream) = (page.lost, stream.clone());
+        let woken: HashSet<String> = page.copies.iter().map(|copy| copy.definition.key.clone()).collect();
+        context.mirror.write(move |tx: &mut Tx| Box::pin(async move { page.write(tx, &stream, now()).await })).await?;
+        if lost > 0 {
+            tracing::warn!(lost, "the tap dropped copies before they were read; raise tap.max_bytes");
+            context.status.update(|status| status.tap_lost += lost);
+        }
+        batch.ack().await?;
+        for queue in woken {
+            context.wakes.dispatch(&queue);
+        }
+    }
+}
+
+/// A batch of copies, read.
+struct Page {
+    copies: Vec<Copy>,
+    next_offset: u64,
+    lost: u64,
+    /// Copies without `message-id`, by queue: counted, no row.
+    anonymous: BTreeMap<String, i64>,
+}
+
+struct Copy {
+    definition: Arc<QueueDefinition>,
+    reference: String,
+    arrival: Arrival,
+    content_hash: String,
+}
+
+impl Page {
+    fn read(definitions: &Definitions, messages: &[Message], next_offset: u64, at: Timestamp) -> Self {
+        let mut page = Self { copies: Vec::new(), next_offset, lost: 0, anonymous: BTreeMap::new() };
+        for message in messages {
+            let offset = match message.properties.header("x-stream-offset") {
+                Some(Header::Int(offset)) => offset.cast_unsigned(),
+                _ => page.next_offset,
+            };
+            // The broker may begin with the chunk that holds the offset asked for.
+            if offset < page.next_offset {
+                continue;
+            }
+            page.lost += offset - page.next_offset;
+            page.next_offset = offset + 1;
+            let key = message.routing_key.as_str();
+            let mut arrival = direct_arrival(message, at);
+            arrival.ignored.retain(|line| !line.starts_with("x-stream-offset"));
+            match arrival.new.reference.clone() {
+                Some(reference) => {
+                    let definition = definitions.get(key).cloned();
+                    page.copies.push(Copy {
+                        definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
+                        content_hash: door::content_hash(&arrival.new.payload),
+                        reference,
+                        arrival,
+                    });
+                }
+                None => *page.anonymous.entry(key.to_owned()).or_default() += 1,
+            }
+        }
+        page
+    }
+
+    async fn write(self, tx: &mut Tx, stream: &str, at: Timestamp) -> Result<(), MirrorError> {
+        let references: HashSet<_> =
+            self.copies.iter().map(|copy| (copy.definition.key.clone(), copy.reference.clone())).collect();
+        let mut known = items::by_reference(tx, &references).await?;
+        let mut new: Vec<Item> = Vec::new();
+        let mut changed: HashMap<ItemId, Item> = HashMap::new();
+        let mut payloads: Vec<(ItemId, &[u8])> = Vec::new();
+        let mut lines = Vec::new();
+        let mut explained: BTreeMap<&str, i64> = BTreeMap::new();
+        for copy in &self.copies {
+            let known = known.entry((copy.definition.key.clone(), copy.reference.clone())).or_default();
+            let item = match place_copy(known, copy) {
+                Placed::Fills(item) => {
+                    fill_in(item, copy, at);
+                    lines.push((item.id, copy.line(item, "copied", None, at)));
+                    item
+                }
+                Placed::Repeats(item) => {
+                    item.revision += 1;
+                    item.possible_repeat = true;
+                    let why = Some("sent again with the same content: the same item, delivered twice".to_owned());
+                    lines.push((item.id, copy.line(item, "noted", why, at)));
+                    // Two messages, one row: one ack more than items has to be expected.
+                    *explained.entry(copy.definition.key.as_str()).or_default() += 1;
+                    item
+                }
+                Placed::New => {
+                    let item = direct_item(&copy.definition, &copy.arrival, copy.content_hash.clone(), at);
+                    lines.push((item.id, copy.line(&item, "admitted", None, at)));
+                    payloads.push((item.id, &copy.arrival.new.payload));
+                    known.push(item.clone());
+                    new.push(item);
+                    continue;
+                }
+            };
+            payloads.push((item.id, &copy.arrival.new.payload));
+            match new.iter_mut().find(|new| new.id == item.id) {
+                Some(new) => new.clone_from(item),
+                None => drop(changed.insert(item.id, item.clone())),
+            }
+        }
+        items::insert(tx, &new.iter().map(|item| (item, false)).collect::<Vec<_>>()).await?;
+        items::save(tx, &changed.values().collect::<Vec<_>>()).await?;
+        records::insert_payloads(tx, &payloads).await?;
+        records::append_lines(tx, &lines).await?;
+        for (queue, count) in &self.anonymous {
+            acks::explain(tx, queue, *count).await?;
+        }
+        for (queue, count) in explained {
+            acks::explain(tx, queue, count).await?;
+        }
+        let anonymous = self.anonymous.values().sum::<i64>().cast_unsigned();
+        tap::advance(tx, stream, self.next_offset, self.lost, anonymous).await
+    }
+}
+
+enum Placed<'i> {
+    Fills(&'i mut Item),
+    Repeats(&'i mut Item),
+    New,
+}
+
+/// What a copy means beside the items of its reference, oldest first.
+fn place_copy<'i>(known: &'i mut [Item], copy: &Copy) -> Placed<'i> {
+    let same = |item: &Item| item.content_hash.as_ref() == Some(&copy.content_hash);
+    let fills = |item: &Item| item.stub && (item.size.is_none() || same(item));
+    let Some(index) =
+        known.iter().position(fills).or_else(|| known.iter().position(|item| item.state.is_open() && same(item)))
+    else {
+        return Placed::New;
+    };
+    let item = &mut known[index];
+    if fills(item) { Placed::Fills(item) } else { Placed::Repeats(item) }
+}
+
+/// A stub learns what its copy says; where it stands does not change, but what waited for the payload may go out.
+fn fill_in(item: &mut Item, copy: &Copy, at: Timestamp) {
+    let from = direct_item(&copy.definition, &copy.arrival, copy.content_hash.clone(), at);
+    item.stub = false;
+    item.name = from.name;
+    item.content_type = from.content_type;
+    item.size = from.size;
+    item.content_hash = from.content_hash;
+    item.labels = from.labels;
+    item.traceparent = from.traceparent;
+    item.ignored = from.ignored;
+    item.enqueued_at = from.enqueued_at;
+    item.due_at = from.due_at;
+    item.expires_at = item.expires_at.or(from.expires_at);
+    if item.state == State::Queued && item.place == Place::Delayed {
+        item.place = lifecycle::waiting_place(item, at);
+    } else {
+        item.priority = from.priority;
+    }
+    item.revision += 1;
+}
+
+impl Copy {
+    fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {
+        Line {
+            revision: item.revision,
+            at,
+            actor: self.arrival.producer.clone().unwrap_or_else(|| "producer".to_owned()),
+            user: self.arrival.user.clone(),
+            event: event.into(),
+            why,
+            attempt: item.attempt,
+            state: item.state.to_string(),
+        }
+    }
+}

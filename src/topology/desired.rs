@@ -1,0 +1,329 @@
+//! From definitions and the broker's version to the topology that has to be there.
+//!
+//! What an item's life hangs on is a queue argument; what may change is a policy. Arguments are built for this
+//! version and this queue type: an argument known to another type is refused by RabbitMQ, an unknown one kept
+//! silently and live after an upgrade (RABBITMQ.md, pitfall 11).
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::names::Names;
+use super::version::Version;
+use crate::definition::{Definitions, QueueDefinition, QueueType};
+use crate::item::Lane;
+
+/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms.
+const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
+
+/// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
+const POLICY_PRIORITY: i64 = 100;
+
+/// Everything that has to be on the broker, in the order in which it is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Topology {
+    pub policies: Vec<Policy>,
+    pub exchanges: Vec<Exchange>,
+    pub queues: Vec<Queue>,
+    /// Bindings of the other lane, to be taken away, tap before queue.
+    pub unbound: Vec<Binding>,
+    /// Bindings that have to be there, queue before tap.
+    pub bound: Vec<Binding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    pub name: String,
+    pub kind: ExchangeKind,
+    pub alternate: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExchangeKind {
+    Topic,
+    Direct,
+    Fanout,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    pub name: String,
+    pub arguments: BTreeMap<&'static str, Argument>,
+    /// The work queue it serves.
+    pub key: Option<String>,
+    /// Why it is of this type, for the log.
+    pub why: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    Text(String),
+    Number(i64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    pub exchange: String,
+    pub queue: String,
+    pub key: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub name: String,
+    /// Regular expression over queue names.
+    pub pattern: String,
+    pub priority: i64,
+    pub definition: serde_json::Value,
+}
+
+/// What has to be on a broker of this version. `tap_bytes` bounds the tap.
+#[must_use]
+pub fn desired(definitions: &Definitions, version: Version, names: &Names, tap_bytes: u64) -> Topology {
+    let mut topology = Topology {
+        policies: vec![policy(&names.tap(), json!({ "max-length-bytes": tap_bytes }))],
+        exchanges: vec![
+            exchange(names.unrouted(), ExchangeKind::Fanout, None),
+            exchange(names.items(), ExchangeKind::Topic, Some(names.unrouted())),
+            exchange(names.dispatch(), ExchangeKind::Direct, None),
+            exchange(names.outcomes(), ExchangeKind::Topic, None),
+            exchange(names.dead(), ExchangeKind::Fanout, None),
+            exchange(names.events(), ExchangeKind::Topic, None),
+        ],
+        queues: vec![
+            own_queue(names.reports(), version, None),
+            own_queue(names.unrouted(), version, Some(names.dead())),
+            own_queue(names.intake(), version, Some(names.dead())),
+            meta_queue(names.meta(), version),
+            tap(names.tap()),
+        ],
+        unbound: Vec::new(),
+        bound: vec![
+            binding(names.outcomes(), names.reports(), "#"),
+            binding(names.dead(), names.reports(), ""),
+            binding(names.unrouted(), names.unrouted(), ""),
+        ],
+    };
+    for definition in definitions.queues.values() {
+        add_work_queue(&mut topology, definition, version, names);
+    }
+    topology
+}
+
+fn add_work_queue(topology: &mut Topology, definition: &QueueDefinition, version: Version, names: &Names) {
+    let key = definition.key.as_str();
+    let robots = names.robots(key);
+    let (kind, why) = queue_type(definition.queue_type, version);
+    topology.queues.push(robots_queue(definition, kind, why, names));
+    topology.policies.extend(robots_policy(definition, kind, version, &robots));
+
+    topology.bound.push(binding(names.dispatch(), robots.clone(), key));
+    let straight = binding(names.items(), robots, key);
+    let copy = binding(names.items(), names.tap(), key);
+    let door = binding(names.items(), names.intake(), key);
+    match definition.lane {
+        Lane::Managed => {
+            topology.unbound.extend([copy, straight]);
+            topology.bound.push(door);
+        }
+        Lane::Direct => {
+            topology.unbound.push(door);
+            topology.bound.extend([straight, copy]);
+        }
+    }
+}
+
+/// A concrete queue type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Quorum,
+    Classic,
+}
+
+fn queue_type(wish: QueueType, version: Version) -> (Kind, String) {
+    let strict = version >= Version::STRICT_PRIORITIES;
+    match wish {
+        QueueType::Auto if strict => {
+            (Kind::Quorum, format!("quorum: RabbitMQ {version} has strict priorities on quorum queues"))
+        }
+        QueueType::Auto => (
+            Kind::Classic,
+            format!(
+                "classic: RabbitMQ {version} has strict priorities only on classic priority queues (quorum from 4.3)"
+            ),
+        ),
+        QueueType::Quorum if strict => (Kind::Quorum, "quorum: the definition asks for it".to_owned()),
+        QueueType::Quorum => (
+            Kind::Quorum,
+            format!("quorum: the definition asks for it, though RabbitMQ {version} keeps no strict priorities there"),
+        ),
+        QueueType::Classic => (Kind::Classic, "classic: the definition asks for it".to_owned()),
+    }
+}
+
+fn robots_queue(definition: &QueueDefinition, kind: Kind, why: String, names: &Names) -> Queue {
+    let mut arguments = BTreeMap::from([("x-dead-letter-exchange", Argument::Text(names.dead()))]);
+    match kind {
+        Kind::Quorum => {
+            arguments.insert("x-queue-type", text("quorum"));
+            dead_letter_at_least_once(&mut arguments);
+        }
+        Kind::Classic => {
+            arguments.insert("x-queue-type", text("classic"));
+            arguments.insert("x-max-priority", Argument::Number(i64::from(definition.priorities.highest().max(1))));
+        }
+    }
+    Queue { name: names.robots(&definition.key), arguments, key: Some(definition.key.clone()), why }
+}
+
+/// `None` where this version knows nothing of what we would ask.
+fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, queue: &str) -> Option<Policy> {
+    let mut wanted = serde_json::Map::new();
+    if kind == Kind::Quorum {
+        // Limit N means N+1 deliveries.
+        wanted.insert("delivery-limit".to_owned(), json!(definition.crash_limit.saturating_sub(1)));
+    }
+    if version >= Version::CONSUMER_TIMEOUT_POLICY {
+        wanted.insert("consumer-timeout".to_owned(), json!(CONSUMER_TIMEOUT));
+    }
+    (!wanted.is_empty()).then(|| policy(queue, wanted.into()))
+}
+
+/// Our own queues are quorum queues everywhere: they need no priorities, and never expel.
+fn own_queue(name: String, version: Version, dead_letters: Option<String>) -> Queue {
+    let mut arguments = BTreeMap::from([("x-queue-type", text("quorum"))]);
+    if version >= Version::DEFAULT_DELIVERY_LIMIT {
+        arguments.insert("x-delivery-limit", Argument::Number(-1));
+    }
+    if let Some(exchange) = dead_letters {
+        arguments.insert("x-dead-letter-exchange", Argument::Text(exchange));
+        dead_letter_at_least_once(&mut arguments);
+    }
+    Queue { name, arguments, key: None, why: "quorum: our own queues never expel".to_owned() }
+}
+
+fn meta_queue(name: String, version: Version) -> Queue {
+    let mut queue = own_queue(name, version, None);
+    queue.arguments.insert("x-max-length", Argument::Number(1));
+    queue
+}
+
+fn tap(name: String) -> Queue {
+    let arguments = BTreeMap::from([("x-queue-type", text("stream"))]);
+    Queue { name, arguments, key: None, why: "stream: it can be read again and never blocks producers".to_owned() }
+}
+
+/// At-least-once dead-lettering falls back to at-most-once unless the overflow says `reject-publish`.
+fn dead_letter_at_least_once(arguments: &mut BTreeMap<&'static str, Argument>) {
+    arguments.insert("x-dead-letter-strategy", text("at-least-once"));
+    arguments.insert("x-overflow", text("reject-publish"));
+}
+
+fn text(text: &str) -> Argument {
+    Argument::Text(text.to_owned())
+}
+
+fn exchange(name: String, kind: ExchangeKind, alternate: Option<String>) -> Exchange {
+    Exchange { name, kind, alternate }
+}
+
+fn binding(exchange: String, queue: String, key: &str) -> Binding {
+    Binding { exchange, queue, key: key.to_owned() }
+}
+
+fn policy(queue: &str, definition: serde_json::Value) -> Policy {
+    let pattern = format!("^{}$", queue.replace('.', "\\."));
+    Policy { name: queue.to_owned(), pattern, priority: POLICY_PRIORITY, definition }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(queue_type: QueueType, lane: Lane, version: &str) -> Topology {
+        let definition = QueueDefinition { queue_type, lane, ..QueueDefinition::with_defaults("a.b") };
+        let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into() };
+        desired(&definitions, Version::parse(version).unwrap(), &Names::new("wq"), 1000)
+    }
+
+    fn robots(topology: &Topology) -> &Queue {
+        topology.queues.iter().find(|queue| queue.key.is_some()).unwrap()
+    }
+
+    fn arguments(queue: &Queue) -> Vec<String> {
+        queue
+            .arguments
+            .iter()
+            .map(|(name, value)| match value {
+                Argument::Text(text) => format!("{name}={text}"),
+                Argument::Number(number) => format!("{name}={number}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_version_decides_the_type_and_the_arguments_fit_it() {
+        let quorum = [
+            "x-dead-letter-exchange=wq.dead",
+            "x-dead-letter-strategy=at-least-once",
+            "x-overflow=reject-publish",
+            "x-queue-type=quorum",
+        ];
+        let classic = ["x-dead-letter-exchange=wq.dead", "x-max-priority=8", "x-queue-type=classic"];
+        for (wish, version, expected) in [
+            (QueueType::Auto, "4.3.6", &quorum[..]),
+            (QueueType::Auto, "4.2.0", &classic[..]),
+            (QueueType::Auto, "3.10.8", &classic[..]),
+            (QueueType::Quorum, "4.0.5", &quorum[..]),
+            (QueueType::Classic, "4.3.6", &classic[..]),
+        ] {
+            assert_eq!(arguments(robots(&one(wish, Lane::Managed, version))), expected, "{wish:?} on {version}");
+        }
+    }
+
+    #[test]
+    fn our_own_queues_switch_the_delivery_limit_off_where_there_is_one() {
+        for (version, limited) in [("4.3.6", true), ("4.0.5", true), ("3.13.7", false), ("3.10.8", false)] {
+            let topology = one(QueueType::Auto, Lane::Managed, version);
+            let intake = topology.queues.iter().find(|queue| queue.name == "wq.intake").unwrap();
+            assert_eq!(intake.arguments.contains_key("x-delivery-limit"), limited, "{version}");
+        }
+    }
+
+    #[test]
+    fn policies_ask_only_for_what_the_version_knows() {
+        let policy = |wish, version| {
+            let topology = one(wish, Lane::Managed, version);
+            topology.policies.into_iter().find(|policy| policy.name == "wq.q.a.b").map(|policy| policy.definition)
+        };
+        assert_eq!(
+            policy(QueueType::Auto, "4.3.6"),
+            Some(json!({ "delivery-limit": 4, "consumer-timeout": CONSUMER_TIMEOUT }))
+        );
+        assert_eq!(policy(QueueType::Auto, "3.12.0"), Some(json!({ "consumer-timeout": CONSUMER_TIMEOUT })));
+        assert_eq!(policy(QueueType::Auto, "3.10.8"), None);
+        let topology = one(QueueType::Auto, Lane::Direct, "4.3.6");
+        assert_eq!(topology.policies[1].pattern, r"^wq\.q\.a\.b$");
+    }
+
+    #[test]
+    fn each_lane_takes_the_other_lanes_bindings_away() {
+        let way = |bindings: &[Binding]| -> Vec<String> {
+            bindings
+                .iter()
+                .filter(|binding| binding.exchange == "wq.items")
+                .map(|binding| binding.queue.clone())
+                .collect()
+        };
+        let managed = one(QueueType::Auto, Lane::Managed, "4.3.6");
+        assert_eq!(
+            (way(&managed.bound), way(&managed.unbound)),
+            (vec!["wq.intake".into()], vec!["wq.tap".into(), "wq.q.a.b".into()])
+        );
+        let direct = one(QueueType::Auto, Lane::Direct, "4.3.6");
+        assert_eq!(
+            (way(&direct.bound), way(&direct.unbound)),
+            (vec!["wq.q.a.b".into(), "wq.tap".into()], vec!["wq.intake".into()])
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! What has to be on the broker, as values: names, queue arguments, bindings and policies (DESIGN section 4).
+//!
+//! Pure: [`desired::desired`] turns definitions and a broker version into a [`desired::Topology`];
+//! `broker::declare` makes it so.
+
+pub mod desired;
+pub mod names;
+pub mod version;
