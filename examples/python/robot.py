@@ -80,9 +80,9 @@ def main():
     say = parser.parse_args()
     while True:
         try:
-            connection = pika.BlockingConnection(pika.URLParameters(say.amqp))
-            while True:
-                consume(connection, say)
+            with pika.BlockingConnection(pika.URLParameters(say.amqp)) as connection:
+                while True:
+                    consume(connection, say)
         except pika.exceptions.AMQPError as e:
             print(f"{say.name}: {type(e).__name__} {e}, connects again", flush=True)
             time.sleep(2)

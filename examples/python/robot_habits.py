@@ -165,10 +165,9 @@ class Robot:
             parameters.heartbeat = SLOW_HEARTBEAT
         while not self.finished():
             try:
-                connection = pika.BlockingConnection(parameters)
-                while not self.finished():
-                    self.consume(connection)
-                connection.close()
+                with pika.BlockingConnection(parameters) as connection:
+                    while not self.finished():
+                        self.consume(connection)
             except pika.exceptions.AMQPError as e:
                 print(f"{self.say.name}: {type(e).__name__} {e}, connects again", file=sys.stderr, flush=True)
                 time.sleep(0.5)
