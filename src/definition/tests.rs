@@ -429,7 +429,7 @@ fn the_samples_load() {
     let good =
         json!({"vendor": "V1001", "number": "2026-17", "amount": 1250.5, "currency": "NOK", "due": "2026-12-01"});
     assert_eq!(invoices.violations(&good), Vec::<String>::new());
-    assert!(invoices.violations(&json!({"vendor": "Acme", "amount": 0})).len() >= 4);
+    assert!(invoices.violations(&json!({"vendor": "", "amount": 0})).len() >= 4);
 }
 
 /// A document as an editor's validator sees it.

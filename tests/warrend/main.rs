@@ -1,3 +1,4 @@
+mod lanes;
 mod support;
 
 use lapin::types::FieldTable;

@@ -1,3 +1,5 @@
 //! What the tests share.
 
+pub mod amqp;
 pub mod broker;
+pub mod daemon;

@@ -1,0 +1,288 @@
+//! The real binary, in a virtual host and a directory of its own: started, killed and started again by the tests.
+
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::broker::{Vhost, vhost};
+
+/// How long anything may take that a test waits for, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a test's daemon is made of.
+pub struct Setup {
+    name: String,
+    definitions: Vec<(String, String)>,
+    settings: Vec<(String, String)>,
+}
+
+/// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
+pub struct Daemon {
+    pub vhost: Vhost,
+    pub dir: TempDir,
+    url: String,
+    child: Option<std::process::Child>,
+    http: reqwest::Client,
+    starts: u32,
+}
+
+/// Begins the setup of a daemon, named after its test.
+pub fn daemon(name: &str) -> Setup {
+    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new() }
+}
+
+impl Setup {
+    /// Adds a file of queue definitions.
+    pub fn queues(mut self, yaml: &str) -> Self {
+        let name = format!("{}.yaml", self.definitions.len());
+        self.definitions.push((name, yaml.to_owned()));
+        self
+    }
+
+    /// Adds a setting by its environment name without the prefix, such as `CONTROL__REPORT_GRACE`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((format!("WARREND__{name}"), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(self) -> Daemon {
+        let vhost = vhost(&self.name).await;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queues = dir.path().join("queues");
+        fs::create_dir(&queues).expect("a directory");
+        for (name, text) in &self.definitions {
+            fs::write(queues.join(name), text).expect("a definition is written");
+        }
+        let port = free_port();
+        let mut settings = String::new();
+        for (section, key, value) in [
+            ("broker", "amqp_url", vhost.amqp_url.clone()),
+            ("broker", "management_url", vhost.management_url.clone()),
+            ("mirror", "url", format!("sqlite://{}", dir.path().join("mirror.db").display())),
+            ("http", "listen", format!("127.0.0.1:{port}")),
+            ("definitions", "dir", queues.display().to_string()),
+        ] {
+            settings.push_str(&format!("{section}.{key}: {value}\n"));
+        }
+        fs::write(dir.path().join("warrend.yaml"), nested(&settings)).expect("settings are written");
+        fs::write(
+            dir.path().join("env"),
+            self.settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>(),
+        )
+        .expect("the environment is written");
+        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
+        let url = format!("http://127.0.0.1:{port}");
+        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0 };
+        daemon.start_again().await;
+        daemon
+    }
+}
+
+/// `a.b: c` lines as nested YAML.
+fn nested(lines: &str) -> String {
+    let mut text = String::new();
+    let mut last = "";
+    for line in lines.lines() {
+        let (section, rest) = line.split_once('.').expect("a section");
+        if section != last {
+            text.push_str(&format!("{section}:\n"));
+            last = section;
+        }
+        let (key, value) = rest.split_once(": ").expect("a value");
+        text.push_str(&format!("  {key}: \"{value}\"\n"));
+    }
+    text
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+impl Daemon {
+    /// Starts the daemon (again) and waits until it is ready.
+    pub async fn start_again(&mut self) {
+        self.spawn();
+        self.wait_until("the daemon is ready", async |daemon: &Daemon| {
+            daemon.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+    }
+
+    /// Starts the daemon without waiting for anything.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        self.starts += 1;
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        self.child = Some(
+            self.command()
+                .arg("serve")
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a log file"))
+                .stderr(log)
+                .spawn()
+                .expect("the binary starts"),
+        );
+    }
+
+    /// A command of the binary with this daemon's settings, in a clean environment.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warrend"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WARREND_")) {
+            command.env_remove(name);
+        }
+        let env = fs::read_to_string(self.dir.path().join("env")).expect("the environment");
+        command.envs(env.lines().filter_map(|line| line.split_once('=')));
+        command.arg("--config").arg(self.dir.path().join("warrend.yaml"));
+        command.env("WARREND_URL", &self.url);
+        command
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("the daemon is killed");
+            child.wait().expect("the daemon is gone");
+        }
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("its status") {
+                return status;
+            }
+            if began.elapsed() > PATIENCE {
+                let _ = child.kill();
+                return ExitStatus::from_raw(9);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn definitions_dir(&self) -> PathBuf {
+        self.dir.path().join("queues")
+    }
+
+    pub fn mirror_path(&self) -> PathBuf {
+        self.dir.path().join("mirror.db")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("daemon.log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// GET of the API; fails the test unless it is a success.
+    pub async fn get(&self, path: &str) -> Value {
+        match self.get_with_status(path).await {
+            Some((status, body)) if (200..300).contains(&status) => body,
+            other => panic!("GET {path}: {other:?}\n{}", self.last_words()),
+        }
+    }
+
+    /// `None` while nobody answers.
+    pub async fn get_with_status(&self, path: &str) -> Option<(u16, Value)> {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let answer = self.http.post(format!("{}{path}", self.url)).json(body).send().await.expect("the daemon answers");
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// One queue as the API shows it.
+    pub async fn queue(&self, key: &str) -> Value {
+        self.get(&format!("/api/v1/queues/{key}")).await
+    }
+
+    /// Every item that a query (`queue=a&state=exception`) answers, all pages.
+    pub async fn items(&self, query: &str) -> Vec<Value> {
+        let mut items = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = self.get(&format!("/api/v1/items?limit=1000&{query}{cursor}")).await;
+            items.extend(page["items"].as_array().expect("items").iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return items,
+            }
+        }
+    }
+
+    /// The one item of a reference.
+    pub async fn item(&self, queue: &str, reference: &str) -> Value {
+        let mut items = self.items(&format!("queue={queue}&reference={reference}")).await;
+        assert_eq!(items.len(), 1, "items of {reference}: {items:?}");
+        items.remove(0)
+    }
+
+    pub async fn timeline(&self, item: &Value) -> Vec<Value> {
+        let id = item["id"].as_str().expect("an id");
+        let answer = self.get(&format!("/api/v1/items/{id}/timeline")).await;
+        answer["items"].as_array().expect("lines").clone()
+    }
+
+    /// Waits until a condition holds, looked at again and again. Fails the test after [`PATIENCE`], with the log's end.
+    pub async fn wait_until(&self, what: &str, condition: impl AsyncFn(&Daemon) -> bool) {
+        let began = Instant::now();
+        while !condition(self).await {
+            assert!(began.elapsed() < PATIENCE, "not within {} s: {what}\n{}", PATIENCE.as_secs(), self.last_words());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the queue has no open item.
+    pub async fn wait_until_done(&self, queue: &str, expected: u64) {
+        self.wait_until(&format!("{expected} items of {queue} are done"), async |daemon: &Daemon| {
+            let counts = daemon.queue(queue).await["counts"].clone();
+            let count = |state: &str| counts[state].as_u64().expect("a count");
+            count("processed") + count("exception") + count("on_hold") + count("cancelled") == expected
+                && count("queued") + count("processing") == 0
+        })
+        .await;
+    }
+
+    fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.last_words());
+        }
+    }
+}
