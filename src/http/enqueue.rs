@@ -48,7 +48,12 @@ pub(super) async fn one(
     }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;
-    answer(intake::enqueue(&api.mirror, definition, new).await?, Timestamp::now())
+    let admission = intake::enqueue(&api.mirror, definition, new).await?;
+    if matches!(admission, Admission::Admitted(_)) {
+        api.wakes.dispatch(&key);
+        api.wakes.timers.notify_one();
+    }
+    answer(admission, Timestamp::now())
 }
 
 /// What the door said, as HTTP says it.

@@ -21,7 +21,6 @@ mod problem;
 mod queues;
 mod view;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -33,6 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::definition::Definitions;
+use crate::lanes::{Context, Wakes};
 use crate::mirror::Mirror;
 use crate::status::Status;
 use problem::Problem;
@@ -47,9 +47,19 @@ pub struct Api {
     /// The set the daemon works with right now.
     pub definitions: watch::Receiver<Arc<Definitions>>,
     pub status: Arc<Status>,
+    /// Told of every item let in, so that it is dispatched at once.
+    pub wakes: Arc<Wakes>,
 }
 
 impl Api {
+    /// The API over what the pipelines work with.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        // The set is the one of the start; nothing sends another on this channel.
+        let (_, definitions) = watch::channel(context.definitions);
+        Self { mirror: context.mirror, definitions, status: context.status, wakes: context.wakes }
+    }
+
     /// The definitions of this moment. Holds the watch's lock no longer than the call.
     fn definitions(&self) -> Arc<Definitions> {
         Arc::clone(&self.definitions.borrow())
@@ -75,19 +85,11 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Takes the address, so that whoever starts the daemon learns at once where it is taken.
-///
-/// # Errors
-/// What the operating system says.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 /// Answers requests until `stop`, then finishes those in hand. The caller bounds how long that may take.
 ///
 /// # Errors
 /// What the operating system says about the listener.
-pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
     axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

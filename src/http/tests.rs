@@ -78,8 +78,10 @@ impl Bench {
         let mirror = Mirror::open(&format!("sqlite://{}/m.db", folder.path().display())).await.unwrap();
         let queues = [definition("invoices", Lane::Managed), definition("scans", Lane::Direct)];
         let queues = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
-        let (sender, definitions) = watch::channel(Arc::new(Definitions { queues }));
-        let api = Api { mirror, definitions, status: Arc::default() };
+        let definitions = Definitions { queues };
+        let wakes = Arc::new(Wakes::new(&definitions));
+        let (sender, definitions) = watch::channel(Arc::new(definitions));
+        let api = Api { mirror, definitions, status: Arc::default(), wakes };
         Self { _folder: folder, _definitions: sender, api }
     }
 
@@ -310,6 +312,32 @@ async fn refused_methods_say_what_is_allowed() {
 }
 
 #[tokio::test]
+async fn an_enqueued_item_is_answered_and_can_be_read() {
+    let bench = Bench::new().await;
+    let body = r#"{"payload": {"b": 1.50, "a": 2}, "reference": "INV-9", "priority": "high", "labels": {"site": "oslo"}}"#;
+    let answer = bench.post("/api/v1/queues/invoices/items", "application/json; charset=utf-8", body).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    let item = answer.json();
+    assert_eq!((&item["state"], &item["priority"], &item["reference"]), (&json!("queued"), &json!(8), &json!("INV-9")));
+    let location = answer.headers["location"].to_str().unwrap();
+    assert_eq!(bench.get(location).await.json(), item);
+    let payload = bench.get(&format!("{location}/payload")).await;
+    assert_eq!((payload.content_type(), payload.body.as_slice()), ("application/json", br#"{"b":1.50,"a":2}"#.as_slice()));
+    let lines = bench.get(&format!("{location}/timeline")).await.json();
+    assert_eq!(lines["items"][0]["event"], "admitted");
+}
+
+#[tokio::test]
+async fn what_the_door_refuses_is_a_422_and_not_kept() {
+    let bench = Bench::new().await;
+    let body = r#"{"payload": 1, "priority": 99}"#;
+    let answer = bench.post("/api/v1/queues/invoices/items", "application/json", body).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(!answer.problem().1.is_empty());
+    assert_eq!(bench.get("/api/v1/items").await.json()["items"], json!([]));
+}
+
+#[tokio::test]
 async fn what_cannot_be_enqueued_is_refused_before_the_door() {
     let bench = Bench::new().await;
     let json = "application/json";
@@ -349,9 +377,9 @@ async fn a_mirror_that_cannot_be_read_is_a_500_without_sql() {
 #[tokio::test]
 async fn serving_ends_when_told_to() {
     let bench = Bench::new().await;
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, bench.api.clone(), stop.clone()));
+    let server = tokio::spawn(serve(bench.api.clone(), listener, stop.clone()));
     stop.cancel();
     server.await.unwrap().unwrap();
 }

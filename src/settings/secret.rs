@@ -16,8 +16,8 @@ impl SecretUrl {
 
     /// The URL with its password, for whoever connects.
     #[must_use]
-    pub const fn expose(&self) -> &Url {
-        &self.0
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
     }
 }
 
@@ -66,6 +66,6 @@ mod tests {
     fn debug_and_display_hide_the_password() {
         let url = SecretUrl::new(Url::parse("amqp://guest:secret@host/%2f").unwrap());
         assert!(!format!("{url} {url:?}").contains("secret"));
-        assert!(url.expose().as_str().contains("secret"));
+        assert!(url.expose().contains("secret"));
     }
 }

@@ -1,0 +1,23 @@
+# The daemon in a container, from the binary that `cargo build --release` left in target/release.
+# The base has to be as new as the machine that built it (glibc), and needs CA certificates for amqps.
+ARG BASE=debian:12-slim
+FROM ${BASE}
+
+RUN groupadd --system --gid 983 warrend \
+    && useradd --system --uid 983 --gid warrend --home-dir /var/lib/warrend --shell /usr/sbin/nologin warrend \
+    && install -d -o warrend -g warrend /var/lib/warrend
+
+COPY target/release/warrend /usr/local/bin/warrend
+COPY config /etc/warrend
+
+# Settings come from /etc/warrend/warrend.yaml where there is one, and from the environment (WARREND__BROKER__AMQP_URL ...).
+ENV WARREND__MIRROR__URL=sqlite:///var/lib/warrend/mirror.db \
+    WARREND__DEFINITIONS__DIR=/etc/warrend/queues \
+    WARREND__HTTP__LISTEN=0.0.0.0:8080
+
+USER warrend
+WORKDIR /var/lib/warrend
+VOLUME /var/lib/warrend
+EXPOSE 8080
+ENTRYPOINT ["warrend"]
+CMD ["serve", "--config", "/etc/warrend/warrend.yaml"]

@@ -1,0 +1,30 @@
+# A machine with Rust needs no more than `make demo` and `make test`: each gets what it lacks and says so.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint fmt ci clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the release binary, target/release/warrend
+	cargo build --release --locked
+
+demo: ## the main job: items in, robots, a crash midway, a ledger that balances
+	@python=$$(scripts/python) && WARREND_PYTHON=$$python exec "$$python" scripts/demo
+
+test: ## all tests, against a real broker (see scripts/broker)
+	@scripts/broker prepare
+	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked
+
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+fmt: ## formats the code
+	cargo fmt
+
+ci: ## what the pipeline runs: lint, tests on two brokers, demo
+	@.ci/run
+
+clean: ## removes target/
+	cargo clean
