@@ -314,7 +314,8 @@ async fn refused_methods_say_what_is_allowed() {
 #[tokio::test]
 async fn an_enqueued_item_is_answered_and_can_be_read() {
     let bench = Bench::new().await;
-    let body = r#"{"payload": {"b": 1.50, "a": 2}, "reference": "INV-9", "priority": "high", "labels": {"site": "oslo"}}"#;
+    let body =
+        r#"{"payload": {"b": 1.50, "a": 2}, "reference": "INV-9", "priority": "high", "labels": {"site": "oslo"}}"#;
     let answer = bench.post("/api/v1/queues/invoices/items", "application/json; charset=utf-8", body).await;
     assert_eq!(answer.status, StatusCode::CREATED);
     let item = answer.json();
@@ -322,7 +323,10 @@ async fn an_enqueued_item_is_answered_and_can_be_read() {
     let location = answer.headers["location"].to_str().unwrap();
     assert_eq!(bench.get(location).await.json(), item);
     let payload = bench.get(&format!("{location}/payload")).await;
-    assert_eq!((payload.content_type(), payload.body.as_slice()), ("application/json", br#"{"b":1.50,"a":2}"#.as_slice()));
+    assert_eq!(
+        (payload.content_type(), payload.body.as_slice()),
+        ("application/json", br#"{"b":1.50,"a":2}"#.as_slice())
+    );
     let lines = bench.get(&format!("{location}/timeline")).await.json();
     assert_eq!(lines["items"][0]["event"], "admitted");
 }
