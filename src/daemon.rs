@@ -18,12 +18,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
 use crate::broker::declare::declare;
 use crate::broker::management::Management;
-use crate::broker::BrokerError;
 use crate::control::{reconcile, timers};
 use crate::definition::{self, Definitions};
+use crate::http;
 use crate::lanes::{self, Context, LaneError, Replies, Wakes};
 use crate::mirror::Mirror;
 use crate::settings::Settings;
@@ -31,7 +32,6 @@ use crate::status::{Broker, Status};
 use crate::topology::desired::desired;
 use crate::topology::names::Names;
 use crate::topology::version::Version;
-use crate::http;
 
 /// The wait after the first failed session; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -60,7 +60,8 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let mirror = Mirror::open(&settings.mirror.url).await?;
     let listen = settings.http.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("http.listen: cannot listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("http.listen: cannot listen on {listen}"))?;
     tracing::info!(
         queues = definitions.queues.len(),
         mirror = settings.mirror.url,
@@ -90,7 +91,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let clock = timers::run(mirror, definitions, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
-        Ok(())
+        Ok::<(), anyhow::Error>(())
     });
     let broker = BrokerSide { context, endpoint, management, settings: settings.clone() };
     crew.spawn("broker", broker.run(stop.clone()));
