@@ -8,12 +8,13 @@ use serde_json::Value;
 use url::{Host, Url};
 
 use super::exit::{Exit, Failed};
+use super::output::one_line;
 
 /// A daemon that does not take the connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest silence while an answer comes.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) struct Client {
     base: Url,
@@ -142,17 +143,12 @@ fn refusal(status: StatusCode, body: &str) -> String {
         problem["errors"].as_array().into_iter().flatten().filter_map(|fault| fault["detail"].as_str()).collect();
     let mut text = format!("{title} ({})", status.as_u16());
     if !detail.is_empty() {
-        text.push_str(&format!("\n  {}", one_line(detail)));
+        text.extend(["\n  ", &one_line(detail)]);
     }
     for fault in faults.iter().filter(|fault| **fault != detail) {
-        text.push_str(&format!("\n  - {}", one_line(fault)));
+        text.extend(["\n  - ", &one_line(fault)]);
     }
     text
-}
-
-/// A whole text on one line of its own, without what steers a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

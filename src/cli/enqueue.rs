@@ -13,7 +13,7 @@ use super::Daemon;
 use super::client::Client;
 use super::exit::{Exit, Failed};
 use super::items::{FIELDS, label};
-use super::output::{self, Output, csv, print, tame, text};
+use super::output::{self, Output, csv, one_line, print, text};
 
 /// Ends the help text.
 pub(super) const EXAMPLES: &str = "Examples:
@@ -30,6 +30,7 @@ Exit codes:
   78  bad settings";
 
 #[derive(Debug, Args)]
+#[command(override_usage = "warrend enqueue [OPTIONS] <QUEUE> <-|--payload JSON|--file FILE>")]
 #[command(group = ArgGroup::new("source").required(true).args(["payload", "file", "stdin"]))]
 pub(super) struct EnqueueArgs {
     /// Key of the queue
@@ -92,7 +93,7 @@ pub(super) async fn run(args: &EnqueueArgs, client: &Client) -> Result<(), Faile
         Output::Csv => print(&csv(&FIELDS, &[item])),
         Output::Table => {
             let how = if status == StatusCode::CREATED { "enqueued" } else { "there already" };
-            let (id, state) = (tame(&text(&item["id"])), tame(&text(&item["state"])));
+            let (id, state) = (one_line(&text(&item["id"])), one_line(&text(&item["state"])));
             print(&format!("{id}  {how}, {state}\n"))
         }
     }

@@ -55,14 +55,13 @@ struct ListArgs {
     /// With this text in the reference, name, reason or code
     #[arg(long, value_name = "TEXT")]
     q: Option<String>,
-    /// Which come first
-    #[arg(long, default_value = Sort::Newest.word(), hide_default_value = false,
-        value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::word)))]
-    sort: String,
+    /// Which come first [default: newest, or as the cursor has it]
+    #[arg(long, value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::word)))]
+    sort: Option<String>,
     /// How many to show
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PAGE)))]
     limit: u32,
-    /// Go on where a list before ended (with the same --sort)
+    /// Go on where a list before ended, in its order
     #[arg(long)]
     cursor: Option<String>,
     /// How to show them
@@ -167,13 +166,14 @@ async fn list(args: &ListArgs, client: &Client) -> Result<(), Failed> {
 }
 
 fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
-    let mut query = vec![("sort", args.sort.clone()), ("limit", args.limit.to_string())];
+    let mut query = vec![("limit", args.limit.to_string())];
     let single = [
         ("queue", &args.queue),
         ("reference", &args.reference),
         ("due", &args.due),
         ("since", &args.since),
         ("q", &args.q),
+        ("sort", &args.sort),
         ("cursor", &args.cursor),
     ];
     query.extend(single.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));

@@ -63,13 +63,13 @@ pub(super) fn json(value: &Value) -> String {
 
 /// Columns without lines between them, so that cutting and grepping work.
 pub(super) fn table(columns: &[Column], entries: &[Value]) -> String {
-    let rows = entries.iter().map(|entry| columns.iter().map(|column| (column.cell)(entry)).collect());
+    let rows = entries.iter().map(|entry| columns.iter().map(|column| tame(&(column.cell)(entry))).collect());
     grid(columns.iter().map(|column| column.title.to_owned()).collect(), rows)
 }
 
 /// Fields of one thing below each other; what is null or empty is left out.
 pub(super) fn pairs(fields: &[&str], entry: &Value) -> String {
-    let rows = fields.iter().map(|name| vec![(*name).to_owned(), text(&entry[*name])]);
+    let rows = fields.iter().map(|name| vec![(*name).to_owned(), one_line(&text(&entry[*name]))]);
     grid(Vec::new(), rows.filter(|row| !row[1].is_empty() && row[1] != "[]" && row[1] != "{}"))
 }
 
@@ -80,7 +80,7 @@ fn grid(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>) -> String 
         table.set_header(header);
     }
     for row in rows {
-        table.add_row(row.iter().map(|cell| tame(cell)));
+        table.add_row(row);
     }
     table.trim_fmt().lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()
 }
@@ -112,13 +112,17 @@ pub(super) fn text(value: &Value) -> String {
 }
 
 /// One line without control characters: what producers and robots write must not steer a terminal.
-pub(super) fn tame(text: &str) -> String {
-    let mut plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDEST_CELL + 1).collect();
-    if plain.chars().count() > WIDEST_CELL {
-        plain.pop();
-        plain.push('…');
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// One line that fits a column.
+fn tame(text: &str) -> String {
+    let line = one_line(text);
+    if line.chars().count() <= WIDEST_CELL {
+        return line;
     }
-    plain
+    line.chars().take(WIDEST_CELL).chain(['…']).collect()
 }
 
 #[cfg(test)]

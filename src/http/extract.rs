@@ -90,14 +90,12 @@ impl Parameters {
     /// A moment as RFC 3339 has it.
     pub(super) fn time(&mut self, name: &'static str) -> Option<Timestamp> {
         let value = self.one(name)?;
-        match Timestamp::from_str(&value) {
-            Ok(time) => Some(time),
-            Err(_) => {
-                let hint = if value.contains(' ') { " (a + is written %2B in a query)" } else { "" };
-                self.fault(name, format!("'{}' is no RFC 3339 time, like 2026-05-04T08:00:00Z{hint}", shown(&value)));
-                None
-            }
+        let time = Timestamp::from_str(&value).ok();
+        if time.is_none() {
+            let hint = if value.contains(' ') { " (a + is written %2B in a query)" } else { "" };
+            self.fault(name, format!("'{}' is no RFC 3339 time, like 2026-05-04T08:00:00Z{hint}", shown(&value)));
         }
+        time
     }
 
     /// How many rows the page has.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::timeline::Line;
-use crate::item::{Item, State, Timestamp};
+use crate::item::{Item, Kind, State, Timestamp};
 use crate::mirror::{Counts, Parked};
 use crate::status::QueueSeen;
 
@@ -80,7 +80,7 @@ impl ItemView {
             reference: item.reference,
             name: item.name,
             state: item.state.word(),
-            kind: item.state.kind().map(|kind| kind.word()),
+            kind: item.state.kind().map(Kind::word),
             code: item.code,
             reason: item.reason,
             note: item.note,
@@ -276,7 +276,7 @@ impl From<Parked> for ParkedView {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::item::{Kind, Lane, Place};
+    use crate::item::{Lane, Place};
 
     pub(in crate::http) fn item() -> Item {
         let time = |second| Timestamp::from_second(second).unwrap();

@@ -131,7 +131,7 @@ pub struct TapSettings {
 /// The log on standard error.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
-    /// Which lines, in the syntax of `tracing`'s `EnvFilter`.
+    /// Which lines, in the syntax of `EnvFilter`.
     pub filter: String,
     pub format: LogFormat,
 }
