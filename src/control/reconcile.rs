@@ -216,7 +216,11 @@ mod tests {
     fn rest_is_two_equal_observations_a_gap_apart() {
         let seen = |second: i64, unacked: u64| Observation {
             at: Timestamp::from_second(second).unwrap(),
-            stats: QueueStats { unacked, ..QueueStats::default() },
+            stats: {
+                let mut stats = QueueStats::default();
+                stats.unacked = unacked;
+                stats
+            },
         };
         let gap = Duration::from_secs(10);
         assert!(at_rest(Some(&seen(0, 0)), &seen(10, 0), gap));
