@@ -127,7 +127,7 @@ pub fn report(item: &mut Item, report: &Report, rules: &Rules<'_>, moment: &Mome
     step
 }
 
-/// `started` and `progress`: they move a queued item to processing, and count deliveries.
+/// `started` moves a queued item to processing and counts deliveries; `progress` only tells how far it is.
 fn news(
     item: &mut Item,
     voice: &Voice<'_>,
@@ -148,12 +148,14 @@ fn news(
     }
     item.worker = Some(voice.actor.to_owned());
     if started {
-        item.deliveries += 1;
+        item.deliveries = item.deliveries.saturating_add(1);
         item.state = State::Processing;
         item.started_at = Some(voice.at);
         if item.deliveries > rules.crash_limit {
             let why = format!("robots died in {} deliveries of this attempt", item.deliveries - 1);
-            return fail(item, voice, Kind::Poison, None, Some(why), &None);
+            // The last robot still has it: its ack, or a dead letter that takes this back, is to come.
+            let acks = i8::from(item.rejected_at.is_none());
+            return Step { acks, ..fail(item, voice, Kind::Poison, None, Some(why), &None) };
         }
     }
     voice.step(item, event, note.clone(), 0)
@@ -181,7 +183,6 @@ fn processed(
         item.note = Some(note.clone());
     }
     item.started_at = started_at.or(item.started_at);
-    (item.code, item.reason) = (None, None);
     let why = match (confirms, item.ran_anyway) {
         (true, _) => Some("its report came after the ack was inferred".to_owned()),
         (_, true) => Some("done although it was cancelled or on hold".to_owned()),
@@ -331,6 +332,7 @@ fn settle(item: &mut Item, state: State, at: Timestamp) {
     item.state = state;
     item.place = Place::Settled;
     item.finished_at = Some(at);
+    (item.code, item.reason) = (None, None);
 }
 
 /// Back among the waiting, in the managed lane whatever lane it came from.
@@ -340,6 +342,7 @@ fn back_to_queue(item: &mut Item, ready_at: Timestamp, now: Timestamp) {
     item.ready_at = ready_at;
     item.place = waiting_place(item, now);
     (item.started_at, item.finished_at, item.progress) = (None, None, None);
+    (item.code, item.reason) = (None, None);
 }
 
 /// `Ready` where it may go out now; a stub waits for its payload.
@@ -356,26 +359,22 @@ fn later(now: Timestamp, wait: Duration) -> Timestamp {
 pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
     let attempt = death.attempt.unwrap_or(item.attempt);
     let voice = Voice { actor: "broker", user: None, attempt, at };
-    if attempt != item.attempt || item.rejected_at.is_some() {
+    // Before the first attempt nothing of the item can have died.
+    if attempt == 0 || attempt != item.attempt || item.rejected_at.is_some() {
         return Step { line: None, acks: 0 };
     }
     if let Some(deliveries) = death.deliveries {
         item.deliveries = item.deliveries.max(deliveries);
     }
-    if !is_out(item) {
-        item.rejected_at = Some(at);
-        if item.state == State::Processed && item.silent {
-            let why = "an ack had been inferred, then its dead letter came".to_owned();
-            let mut step = fail(item, &voice, Kind::Generic, None, Some(why), &None);
-            step.acks = -1;
-            return step;
-        }
+    item.rejected_at = Some(at);
+    let inferred = item.state == State::Processed && item.silent;
+    if !is_out(item) && !inferred {
         // The attempt had ended by a report, whose ack was taken for granted; it was a reject.
         item.revision += 1;
         return Step { line: None, acks: if item.silent { 0 } else { -1 } };
     }
-    item.rejected_at = Some(at);
-    match death.reason {
+    let mut step = match death.reason {
+        DeathReason::Rejected if inferred => reopen(item, &voice),
         DeathReason::Rejected => {
             item.revision += 1;
             Step { line: None, acks: 0 }
@@ -391,7 +390,20 @@ pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
             let why = "a length limit on the robots' queue expelled it".to_owned();
             fail(item, &voice, Kind::Generic, Some("maxlen".to_owned()), Some(why), &None)
         }
+    };
+    if inferred {
+        item.silent = false;
+        step.acks = -1;
     }
+    step
+}
+
+/// An ack had been inferred and was a reject: as if nothing had been inferred, to be judged like any other.
+fn reopen(item: &mut Item, voice: &Voice<'_>) -> Step {
+    item.state = State::Queued;
+    item.place = Place::Broker;
+    item.finished_at = None;
+    voice.step(item, "reopened", Some("an ack had been inferred, then its dead letter came".to_owned()), 0)
 }
 
 /// Judges a bare reject whose report did not come: `generic`, retried where the definition says so.
@@ -430,13 +442,18 @@ pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
 }
 
 /// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.
+/// `None` where it did after all: somebody has moved the item on, or a robot or a dead letter told of the attempt.
 pub fn returned(item: &mut Item, why: &str, at: Timestamp) -> Option<Step> {
-    if item.place != Place::Claimed {
+    if item.place != Place::Claimed || item.state != State::Queued || item.rejected_at.is_some() {
         return None;
     }
     let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at };
     item.attempt = item.attempt.saturating_sub(1);
-    item.state = State::Queued;
     item.place = Place::Ready;
+    // Claiming forgot whether the dead letter of the attempt before was counted: it must not be counted twice.
+    item.rejected_at = (item.attempt > 0).then_some(at);
     Some(voice.step(item, "noted", Some(format!("could not be dispatched: {why}")), 0))
 }
+
+#[cfg(test)]
+mod tests;

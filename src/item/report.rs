@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::message::{Header, Message};
 use super::{HIGHEST_PRIORITY, Timestamp};
+use crate::definition::duration::parse_duration;
 
 /// Header that carries the attempt's number from dispatch to report.
 pub const ATTEMPT_HEADER: &str = "wq-attempt";
@@ -275,8 +276,7 @@ fn read_delay(value: &Value) -> Option<Duration> {
     if let Some(seconds) = value.as_f64() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    let duration: jiff::SignedDuration = value.as_str()?.parse().ok()?;
-    Duration::try_from(duration).ok()
+    parse_duration(value.as_str()?.trim())
 }
 
 #[cfg(test)]
@@ -323,7 +323,17 @@ mod tests {
 
     #[test]
     fn delays_are_seconds_or_durations_and_bounded() {
-        for (delay, expected) in [("90", 90), ("\"5m\"", 300), ("\"1h 30m\"", 5400), ("1e300", 0), ("-1", 0)] {
+        let days = 86_400;
+        for (delay, expected) in [
+            ("90", 90),
+            ("\"5m\"", 300),
+            ("\" 1h30m\"", 5400),
+            ("\"7d\"", 7 * days),
+            ("\"1000d\"", 366 * days),
+            ("1e300", 0),
+            ("-1", 0),
+            ("\"PT5M\"", 0),
+        ] {
             let Saying::Requeue { wait, .. } =
                 read_report(&report("requeue", &format!("{{\"delay\": {delay}}}"))).unwrap().saying
             else {

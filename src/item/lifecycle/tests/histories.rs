@@ -1,0 +1,241 @@
+//! Any sequence of events over any item keeps what is promised of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MIRROR: &str = include_str!("../../../../migrations/sqlite/0001_mirror.sql");
+
+/// Few deaths are enough, so that poison comes up often.
+const RULES: Rules<'static> = Rules { crash_limit: 1, ..super::RULES };
+
+#[derive(Debug, Clone)]
+enum Event {
+    Report {
+        saying: Saying,
+        attempt: Option<u32>,
+    },
+    Death {
+        reason: DeathReason,
+        attempt: Option<u32>,
+        deliveries: Option<u32>,
+    },
+    Judge,
+    Expire,
+    Infer,
+    /// The runners' own moves, as far as decisions meet them.
+    Claim,
+    Dispatched,
+    Returned,
+}
+
+fn saying() -> impl Strategy<Value = Saying> {
+    let percent = proptest::option::of(0..=100_u8);
+    let wait = prop_oneof![
+        Just(Wait::None),
+        (0..5_000_u64).prop_map(|wait| Wait::For(Duration::from_secs(wait))),
+        (0..5_000_i64).prop_map(|at| Wait::Until(second(at))),
+    ];
+    let expires_at = proptest::option::of((0..5_000_i64).prop_map(second));
+    prop_oneof![
+        4 => percent.prop_map(|percent| Saying::Started { note: None, percent }),
+        1 => Just(Saying::Progress { note: Some("n".to_owned()), percent: None }),
+        2 => Just(done()),
+        3 => proptest::sample::select(vec![Failure::Business, Failure::It, Failure::Generic]).prop_map(failing),
+        2 => (wait, expires_at).prop_map(|(wait, expires_at)| {
+            Saying::Requeue { wait, note: None, priority: None, expires_at }
+        }),
+        1 => Just(hold()),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    // Mostly of the newest attempt, also of former ones and of some that never were.
+    let attempt = || prop_oneof![2 => Just(None), 1 => (0..5_u32).prop_map(Some)];
+    let reasons = vec![
+        DeathReason::Rejected,
+        DeathReason::Rejected,
+        DeathReason::Expired,
+        DeathReason::DeliveryLimit,
+        DeathReason::MaxLength,
+    ];
+    prop_oneof![
+        8 => (saying(), attempt()).prop_map(|(saying, attempt)| Event::Report { saying, attempt }),
+        4 => (proptest::sample::select(reasons), attempt(), proptest::option::of(0..9_u32))
+            .prop_map(|(reason, attempt, deliveries)| Event::Death { reason, attempt, deliveries }),
+        2 => Just(Event::Judge),
+        1 => Just(Event::Expire),
+        1 => Just(Event::Infer),
+        4 => Just(Event::Claim),
+        2 => Just(Event::Dispatched),
+        1 => Just(Event::Returned),
+    ]
+}
+
+fn any_item() -> impl Strategy<Value = Item> {
+    let states = [State::Processed, State::OnHold, State::Cancelled];
+    let ends: Vec<State> = Kind::ALL.iter().map(|kind| State::Exception(*kind)).chain(states).collect();
+    let silent = |state: State| match state {
+        State::Processed => true,
+        State::Exception(kind) => matches!(kind, Kind::Generic | Kind::Missing | Kind::Unreported),
+        _ => false,
+    };
+    let end = (proptest::sample::select(ends), any::<bool>())
+        .prop_map(move |(state, quiet)| Item { silent: quiet && silent(state), ..settled(state) });
+    prop_oneof![
+        2 => Just(waiting()),
+        4 => (1..4_u32).prop_map(out),
+        1 => end,
+    ]
+}
+
+fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
+    let moment = moment(now);
+    match event.clone() {
+        Event::Report { saying, attempt } => {
+            Some(report(item, &Report { attempt, ..says(saying, 0) }, &RULES, &moment))
+        }
+        Event::Death { reason, attempt, deliveries } => {
+            let death = Death { reason, queue: "wq.q.q".to_owned(), attempt, deliveries };
+            Some(super::super::death(item, &death, moment.now))
+        }
+        Event::Judge => judge(item, &RULES, &moment),
+        Event::Expire => expire(item, moment.now),
+        Event::Infer => infer_processed(item, moment.now),
+        Event::Claim => {
+            if matches!(item.place, Place::Delayed | Place::Ready) {
+                claim(item);
+            }
+            None
+        }
+        Event::Dispatched => {
+            if item.place == Place::Claimed {
+                item.place = Place::Broker;
+            }
+            None
+        }
+        Event::Returned => returned(item, "no queue", moment.now),
+    }
+}
+
+/// The places that the mirror's check allows a state.
+fn places_in_the_mirror() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let check = MIRROR.split_once("CHECK (CASE state").unwrap().1.split_once("END)").unwrap().0;
+    let words = |text: &'static str| -> Vec<&'static str> { text.split('\'').skip(1).step_by(2).collect() };
+    let mut places = BTreeMap::new();
+    for line in check.lines().filter(|line| !line.trim().is_empty()) {
+        let words = words(line);
+        if line.contains("WHEN") {
+            places.insert(words[0], words[1..].iter().copied().collect());
+        } else {
+            for state in State::WORDS {
+                places.entry(state).or_insert_with(|| words.iter().copied().collect());
+            }
+        }
+    }
+    places
+}
+
+#[test]
+fn the_mirror_allows_each_state_its_places() {
+    let places = places_in_the_mirror();
+    assert_eq!(places["queued"], BTreeSet::from(["delayed", "ready", "claimed", "broker"]));
+    assert_eq!(places["processing"], BTreeSet::from(["claimed", "broker"]));
+    for state in ["processed", "on_hold", "exception", "cancelled"] {
+        assert_eq!(places[state], BTreeSet::from(["settled"]));
+    }
+}
+
+fn holds_together(item: &Item) -> Result<(), TestCaseError> {
+    let places = places_in_the_mirror();
+    prop_assert!(places[item.state.word()].contains(item.place.word()), "{} in {}", item.state, item.place);
+    prop_assert_eq!(item.state.word() == "exception", item.state.kind().is_some());
+    let finished = matches!(item.state, State::Processed | State::Exception(_) | State::Cancelled);
+    prop_assert_eq!(item.finished_at.is_some(), finished, "{}", item.state);
+    if !matches!(item.state, State::Exception(_)) {
+        prop_assert_eq!((&item.code, &item.reason), (&None, &None));
+    }
+    if item.silent {
+        let may = matches!(item.state, State::Queued | State::Processed | State::Exception(_));
+        prop_assert!(may && !is_out(item), "nothing was said of an attempt that is open");
+    }
+    if item.place == Place::Ready {
+        prop_assert!(item.size.is_some());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_an_item_whole(
+        mut item in any_item(),
+        events in proptest::collection::vec(any_event(), 1..30),
+    ) {
+        for (event, now) in events.iter().zip((200..).step_by(97)) {
+            let before = item.clone();
+            let step = take(&mut item, event, now);
+            holds_together(&item)?;
+
+            prop_assert!(item.revision == before.revision || item.revision == before.revision + 1);
+            if item != before && !matches!(event, Event::Dispatched) {
+                prop_assert!(item.revision > before.revision, "a change that would not be saved");
+            }
+            if let Some(line) = step.as_ref().and_then(|step| step.line.as_ref()) {
+                prop_assert_eq!(line.revision, item.revision);
+                prop_assert_eq!(&line.state, &item.state.to_string());
+                prop_assert!(item.revision > before.revision, "a line without a number of its own");
+            }
+            if item.state != before.state {
+                prop_assert!(step.is_some_and(|step| step.line.is_some()), "a move that nobody can read");
+            }
+            match event {
+                Event::Claim => prop_assert!(item.attempt >= before.attempt),
+                Event::Returned => prop_assert!(item.attempt <= before.attempt),
+                _ => prop_assert_eq!(item.attempt, before.attempt),
+            }
+            if before.state == State::Processed && !before.silent {
+                prop_assert_eq!(item.state, State::Processed, "work done was undone");
+            }
+            if matches!(event, Event::Report { saying: Saying::Processed { .. }, .. }) {
+                prop_assert_eq!(item.state, State::Processed, "work done was refused");
+            }
+            prop_assert!(item.retries <= POLICY.it.limit.max(POLICY.generic.limit));
+            prop_assert!(item.requeues <= POLICY.requeue_limit);
+        }
+    }
+
+    /// An attempt in the robots' queue explains one ack once it ended, none where its dead letter came.
+    #[test]
+    fn an_attempt_never_explains_more_or_less_than_its_own_ack(
+        events in proptest::collection::vec(any_event(), 1..30),
+    ) {
+        let mut item = out(1);
+        let mut explained: BTreeMap<u32, i32> = BTreeMap::new();
+        let mut died: BTreeSet<u32> = BTreeSet::new();
+        let mut returned: BTreeSet<u32> = BTreeSet::new();
+        for (event, now) in events.iter().zip((200..).step_by(97)) {
+            let newest = item.attempt;
+            let acks = take(&mut item, event, now).map_or(0, |step| i32::from(step.acks));
+            *explained.entry(newest).or_default() += acks;
+            if matches!(event, Event::Death { attempt, .. } if attempt.is_none_or(|attempt| attempt == newest)) {
+                died.insert(newest);
+            }
+            if item.attempt < newest {
+                returned.insert(item.attempt);
+            }
+            let ended = !is_out(&item) || item.attempt != newest;
+            for (attempt, explained) in &explained {
+                prop_assert!((0..=1).contains(explained), "attempt {} explains {}", attempt, explained);
+            }
+            // Of an attempt that the broker gave back later nobody knows any more whether its dead letter was counted.
+            if item.attempt == newest && newest > 0 && !returned.contains(&newest) {
+                let expected = i32::from(ended && !died.contains(&newest));
+                prop_assert_eq!(explained[&newest], expected, "attempt {}", newest);
+            }
+        }
+    }
+}
