@@ -219,6 +219,7 @@ impl BrokerSide {
             let jittered = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
             tracing::warn!(retry_in_ms = jittered.as_millis(), "no broker session: {reason}");
             self.context.status.update(|status| status.broker = Broker::Lost { reason });
+            self.context.wakes.read_reports.distrust_for(self.endpoint.forgotten_after());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(jittered) => {}
@@ -310,9 +311,10 @@ impl BrokerSide {
         }
         if let Some(management) = self.management.clone() {
             let (context, _, token) = parts();
-            let gap = self.settings.control.observation_gap;
+            let control = &self.settings.control;
+            let pace = reconcile::Pace { period: control.reconcile_period, gap: control.observation_gap };
             crew.spawn("reconciliation", async move {
-                reconcile::run(context, management, gap, token).await;
+                reconcile::run(context, management, pace, token).await;
                 Ok::<(), LaneError>(())
             });
         }

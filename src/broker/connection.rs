@@ -56,6 +56,12 @@ impl Endpoint {
         format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
     }
 
+    /// By when the broker has noticed that a connection is gone, whatever became of it: two heartbeats, and some.
+    #[must_use]
+    pub fn forgotten_after(&self) -> Duration {
+        Duration::from_secs(u64::from(self.uri.query.heartbeat.unwrap_or(HEARTBEAT)) * 5 / 2)
+    }
+
     /// Opens both connections.
     ///
     /// # Errors

@@ -8,8 +8,9 @@
 //!
 //! The account of a queue: `acks - base - explained` is the number of acks that no item explains yet. `explained`
 //! grows with every attempt that ends by a word and shrinks when its dead letter shows that it was a reject. Where it
-//! cannot be known (a dispatch repeated after a crash, a repeated or anonymous copy) it errs upwards: then items stay
-//! `unaccounted` that were done, and none is done that was lost.
+//! cannot be known (a dispatch repeated after a crash, a repeated, anonymous or lost copy) it errs upwards: then items
+//! stay `unaccounted` that were done, and none is done that was lost. A queue at rest with nothing out is even: there
+//! the account begins anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,18 +34,42 @@ const TAP_IDLE: Duration = Duration::from_secs(1);
 /// Reports have to be read this soon after an observation, else it is void.
 const REPORTS_WITHIN: Duration = Duration::from_secs(30);
 
+/// How often to look.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two looks at all queues (`control.reconcile_period`).
+    pub period: Duration,
+    /// Between two observations that have to agree (`control.observation_gap`).
+    pub gap: Duration,
+}
+
 /// Runs until it is stopped. What fails is tried again in the next pass.
-pub async fn run(context: Context, management: Management, gap: Duration, stop: CancellationToken) {
-    let mut before: HashMap<String, Observation> = HashMap::new();
+pub async fn run(context: Context, management: Management, pace: Pace, stop: CancellationToken) {
+    let mut before = HashMap::new();
     loop {
-        if let Err(error) = pass(&context, &management, gap, &mut before).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "reconciliation could not work");
-        }
+        let passed = pass(&context, &management, pace.gap, &mut before).await;
+        let wait = match passed {
+            Ok(Due::SecondLook) => pace.gap.min(pace.period),
+            Ok(Due::Nothing) => pace.period,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "reconciliation could not work");
+                pace.period
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(gap) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// What a pass leaves to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Items are out that may be done: look again after the gap.
+    SecondLook,
+    Nothing,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,13 +102,13 @@ async fn pass(
     management: &Management,
     gap: Duration,
     before: &mut HashMap<String, Observation>,
-) -> Result<(), ReconcileError> {
+) -> Result<Due, ReconcileError> {
+    let mut due = Due::Nothing;
     for definition in context.definitions.queues.values() {
         let queue = definition.key.as_str();
         let answer = management.queue(&context.names.robots(queue)).await;
-        context.status.update(|status| {
-            status.management_problem = answer.as_ref().err().map(ToString::to_string);
-        });
+        let problem = answer.as_ref().err().map(ToString::to_string);
+        context.status.update(|status| status.management_problem = problem);
         let Some(stats) = answer? else {
             before.remove(queue);
             continue;
@@ -94,22 +119,21 @@ async fn pass(
             seen.unacked = Some(then.stats.unacked);
             seen.consumers = Some(then.stats.consumers);
         });
-        open_account(context, queue, &then.stats).await?;
-        let rest = at_rest(before.get(queue), &then, gap);
-        if rest && all_was_read(context, definition.lane, then.at).await {
-            settle(context, queue, then.stats.acks()).await?;
+        see(context, queue, then.stats.acks()).await?;
+        let out: u64 = context.mirror.out_by_priority(queue).await?.values().sum();
+        if at_rest(before.get(queue), &then, gap) {
+            if all_was_read(context, definition.lane, then.at).await {
+                settle(context, queue, then.stats.acks(), then.at).await?;
+            }
+        } else if then.stats.at_rest() && out > 0 {
+            due = Due::SecondLook;
         }
-        // An older observation stays until the gap has passed.
-        let keep = before.get(queue).is_some_and(|old| {
-            old.stats == then.stats
-                && !rest
-                && then.at.duration_since(old.at) < jiff::SignedDuration::try_from(gap).unwrap_or_default()
-        });
-        if !keep {
+        // The older of two equal observations stays, so that the gap between them can grow.
+        if before.get(queue).is_none_or(|old| old.stats != then.stats) {
             before.insert(queue.to_owned(), then);
         }
     }
-    Ok(())
+    Ok(due)
 }
 
 /// Reports and copies that were there at the observation are in the mirror.
@@ -124,16 +148,19 @@ async fn all_was_read(context: &Context, lane: Lane, at: Timestamp) -> bool {
         })
 }
 
-/// The counter as it stood before anything could be explained.
-async fn open_account(context: &Context, queue: &str, stats: &QueueStats) -> Result<(), MirrorError> {
-    let (queue, acks) = (queue.to_owned(), stats.acks().cast_signed());
+/// Notes where the counter stands.
+async fn see(context: &Context, queue: &str, acks: u64) -> Result<(), MirrorError> {
+    let acks = acks.cast_signed();
+    if observe(context.mirror.ack_account(queue).await?, acks).is_none() {
+        return Ok(());
+    }
+    let queue = queue.to_owned();
     context
         .mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
-                let account = acks::account(tx, &queue).await?.unwrap_or_default();
-                match observe(account, acks) {
-                    Some(opened) => acks::settle(tx, &queue, &opened, None).await,
+                match observe(acks::account(tx, &queue).await?, acks) {
+                    Some(seen) => acks::settle(tx, &queue, &seen, None).await,
                     None => Ok(()),
                 }
             })
@@ -145,9 +172,13 @@ async fn open_account(context: &Context, queue: &str, stats: &QueueStats) -> Res
 fn observe(account: AckAccount, acks: i64) -> Option<AckAccount> {
     let base = match account.last_seen {
         // Never seen: what was acked before we came is not ours to explain.
-        None => (acks - account.explained).max(0),
-        // It began anew (queue or broker restarted): so did what it can explain.
-        Some(last_seen) if acks < last_seen => -account.explained_then,
+        None => acks,
+        // It began anew (queue or broker restarted): so did what it can explain, but for reports whose ack had not
+        // come yet.
+        Some(last_seen) if acks < last_seen => {
+            let ahead = (account.explained_then - (last_seen - account.base)).max(0);
+            ahead - account.explained_then
+        }
         Some(last_seen) if acks == last_seen && account.explained == account.explained_then => return None,
         Some(_) => account.base,
     };
@@ -155,7 +186,13 @@ fn observe(account: AckAccount, acks: i64) -> Option<AckAccount> {
 }
 
 /// Items that are out though nothing is on the broker: done where the acks cover them all, else unaccounted.
-async fn settle(context: &Context, queue: &str, acks: u64) -> Result<(), MirrorError> {
+async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestamp) -> Result<(), MirrorError> {
+    let account = context.mirror.ack_account(queue).await?;
+    let out: u64 = context.mirror.out_by_priority(queue).await?.values().sum();
+    let even = account.base == acks.cast_signed() - account.explained;
+    if out == 0 && even && context.mirror.unaccounted(queue).await? == 0 {
+        return Ok(());
+    }
     loop {
         let definitions = Arc::clone(&context.definitions);
         let (name, seen) = (queue.to_owned(), acks.cast_signed());
@@ -163,17 +200,20 @@ async fn settle(context: &Context, queue: &str, acks: u64) -> Result<(), MirrorE
             .mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {
-                    let mut account = acks::account(tx, &name).await?.unwrap_or_default();
+                    let account = acks::account(tx, &name).await?;
                     let out = items::count_out(tx, &name).await?;
                     let unexplained = seen - account.base - account.explained;
                     let covered = out > 0 && i64::try_from(out).is_ok_and(|out| out <= unexplained);
-                    let taken = if covered { items::out(tx, &name, BATCH).await? } else { Vec::new() };
+                    let taken = if covered { items::out(tx, &name, observed_at, BATCH).await? } else { Vec::new() };
                     let more = taken.len() == BATCH as usize;
                     let mut ledger = Ledger::of(&definitions, taken);
                     ledger.step_all(|item, _, moment| lifecycle::infer_processed(item, moment.now));
                     let written = ledger.write(tx).await?;
-                    account = acks::account(tx, &name).await?.unwrap_or(account);
+                    let mut account = acks::account(tx, &name).await?;
                     account.explained_then = account.explained;
+                    if out == 0 {
+                        account.base = seen - account.explained;
+                    }
                     acks::settle(tx, &name, &account, Some(if covered { 0 } else { out })).await?;
                     Ok((written, more))
                 })
@@ -205,8 +245,9 @@ mod tests {
             ("a queue of ours, nothing said", account(0, 0, Some(0), 0), 7, 7),
             ("all by a word", account(7, 0, Some(5), 5), 7, 0),
             ("a queue adopted with a history", account(0, 0, None, 0), 500, 0),
-            ("reports ahead of the lagging counter", account(3, 0, None, 0), 1, -2),
+            ("reports ahead of the lagging counter", account(3, 0, None, 0), 1, -3),
             ("the counter began anew", account(12, 0, Some(10), 10), 3, 1),
+            ("it began anew before a reported one was acked", account(10, 0, Some(9), 10), 1, 0),
         ] {
             assert_eq!(unexplained(account, acks), expected, "{what}");
         }

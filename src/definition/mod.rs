@@ -46,6 +46,11 @@ impl Definitions {
     pub fn get(&self, key: &str) -> Option<&Arc<QueueDefinition>> {
         self.queues.get(key)
     }
+
+    /// The queues of the direct lane.
+    pub fn direct(&self) -> impl Iterator<Item = &Arc<QueueDefinition>> {
+        self.queues.values().filter(|definition| definition.lane == Lane::Direct)
+    }
 }
 
 /// One work queue as defined, checked, with every default filled in.

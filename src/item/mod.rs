@@ -62,7 +62,8 @@ pub struct Item {
     pub requeues: u32,
     /// The newest attempt ended without a report: a bare reject, or an ack inferred. A late report may refine it.
     pub silent: bool,
-    /// When a dead letter of the open attempt came that is not judged yet, because its report may still be on the way.
+    /// When the newest attempt's dead letter came. While the attempt is open it is not judged yet, because its report may
+    /// still be on the way.
     pub rejected_at: Option<Timestamp>,
     /// Admitted without `message-id` from a delivery that may have been admitted before.
     pub possible_repeat: bool,

@@ -185,6 +185,7 @@ impl Runner {
         let published = self.publisher.publish(&outgoing).await?;
         let mut not_taken = Vec::new();
         let mut reason = None;
+        let mut refused = 0;
         for (id, published) in ids.into_iter().zip(published) {
             match published {
                 Published::Confirmed => self.sent.push(id),
@@ -193,6 +194,8 @@ impl Runner {
                     reason = Some(why);
                 }
                 Published::Refused => {
+                    // It may be in the queue all the same: one ack more than items has to be expected.
+                    refused += 1;
                     not_taken.push(id.0);
                     reason.get_or_insert_with(|| "the broker refused the message".to_owned());
                 }
@@ -202,14 +205,15 @@ impl Runner {
             None => Ok(()),
             Some(reason) => {
                 self.mark_sent().await?;
-                self.take_back(not_taken, reason.clone()).await?;
+                self.take_back(not_taken, refused, reason.clone()).await?;
                 Err(LaneError::Returned { queue: self.definition.key.clone(), reason })
             }
         }
     }
 
     /// Items that no queue took are ready again; their attempt did not happen.
-    async fn take_back(&self, ids: Vec<ItemId>, reason: String) -> Result<(), MirrorError> {
+    async fn take_back(&self, ids: Vec<ItemId>, refused: i64, reason: String) -> Result<(), MirrorError> {
+        let key = self.definition.key.clone();
         self.context
             .mirror
             .write(move |tx: &mut Tx| {
@@ -224,6 +228,7 @@ impl Runner {
                         None => false,
                     });
                     items::save(tx, &loaded.iter().collect::<Vec<_>>()).await?;
+                    acks::explain(tx, &key, refused).await?;
                     records::append_lines(tx, &lines).await
                 })
             })

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::{Wakes, moment};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
-use crate::item::lifecycle::{Moment, Rules, Step};
+use crate::item::lifecycle::{self, Moment, Rules, Step};
 use crate::item::message::Message;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane};
+use crate::item::{Item, ItemId, Lane, Place, door};
 use crate::mirror::{MirrorError, Tx, acks, items, records};
 
 pub(crate) struct Ledger {
@@ -19,6 +19,8 @@ pub(crate) struct Ledger {
     new: Vec<(ItemId, Option<Vec<u8>>)>,
     changed: BTreeSet<ItemId>,
     lines: Vec<(ItemId, Line)>,
+    /// Payloads that came to be known of items that were there.
+    learnt: Vec<(ItemId, Vec<u8>)>,
     parked: Vec<(Message, String)>,
     answers: Vec<Answer>,
     acks: BTreeMap<String, i64>,
@@ -56,6 +58,7 @@ impl Ledger {
             new: Vec::new(),
             changed: BTreeSet::new(),
             lines: Vec::new(),
+            learnt: Vec::new(),
             parked: Vec::new(),
             answers: Vec::new(),
             acks: BTreeMap::new(),
@@ -116,6 +119,21 @@ impl Ledger {
         self.items.insert(item.id, item);
     }
 
+    /// A dead letter brings the payload of a stub along, should its copy never come.
+    pub(crate) fn learn_payload(&mut self, id: ItemId, message: &Message) {
+        let at = self.moment.now;
+        let Some(item) = self.items.get_mut(&id).filter(|item| item.size.is_none()) else { return };
+        item.size = Some(message.body.len() as u64);
+        item.content_hash = Some(door::content_hash(&message.body));
+        item.content_type.clone_from(&message.properties.content_type);
+        if item.place == Place::Delayed {
+            item.place = lifecycle::waiting_place(item, at);
+        }
+        item.revision += 1;
+        self.changed.insert(id);
+        self.learnt.push((id, message.body.clone()));
+    }
+
     pub(crate) fn park(&mut self, message: Message, reason: String) {
         self.parked.push((message, reason));
     }
@@ -130,6 +148,8 @@ impl Ledger {
         let Some(queue) = self.items.get(&id).map(|item| item.queue.clone()) else { return };
         let definition = self.definition(&queue);
         let Some(item) = self.items.get_mut(&id) else { return };
+        // Each item rolls for itself: retries of one batch are not to come back together.
+        self.moment.chance = moment().chance;
         let rules = Rules { retry: &definition.retry, crash_limit: definition.crash_limit };
         let (before, revision) = (item.state, item.revision);
         let Some(step) = decide(item, &rules, &self.moment) else { return };
@@ -142,12 +162,11 @@ impl Ledger {
         self.touched.insert(queue);
     }
 
-    /// Decides over every item, in the order of their ids, each with a chance of its own.
+    /// Decides over every item, in the order of their ids.
     pub(crate) fn step_all(&mut self, decide: impl Fn(&mut Item, &Rules<'_>, &Moment) -> Option<Step>) {
         let mut ids: Vec<ItemId> = self.items.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            self.moment.chance = moment().chance;
             self.step(id, &decide);
         }
     }
@@ -167,6 +186,8 @@ impl Ledger {
         items::save(tx, &changed).await?;
         let payloads: Vec<(ItemId, &[u8])> =
             self.new.iter().filter_map(|(id, payload)| Some((*id, payload.as_deref()?))).collect();
+        let learnt: Vec<(ItemId, &[u8])> = self.learnt.iter().map(|(id, payload)| (*id, payload.as_slice())).collect();
+        records::insert_payloads(tx, &learnt).await?;
         records::insert_payloads(tx, &payloads).await?;
         records::append_lines(tx, &self.lines).await?;
         records::add_answers(tx, &self.answers).await?;

@@ -18,7 +18,7 @@ pub mod tap;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -76,11 +76,17 @@ pub struct Wakes {
 pub struct ReadReports {
     asked: Notify,
     read_up_to: tokio::sync::watch::Sender<Timestamp>,
+    /// Until then an empty queue proves nothing.
+    distrusted_until: tokio::sync::watch::Sender<Option<Instant>>,
 }
 
 impl Default for ReadReports {
     fn default() -> Self {
-        Self { asked: Notify::new(), read_up_to: tokio::sync::watch::Sender::new(Timestamp::MIN) }
+        Self {
+            asked: Notify::new(),
+            read_up_to: tokio::sync::watch::Sender::new(Timestamp::MIN),
+            distrusted_until: tokio::sync::watch::Sender::new(None),
+        }
     }
 }
 
@@ -95,6 +101,16 @@ impl ReadReports {
                 return;
             }
         }
+    }
+
+    /// A connection was lost without a goodbye: until the broker notices, it may hold deliveries for it that an empty
+    /// queue does not show.
+    pub fn distrust_for(&self, span: Duration) {
+        self.distrusted_until.send_replace(Instant::now().checked_add(span));
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.distrusted_until.borrow().is_none_or(|until| Instant::now() >= until)
     }
 
     async fn asked(&self) {

@@ -89,7 +89,7 @@ async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<T
     while let Some(batch) = reports.at_hand()? {
         take(context, batch).await?;
     }
-    Ok((waiting == 0).then_some(before))
+    Ok((waiting == 0 && context.wakes.read_reports.is_trusted()).then_some(before))
 }
 
 /// Commits one batch and acks it. Answers whether a bare reject waits to be judged.
@@ -234,63 +234,77 @@ impl Reading {
         self.ledger.item(id).filter(|item| item.queue == queue).map(|item| item.id)
     }
 
-    /// Of items with one reference the oldest that is out, else the newest.
-    fn find_by_reference(&self, queue: &str, about: &str) -> Option<ItemId> {
+    /// The direct item whose first delivery carried this `message-id`: of several the oldest that is out, else the
+    /// newest. What the daemon dispatched carries the item's id instead.
+    fn find_direct(&self, queue: &str, about: &str) -> Option<ItemId> {
         let ids = self.by_reference.get(&(queue.to_owned(), about.to_owned()))?;
-        let is_out = |id: &&ItemId| {
-            self.ledger.item(**id).is_some_and(|item| matches!(item.place, Place::Claimed | Place::Broker))
+        let mut direct = ids.iter().copied().filter(|id| {
+            self.ledger.is_direct(queue) || self.ledger.item(*id).is_some_and(|item| item.lane == Lane::Direct)
+        });
+        let is_out = |id: &ItemId| {
+            self.ledger.item(*id).is_some_and(|item| matches!(item.place, Place::Claimed | Place::Broker))
         };
-        ids.iter().find(is_out).or(ids.last()).copied()
+        direct.clone().find(is_out).or_else(|| direct.next_back())
     }
 
     fn enter(&mut self, entry: Entry) {
         match entry {
             Entry::Report { queue, about, report, message } => self.enter_report(&queue, &about, report, message),
-            Entry::Death { queue, death, message } => self.enter_death(&queue, &death, message),
+            Entry::Death { queue, death, message } => self.enter_death(&queue, death, message),
             Entry::ExpiredOutside { message } => self.enter_expired(message),
             Entry::Unreadable { message, reason } => self.ledger.park(message, reason),
         }
     }
 
     fn enter_report(&mut self, queue: &str, about: &str, mut report: Report, message: Message) {
-        let direct = self.ledger.is_direct(queue);
-        let found = self.by_id(queue, about).or_else(|| {
-            let found = self.find_by_reference(queue, about);
-            if found.is_some() && direct {
-                // A direct delivery carries no attempt number; it was the first.
-                report.attempt.get_or_insert(1);
-            }
-            found
-        });
-        let id = match found {
+        let id = match self.by_id(queue, about) {
             Some(id) => id,
-            None if direct && report.attempt.is_none() => self.open_stub(queue, Some(about), None),
-            None => {
-                let reason = if self.ledger.is_defined(queue) {
-                    format!("the report is about '{about}', which is no item of the queue {queue}")
-                } else {
-                    format!("the report is for the queue '{queue}', which nobody defined")
-                };
-                self.ledger.park(message, reason);
-                return;
-            }
+            None => match self.find_direct(queue, about) {
+                Some(id) => {
+                    // A first direct delivery carries no attempt number of ours, whatever its producer wrote there.
+                    report.attempt = Some(1);
+                    id
+                }
+                // An id of ours that is not there: a lost mirror, or somebody's invention.
+                None if self.ledger.is_direct(queue) && about.parse::<ItemId>().is_err() => {
+                    report.attempt = Some(1);
+                    self.open_stub(queue, Some(about), None)
+                }
+                None => {
+                    let reason = if self.ledger.is_defined(queue) {
+                        format!("the report is about '{about}', which is no item of the queue {queue}")
+                    } else {
+                        format!("the report is for the queue '{queue}', which nobody defined")
+                    };
+                    self.ledger.park(message, reason);
+                    return;
+                }
+            },
         };
         self.ledger.step(id, |item, rules, moment| Some(lifecycle::report(item, &report, rules, moment)));
     }
 
-    fn enter_death(&mut self, queue: &str, death: &Death, message: Message) {
+    fn enter_death(&mut self, queue: &str, mut death: Death, message: Message) {
         let about = message.properties.message_id.clone();
-        let found = about
-            .as_deref()
-            .and_then(|about| self.by_id(queue, about).or_else(|| self.find_by_reference(queue, about)));
-        let id = found.unwrap_or_else(|| {
-            if about.is_none() {
-                // The tap counted its copy as one ack to come.
-                self.ledger.explain(queue, -1);
+        let known = about.as_deref().and_then(|about| self.by_id(queue, about));
+        let id = known.unwrap_or_else(|| {
+            let direct = about.as_deref().and_then(|about| self.find_direct(queue, about));
+            death.attempt = Some(1);
+            match direct {
+                Some(id) => {
+                    self.ledger.learn_payload(id, &message);
+                    id
+                }
+                None => {
+                    if about.is_none() {
+                        // The tap counted its copy as one ack to come.
+                        self.ledger.explain(queue, -1);
+                    }
+                    self.open_stub(queue, about.as_deref(), Some(message))
+                }
             }
-            self.open_stub(queue, about.as_deref(), Some(message))
         });
-        self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, death, moment.now)));
+        self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, &death, moment.now)));
         let waits = |item: &Item| item.rejected_at.is_some() && item.state.is_open();
         self.unjudged |= self.ledger.item(id).is_some_and(waits);
     }
@@ -300,9 +314,10 @@ impl Reading {
         let queue = message.routing_key.clone();
         let at = self.ledger.moment().now;
         let hash = door::content_hash(&message.body);
-        let known = message.properties.message_id.as_deref().and_then(|about| self.find_by_reference(&queue, about));
-        let same = |item: &Item| item.content_hash.as_ref() == Some(&hash);
-        if message.redelivered && known.and_then(|id| self.ledger.item(id)).is_some_and(same) {
+        let known =
+            message.properties.message_id.clone().and_then(|about| self.by_reference.get(&(queue.clone(), about)));
+        let same = |id: &ItemId| self.ledger.item(*id).is_some_and(|item| item.content_hash.as_ref() == Some(&hash));
+        if message.redelivered && known.is_some_and(|known| known.iter().any(same)) {
             return;
         }
         let definition = self.ledger.definition(&queue);

@@ -34,11 +34,18 @@ use crate::mirror::{MirrorError, Tx, acks, items, records, tap};
 /// # Errors
 /// The first failure of broker or mirror; the committed offset says where to go on.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
+    let ended = read(&context, &session, &stop).await;
+    // A reader that is gone has nothing to read either, but knows nothing.
+    context.status.update(|status| status.tap_idle_since = None);
+    ended
+}
+
+async fn read(context: &Context, session: &Session, stop: &CancellationToken) -> Result<(), LaneError> {
     let stream = context.names.tap();
     let position = context.mirror.tap_position(&stream).await?;
     context.status.update(|status| status.tap_lost = position.lost);
     let mut next_offset = position.next_offset.unwrap_or(0);
-    let mut copies = Batches::open_stream(&session, &stream, BATCH, position.next_offset).await?;
+    let mut copies = Batches::open_stream(session, &stream, BATCH, position.next_offset).await?;
     loop {
         context.status.update(|status| status.tap_idle_since = Some(now()));
         let batch = tokio::select! {
@@ -49,8 +56,12 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         let page = Page::read(&context.definitions, &batch.messages, next_offset, now());
         next_offset = page.next_offset;
         let (lost, stream) = (page.lost, stream.clone());
+        let direct: Vec<String> = context.definitions.direct().map(|definition| definition.key.clone()).collect();
         let woken: HashSet<String> = page.copies.iter().map(|copy| copy.definition.key.clone()).collect();
-        context.mirror.write(move |tx: &mut Tx| Box::pin(async move { page.write(tx, &stream, now()).await })).await?;
+        context
+            .mirror
+            .write(move |tx: &mut Tx| Box::pin(async move { page.write(tx, &stream, &direct, now()).await }))
+            .await?;
         if lost > 0 {
             tracing::warn!(lost, "the tap dropped copies before they were read; raise tap.max_bytes");
             context.status.update(|status| status.tap_lost += lost);
@@ -111,7 +122,7 @@ impl Page {
         page
     }
 
-    async fn write(self, tx: &mut Tx, stream: &str, at: Timestamp) -> Result<(), MirrorError> {
+    async fn write(self, tx: &mut Tx, stream: &str, direct: &[String], at: Timestamp) -> Result<(), MirrorError> {
         let references: HashSet<_> =
             self.copies.iter().map(|copy| (copy.definition.key.clone(), copy.reference.clone())).collect();
         let mut known = items::by_reference(tx, &references).await?;
@@ -161,6 +172,10 @@ impl Page {
         }
         for (queue, count) in explained {
             acks::explain(tx, queue, count).await?;
+        }
+        // A lost copy is an ack without a row, in whichever queue it was: none of them may count it for another item.
+        for queue in direct {
+            acks::explain(tx, queue, self.lost.cast_signed()).await?;
         }
         let anonymous = self.anonymous.values().sum::<i64>().cast_unsigned();
         tap::advance(tx, stream, self.next_offset, self.lost, anonymous).await

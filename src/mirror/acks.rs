@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::items::failed;
-use super::{MirrorError, Tx};
+use super::{Mirror, MirrorError, Tx};
 
 /// One queue's account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,17 +38,25 @@ pub async fn explain(tx: &mut Tx, queue: &str, acks: i64) -> Result<(), MirrorEr
     .map_err(failed("count acks"))
 }
 
-/// The queue's account; `None` before anything was counted.
+impl Mirror {
+    /// The queue's account, read outside a transaction: to see whether one is worth it.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn ack_account(&self, queue: &str) -> Result<AckAccount, MirrorError> {
+        let mut connection = self.reads().acquire().await.map_err(failed("read the ack account"))?;
+        account(&mut connection, queue).await
+    }
+}
+
+/// The queue's account; a new one before anything was counted.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn account(tx: &mut Tx, queue: &str) -> Result<Option<AckAccount>, MirrorError> {
-    let row = sqlx::query("SELECT explained, base, last_seen, explained_then FROM queue_acks WHERE queue = $1")
-        .bind(queue)
-        .fetch_optional(tx)
-        .await
-        .map_err(failed("read the ack account"))?;
-    let Some(row) = row else { return Ok(None) };
+pub async fn account(tx: &mut Tx, queue: &str) -> Result<AckAccount, MirrorError> {
+    let sql = "SELECT explained, base, last_seen, explained_then FROM queue_acks WHERE queue = $1";
+    let row = sqlx::query(sql).bind(queue).fetch_optional(tx).await.map_err(failed("read the ack account"))?;
+    let Some(row) = row else { return Ok(AckAccount::default()) };
     let account = || -> Result<AckAccount, sqlx::Error> {
         Ok(AckAccount {
             explained: row.try_get(0)?,
@@ -57,7 +65,7 @@ pub async fn account(tx: &mut Tx, queue: &str) -> Result<Option<AckAccount>, Mir
             explained_then: row.try_get(3)?,
         })
     };
-    account().map(Some).map_err(failed("read the ack account"))
+    account().map_err(failed("read the ack account"))
 }
 
 /// Writes the account back, with what is unaccounted for where that is known anew.

@@ -227,20 +227,22 @@ pub async fn unjudged(tx: &mut Tx, until: Timestamp, limit: u32) -> Result<Vec<I
     fetch(tx, query).await
 }
 
-/// Items of a queue that are out and whose dead letter did not come, oldest first, at most `limit`.
+/// Items of a queue that were sent out by `until` and whose dead letter did not come, oldest first, at most `limit`.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
-pub async fn out(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Item>, MirrorError> {
+pub async fn out(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
     let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE queue = "));
     query
         .push_bind(queue)
-        .push(" AND place IN ('claimed', 'broker') AND rejected_at IS NULL ORDER BY seq LIMIT ")
+        .push(" AND place IN ('claimed', 'broker') AND rejected_at IS NULL AND dispatched_at <= ")
+        .push_bind(micros(until))
+        .push(" ORDER BY seq LIMIT ")
         .push_bind(limit);
     fetch(tx, query).await
 }
 
-/// How many items [`out`] would answer without a limit.
+/// How many items of a queue are out and their dead letter did not come.
 ///
 /// # Errors
 /// Where SQL fails.
