@@ -73,7 +73,7 @@ fn every_key_is_read() {
     assert!(queue.unique && queue.schema.is_some());
     assert_eq!((queue.window, queue.crash_limit, queue.max_payload), (7, 1, 16 << 20));
     assert_eq!(queue.retry.it.limit, 1);
-    assert_eq!(queue.retry.it.backoff.factor, 1.5);
+    assert!((queue.retry.it.backoff.factor - 1.5).abs() < f64::EPSILON);
     assert_eq!((queue.retry.it.backoff.max, queue.retry.it.backoff.jitter), (Duration::from_secs(60), 0.0));
     // What a partial map leaves out keeps its default.
     assert_eq!((queue.retry.timeout.limit, queue.retry.timeout.backoff.factor), (0, 3.0));

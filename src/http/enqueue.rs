@@ -159,12 +159,11 @@ impl Reader {
     /// Takes a member that has to be a `T`.
     fn value<T: for<'de> Deserialize<'de>>(&mut self, name: &str, expected: &str) -> Option<T> {
         let raw = self.take(name)?;
-        match serde_json::from_str::<Option<T>>(raw.get()) {
-            Ok(value) => value,
-            Err(_) => {
-                self.fault(name, format!("{name} is {}, and has to be {expected}", shown(raw.get())));
-                None
-            }
+        if let Ok(value) = serde_json::from_str::<Option<T>>(raw.get()) {
+            value
+        } else {
+            self.fault(name, format!("{name} is {}, and has to be {expected}", shown(raw.get())));
+            None
         }
     }
 
@@ -173,12 +172,11 @@ impl Reader {
     }
 
     fn payload(&mut self) -> Vec<u8> {
-        match self.take("payload") {
-            Some(raw) => compact(raw.get()).into_bytes(),
-            None => {
-                self.fault("payload", "payload is missing; write null for an item that carries nothing".to_owned());
-                Vec::new()
-            }
+        if let Some(raw) = self.take("payload") {
+            compact(raw.get()).into_bytes()
+        } else {
+            self.fault("payload", "payload is missing; write null for an item that carries nothing".to_owned());
+            Vec::new()
         }
     }
 
@@ -190,16 +188,17 @@ impl Reader {
         const EXPECTED: &str = "a whole number or a name of the queue's priorities";
         match self.value::<serde_json::Value>("priority", EXPECTED)? {
             serde_json::Value::String(name) => Some(PriorityWish::Named(name)),
-            value => match value.as_i64() {
-                Some(level) => Some(PriorityWish::Level(level)),
-                None => {
+            value => {
+                if let Some(level) = value.as_i64() {
+                    Some(PriorityWish::Level(level))
+                } else {
                     self.fault(
                         "priority",
                         format!("priority is {}, and has to be {EXPECTED}", shown(&value.to_string())),
                     );
                     None
                 }
-            },
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::definition::duration::parse_duration;
 pub const ATTEMPT_HEADER: &str = "wq-attempt";
 
 /// The longest a robot may postpone its item with `requeue`.
-const LONGEST_DELAY: Duration = Duration::from_secs(366 * 86_400);
+const LONGEST_DELAY: Duration = Duration::from_hours(8784);
 
 /// One report of a robot.
 #[derive(Debug, Clone, PartialEq)]

@@ -45,7 +45,7 @@ impl Default for RetryPolicy {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(30), factor: 2.0, max: Duration::from_secs(3600), jitter: 0.2 }
+        Self { first: Duration::from_secs(30), factor: 2.0, max: Duration::from_hours(1), jitter: 0.2 }
     }
 }
 

@@ -290,18 +290,15 @@ impl Reading {
         let id = known.unwrap_or_else(|| {
             let direct = about.as_deref().and_then(|about| self.find_direct(queue, about));
             death.attempt = Some(1);
-            match direct {
-                Some(id) => {
-                    self.ledger.learn_payload(id, &message);
-                    id
+            if let Some(id) = direct {
+                self.ledger.learn_payload(id, &message);
+                id
+            } else {
+                if about.is_none() {
+                    // The tap counted its copy as one ack to come.
+                    self.ledger.explain(queue, -1);
                 }
-                None => {
-                    if about.is_none() {
-                        // The tap counted its copy as one ack to come.
-                        self.ledger.explain(queue, -1);
-                    }
-                    self.open_stub(queue, about.as_deref(), Some(message))
-                }
+                self.open_stub(queue, about.as_deref(), Some(message))
             }
         });
         self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, &death, moment.now)));

@@ -191,6 +191,7 @@ mod tests {
     use super::*;
     use crate::settings::LogFormat;
 
+    #[expect(clippy::unnecessary_wraps, reason = "what the loader takes")]
     fn file(text: &str) -> Option<(PathBuf, String)> {
         Some((PathBuf::from("w.yaml"), text.to_owned()))
     }

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     fn one(queue_type: QueueType, lane: Lane, version: &str) -> Topology {
-        let definition = QueueDefinition { queue_type, lane, ..QueueDefinition::with_defaults("a.b") };
+        let definition = QueueDefinition { lane, queue_type, ..QueueDefinition::with_defaults("a.b") };
         let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into() };
         desired(&definitions, Version::parse(version).unwrap(), &Names::new("wq"), 1000)
     }

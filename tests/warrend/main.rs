@@ -1,3 +1,7 @@
+//! Behaviours and journeys on a real RabbitMQ, driven through the real binary.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod lanes;
 mod support;
 

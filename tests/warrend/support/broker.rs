@@ -170,8 +170,8 @@ fn answering(amqp: &str, management: &str, kind: Kind, leash: Option<Child>) -> 
         for _ in 0..120 {
             match request(&broker.management_url, "GET", "/api/overview", None).await {
                 Ok((200, overview)) => {
-                    broker.version =
-                        overview["rabbitmq_version"].as_str().expect("the API tells its version").to_owned();
+                    let version = overview["rabbitmq_version"].as_str();
+                    broker.version = version.map(str::to_owned).expect("the API tells its version");
                     return;
                 }
                 Ok((status, _)) => last = json!(status),
