@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub management_problem: Option<String>,
     /// Seen on the broker, by queue key.
     pub queues: BTreeMap<String, QueueSeen>,
+    /// Items that wait for a queue nobody defined; `None` where they were not counted yet.
+    pub unrouted: Option<u64>,
     /// Copies the tap dropped before they were read, since the mirror began.
     pub tap_lost: u64,
     /// Since when the tap's reader has had nothing to read; `None` while it reads.

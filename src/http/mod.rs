@@ -10,7 +10,7 @@
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
-//! | `/api/v1/parked` | `parked` |
+//! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod enqueue;
 mod extract;
@@ -79,6 +79,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
         .route("/api/v1/items/{id}/payload", get(items::payload))
         .route("/api/v1/parked", get(parked::list))
+        .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

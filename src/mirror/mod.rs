@@ -93,6 +93,11 @@ impl Mirror {
             .map_err(|source| MirrorError::Sql { operation: "be opened", source })?
             .detach();
         MIGRATIONS.run(&mut writer).await?;
+        sqlx::query("INSERT INTO meta (key, value) VALUES ('identity', $1) ON CONFLICT (key) DO NOTHING")
+            .bind(uuid::Uuid::now_v7().to_string())
+            .execute(&mut writer)
+            .await
+            .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
         let reads = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -112,6 +117,17 @@ impl Mirror {
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// The identity this mirror was born with.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn identity(&self) -> Result<String, MirrorError> {
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'identity'")
+            .fetch_one(&self.reads)
+            .await
+            .map_err(|source| MirrorError::Sql { operation: "say its identity", source })
     }
 
     /// Connections that only read.
