@@ -1,5 +1,6 @@
 mod lanes;
 mod support;
+mod tidy;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
