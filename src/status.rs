@@ -27,6 +27,7 @@ pub struct Snapshot {
     pub tap_idle_since: Option<crate::item::Timestamp>,
 }
 
+/// How the daemon stands with the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Broker {
     #[default]
@@ -44,6 +45,7 @@ pub struct QueueSeen {
     pub ready: Option<u64>,
     /// From the management API, some seconds old; `None` without it.
     pub unacked: Option<u64>,
+    /// Robots consuming; from either source, whichever looked last.
     pub consumers: Option<u64>,
 }
 

@@ -21,6 +21,7 @@ pub struct Batches {
 
 /// Deliveries that belong to one ack.
 pub struct Batch {
+    /// In the order of delivery; never empty.
     pub messages: Vec<Message>,
     /// Nothing more was at hand when the batch was closed.
     pub drained: bool,
@@ -193,6 +194,8 @@ pub struct Lookout {
 }
 
 impl Lookout {
+    /// Opens its channel, on the consuming connection.
+    ///
     /// # Errors
     /// Where the connection is gone.
     pub async fn open(session: &Session) -> Result<Self, BrokerError> {

@@ -23,6 +23,7 @@ pub struct Management {
     vhost: String,
 }
 
+/// What went wrong with the management API. No variant repeats the URL: it holds a password.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
     #[error("broker.management_url is not usable: {0}")]
@@ -39,8 +40,10 @@ pub enum ManagementError {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QueueStats {
+    /// Waiting for a robot.
     #[serde(rename = "messages_ready")]
     pub ready: u64,
+    /// With robots.
     #[serde(rename = "messages_unacknowledged")]
     pub unacked: u64,
     /// Waiting for a broker-side delayed retry (4.3).

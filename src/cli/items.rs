@@ -24,7 +24,7 @@ pub(super) struct ItemsArgs {
 enum ItemsCommand {
     /// List items that meet every filter given
     #[command(after_help = EXIT_CODES)]
-    List(ListArgs),
+    List(Box<ListArgs>),
     /// Show one item and what happened to it
     #[command(after_help = EXIT_CODES)]
     Show(ShowArgs),

@@ -1,7 +1,7 @@
 //! The HTTP API: routes by resource, one file each.
 //!
 //! Owns the wire forms and nothing else: what is shown comes from the mirror's read side, the definitions and the
-//! status; what is admitted is judged by the lanes. Every answer that is no success is a [`Problem`], also those that
+//! status; what is admitted is judged by the lanes. Every answer that is no success is a `Problem`, also those that
 //! the router itself gives, and every mistake in a request is named at once.
 //!
 //! | route | file |

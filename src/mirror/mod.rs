@@ -1,6 +1,6 @@
 //! The mirror: the SQL ledger of items, their payloads and timelines.
 //!
-//! One batching [`writer`] owns the only connection that writes; reads go through a pool of their own and never
+//! One batching `writer` owns the only connection that writes; reads go through a pool of their own and never
 //! wait for it. Every operation is a function named in our words; SQL stands nowhere else. The statements keep to
 //! what SQLite and PostgreSQL share (`$n`, `ON CONFLICT`, `RETURNING`, epoch microseconds, text ids), so the second
 //! dialect is a second folder of migrations and a second pool, not a second mirror.

@@ -4,6 +4,7 @@
 
 mod lanes;
 mod support;
+mod tidy;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
