@@ -90,7 +90,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let doors_close = CancellationToken::new();
     let api = http::Api::new(context.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
-    let clock = timers::run(mirror, definitions, wakes, stop.clone());
+    let clock = timers::run(mirror.clone(), definitions, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
         Ok::<(), anyhow::Error>(())
@@ -101,6 +101,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     stop.cancelled().await;
     doors_close.cancel();
     crew.finish(settings.shutdown.deadline).await;
+    mirror.close().await;
     tracing::info!("stopped");
     Ok(())
 }

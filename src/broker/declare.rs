@@ -7,9 +7,9 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind as Kind};
 
-use super::BrokerError;
 use super::connection::Session;
 use super::management::Management;
+use super::{BrokerError, consume};
 use crate::topology::desired::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// Declares everything. Without the management API (`None`, or it does not answer) policies are left as they are, and
@@ -38,8 +38,11 @@ pub async fn declare(
     for exchange in &topology.exchanges {
         declare_exchange(&channel, exchange).await?;
     }
+    let mut channel = channel;
     for queue in &topology.queues {
-        declare_queue(&channel, queue).await?;
+        if let Err(error) = declare_queue(&channel, queue).await {
+            channel = keep_as_it_is(session, queue, error).await?;
+        }
     }
     for binding in &topology.unbound {
         unbind(&channel, binding).await?;
@@ -71,6 +74,24 @@ async fn read_back(management: &Management, topology: &Topology) -> Option<Strin
         }
     }
     None
+}
+
+/// A robots' queue that is there with other arguments goes on as it is: robots and items are on it, and one queue is no
+/// reason to stop all others. Answers a new channel, the refusal closed the old one.
+async fn keep_as_it_is(session: &Session, queue: &Queue, error: BrokerError) -> Result<Channel, BrokerError> {
+    if queue.key.is_none() {
+        return Err(error);
+    }
+    let channel = session.consuming_channel().await?;
+    if consume::count_ready(&channel, &queue.name).await.is_err() {
+        return Err(error);
+    }
+    tracing::error!(
+        queue = queue.name,
+        error = &error as &dyn std::error::Error,
+        "the queue is there with other arguments and is used as it is; to change them, empty it and delete it"
+    );
+    Ok(channel)
 }
 
 async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {

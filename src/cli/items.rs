@@ -20,7 +20,6 @@ pub(super) struct ItemsArgs {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once per run")]
 enum ItemsCommand {
     /// List items that meet every filter given
     #[command(after_help = EXIT_CODES)]

@@ -119,6 +119,12 @@ impl Mirror {
         self.writer.run(work).await
     }
 
+    /// Closes it for every handle, with everything in the database file itself: a copy of that file is whole.
+    pub async fn close(&self) {
+        self.reads.close().await;
+        self.writer.close().await;
+    }
+
     /// The identity this mirror was born with.
     ///
     /// # Errors
