@@ -52,7 +52,7 @@ enum Command {
     /// Connects to RabbitMQ, opens the mirror, declares what the definitions need and works until it gets SIGTERM or
     /// Ctrl-C. Everything it needs to know stands in the settings file; each setting can be overridden by an environment
     /// variable, like WARREND__BROKER__AMQP_URL for broker.amqp_url.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, verbatim_doc_comment)]
     Serve,
     /// Check queue definitions, without a daemon or a broker
     ///
@@ -72,7 +72,7 @@ enum Command {
     ///
     /// The payload is any JSON value: in the command, from a file, or from standard input.
     #[command(after_help = enqueue::EXAMPLES)]
-    Enqueue(enqueue::EnqueueArgs),
+    Enqueue(Box<enqueue::EnqueueArgs>),
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),

@@ -269,7 +269,7 @@ pub enum Identity {
 pub fn identify(unique: bool, known: &[Known], content_hash: &str, redelivered: bool) -> Identity {
     let same = |known: &&Known| known.content_hash.as_deref() == Some(content_hash);
     // A delivery that was handed out before may have been refused before: then it is that very refusal.
-    if redelivered && let Some(before) = known.iter().filter(same).next_back() {
+    if redelivered && let Some(before) = known.iter().rfind(same) {
         return Identity::Same(before.id);
     }
     let mut holders = known.iter().filter(|known| !known.refused);

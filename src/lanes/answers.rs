@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, LaneError, now};
+use super::{Context, DIRECT_REPLY_TO, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::item::ItemId;
@@ -72,6 +72,8 @@ fn outgoing(answer: &WaitingAnswer) -> Outgoing {
 fn undelivered(answer: &WaitingAnswer, published: &Published) -> Option<(ItemId, String)> {
     let why = match published {
         Published::Confirmed => return None,
+        // Before RabbitMQ 4 these count as not routed even when they arrive, so a return says nothing.
+        Published::Returned(_) if answer.reply_to.starts_with(DIRECT_REPLY_TO) => return None,
         Published::Returned(why) => why.as_str(),
         Published::Refused => "the queue refused it",
     };

@@ -31,7 +31,7 @@ use crate::item::door::{self, Arrival, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
 use crate::item::report::{self, Death, DeathReason, Report};
-use crate::item::{Item, ItemId, Kind, Lane, Place, Timestamp};
+use crate::item::{HIGHEST_PRIORITY, Item, ItemId, Kind, Lane, Place, Timestamp};
 use crate::mirror::{MirrorError, Tx, items};
 use crate::topology::names::Names;
 
@@ -246,7 +246,7 @@ impl Reading {
     fn enter(&mut self, entry: Entry) {
         match entry {
             Entry::Report { queue, about, report, message } => self.enter_report(&queue, &about, report, message),
-            Entry::Death { queue, death, message } => self.enter_death(&queue, &death, message),
+            Entry::Death { queue, death, message } => self.enter_death(&queue, death, message),
             Entry::ExpiredOutside { message } => self.enter_expired(message),
             Entry::Unreadable { message, reason } => self.ledger.park(message, reason),
         }
@@ -257,14 +257,18 @@ impl Reading {
         let found = self.by_id(queue, about).or_else(|| {
             let found = self.find_by_reference(queue, about);
             if found.is_some() && direct {
-                // A direct delivery carries no attempt number; it was the first.
-                report.attempt.get_or_insert(1);
+                // Only the broker's own first delivery goes by the reference; a number on it is the producer's.
+                report.attempt = Some(1);
             }
             found
         });
         let id = match found {
             Some(id) => id,
-            None if direct && report.attempt.is_none() => self.open_stub(queue, Some(about), None),
+            // With a number and an id of ours it is about a dispatch, whose item would be here.
+            None if direct && (report.attempt.is_none() || about.parse::<ItemId>().is_err()) => {
+                report.attempt = Some(1);
+                self.open_stub(queue, Some(about), None)
+            }
             None => {
                 let reason = if self.ledger.is_defined(queue) {
                     format!("the report is about '{about}', which is no item of the queue {queue}")
@@ -278,11 +282,14 @@ impl Reading {
         self.ledger.step(id, |item, rules, moment| Some(lifecycle::report(item, &report, rules, moment)));
     }
 
-    fn enter_death(&mut self, queue: &str, death: &Death, message: Message) {
+    fn enter_death(&mut self, queue: &str, mut death: Death, message: Message) {
         let about = message.properties.message_id.clone();
-        let found = about
-            .as_deref()
-            .and_then(|about| self.by_id(queue, about).or_else(|| self.find_by_reference(queue, about)));
+        let dispatched = about.as_deref().and_then(|about| self.by_id(queue, about));
+        if dispatched.is_none() {
+            // What the daemon did not dispatch was in its first attempt, whatever a producer's header says.
+            death.attempt = Some(1);
+        }
+        let found = dispatched.or_else(|| self.find_by_reference(queue, about.as_deref()?));
         let id = found.unwrap_or_else(|| {
             if about.is_none() {
                 // The tap counted its copy as one ack to come.
@@ -290,7 +297,7 @@ impl Reading {
             }
             self.open_stub(queue, about.as_deref(), Some(message))
         });
-        self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, death, moment.now)));
+        self.ledger.step(id, |item, _, moment| Some(lifecycle::death(item, &death, moment.now)));
         let waits = |item: &Item| item.rejected_at.is_some() && item.state.is_open();
         self.unjudged |= self.ledger.item(id).is_some_and(waits);
     }
@@ -364,8 +371,15 @@ pub(super) fn direct_arrival(message: &Message, at: Timestamp) -> Arrival {
             arrival.ignored.push(format!("{name}: needs the managed lane"));
         }
     }
+    // The broker went by the property, whatever the header said.
+    arrival.new.priority = message.properties.priority.map(|level| door::PriorityWish::Level(i64::from(level)));
     if !arrival.copies_for.is_empty() {
         arrival.ignored.push(format!("CC: the broker copied it to {} by itself", arrival.copies_for.join(", ")));
+    }
+    if let Some(door::PriorityWish::Level(level)) = arrival.new.priority
+        && !(0..=i64::from(HIGHEST_PRIORITY)).contains(&level)
+    {
+        arrival.ignored.push(format!("priority {level}: it is not in 0..{HIGHEST_PRIORITY}"));
     }
     let problems = std::mem::take(&mut arrival.problems);
     arrival.ignored.extend(problems.into_iter().map(|problem| problem.text));
@@ -380,7 +394,7 @@ pub(super) fn direct_item(
     at: Timestamp,
 ) -> Item {
     let level = match arrival.new.priority {
-        Some(door::PriorityWish::Level(level)) => u8::try_from(level.clamp(0, 31)).ok(),
+        Some(door::PriorityWish::Level(level)) => u8::try_from(level.clamp(0, i64::from(HIGHEST_PRIORITY))).ok(),
         _ => None,
     };
     let mut item =

@@ -26,7 +26,7 @@ use crate::definition::{Definitions, QueueDefinition};
 use crate::item::door::{self, Arrival};
 use crate::item::message::{Header, Message};
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Place, State, Timestamp, lifecycle};
+use crate::item::{Item, ItemId, Lane, Place, State, Timestamp, lifecycle};
 use crate::mirror::{MirrorError, Tx, acks, items, records, tap};
 
 /// Reads the tap until it is stopped.
@@ -92,20 +92,21 @@ impl Page {
             }
             page.lost += offset - page.next_offset;
             page.next_offset = offset + 1;
-            let key = message.routing_key.as_str();
             let mut arrival = direct_arrival(message, at);
             arrival.ignored.retain(|line| !line.starts_with("x-stream-offset"));
-            match arrival.new.reference.clone() {
-                Some(reference) => {
-                    let definition = definitions.get(key).cloned();
-                    page.copies.push(Copy {
-                        definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
-                        content_hash: door::content_hash(&arrival.new.payload),
-                        reference,
-                        arrival,
-                    });
+            for key in queues_of(definitions, message, &arrival) {
+                match arrival.new.reference.clone() {
+                    Some(reference) => {
+                        let definition = definitions.get(key).cloned();
+                        page.copies.push(Copy {
+                            definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
+                            content_hash: door::content_hash(&arrival.new.payload),
+                            reference,
+                            arrival: arrival.clone(),
+                        });
+                    }
+                    None => *page.anonymous.entry(key.to_owned()).or_default() += 1,
                 }
-                None => *page.anonymous.entry(key.to_owned()).or_default() += 1,
             }
         }
         page
@@ -165,6 +166,19 @@ impl Page {
         let anonymous = self.anonymous.values().sum::<i64>().cast_unsigned();
         tap::advance(tx, stream, self.next_offset, self.lost, anonymous).await
     }
+}
+
+/// The direct queues that a message is in: the stream holds one copy, however many keys (`CC`) lead to it. A key that
+/// leads to none by now did when the message came.
+fn queues_of<'m>(definitions: &Definitions, message: &'m Message, arrival: &'m Arrival) -> Vec<&'m str> {
+    let is_direct = |key: &str| definitions.get(key).is_some_and(|definition| definition.lane == Lane::Direct);
+    let mut keys: Vec<&str> = Vec::new();
+    for key in std::iter::once(&message.routing_key).chain(&arrival.copies_for) {
+        if is_direct(key) && !keys.contains(&key.as_str()) {
+            keys.push(key);
+        }
+    }
+    if keys.is_empty() { vec![&message.routing_key] } else { keys }
 }
 
 enum Placed<'i> {

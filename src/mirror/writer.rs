@@ -79,7 +79,7 @@ async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Job>) {
             }
         }
         for answer in answers {
-            answer(result.as_ref().map(|()| ()));
+            answer(result.as_ref().copied());
         }
     }
 }

@@ -1,5 +1,7 @@
+mod doors;
 mod lanes;
 mod support;
+mod topology;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
