@@ -14,7 +14,7 @@ use crate::definition::{LoadError, load};
 pub(super) struct CheckArgs {
     /// Directory of queue definitions [default: the settings' definitions.dir]
     dir: Option<PathBuf>,
-    /// How to say what was found
+    /// How to report what was found
     #[arg(long, value_enum, default_value = "table")]
     output: Form,
 }

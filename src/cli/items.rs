@@ -34,13 +34,13 @@ struct ListArgs {
     /// Items of this queue
     #[arg(long, value_name = "KEY")]
     queue: Option<String>,
-    /// In this state; several with commas
+    /// In this state; separate several by commas
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(State::WORDS))]
     state: Vec<String>,
-    /// Exceptions of this kind; several with commas
+    /// Exceptions of this kind; separate several by commas
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.word())))]
     kind: Vec<String>,
-    /// With exactly this reference of the producer
+    /// With exactly this producer's reference
     #[arg(long)]
     reference: Option<String>,
     /// With this label; may be given several times
@@ -55,13 +55,13 @@ struct ListArgs {
     /// With this text in the reference, name, reason or code
     #[arg(long, value_name = "TEXT")]
     q: Option<String>,
-    /// Which come first [default: newest, or as the cursor has it]
+    /// Which items come first [default: newest; with a cursor, its list's order]
     #[arg(long, value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::word)))]
     sort: Option<String>,
     /// How many to show
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PAGE)))]
     limit: u32,
-    /// Go on where a list before ended, in its order
+    /// Continue an earlier list, in its order; it ended with the cursor to give here
     #[arg(long)]
     cursor: Option<String>,
     /// How to show them

@@ -52,7 +52,7 @@ enum Command {
     /// Connects to RabbitMQ, opens the mirror, declares what the definitions need and works until it gets SIGTERM or
     /// Ctrl-C. Everything it needs to know stands in the settings file; each setting can be overridden by an environment
     /// variable, like WARREND__BROKER__AMQP_URL for broker.amqp_url.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, verbatim_doc_comment)]
     Serve,
     /// Check queue definitions, without a daemon or a broker
     ///

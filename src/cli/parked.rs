@@ -13,7 +13,7 @@ pub(super) struct ParkedArgs {
     /// How many to show, the newest first
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PAGE)))]
     limit: u32,
-    /// Go on where a list before ended
+    /// Continue an earlier list; it ended with the cursor to give here
     #[arg(long)]
     cursor: Option<String>,
     /// How to show them

@@ -95,15 +95,9 @@ pub fn read(message: &Message, now: Timestamp, may_answer: impl Fn(&str) -> bool
         user: properties.user_id.clone(),
         ..Arrival::default()
     };
-    if let Some(expiration) = &properties.expiration {
-        let life = expiration.parse::<i64>().ok().filter(|life| *life >= 0);
-        let ends = life.and_then(|life| now.checked_add(jiff::SignedDuration::from_millis(life)).ok());
-        match (life, ends) {
-            (Some(_), ends) => arrival.new.expires_at = ends,
-            (None, _) => arrival
-                .problems
-                .push(Problem::new("header", format!("expiration '{expiration}' is no number of milliseconds"))),
-        }
+    match end_of_life(message, now) {
+        Ok(end) => arrival.new.expires_at = end,
+        Err(problem) => arrival.problems.push(problem),
     }
     if let Some(reply_to) = properties.reply_to.as_deref().filter(|name| !name.is_empty()) {
         if may_answer(reply_to) {
@@ -116,6 +110,15 @@ pub fn read(message: &Message, now: Timestamp, may_answer: impl Fn(&str) -> bool
         arrival.take_header(name, value);
     }
     arrival
+}
+
+/// When the message's own `expiration` ends its life, counted from now.
+pub(super) fn end_of_life(message: &Message, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+    let Some(expiration) = &message.properties.expiration else { return Ok(None) };
+    match expiration.parse::<i64>() {
+        Ok(life) if life >= 0 => Ok(now.checked_add(jiff::SignedDuration::from_millis(life)).ok()),
+        _ => Err(Problem::new("header", format!("expiration '{expiration}' is no number of milliseconds"))),
+    }
 }
 
 impl Arrival {

@@ -186,7 +186,8 @@ fn processed(
     let why = match (confirms, item.ran_anyway) {
         (true, _) => Some("its report came after the ack was inferred".to_owned()),
         (_, true) => Some("done although it was cancelled or on hold".to_owned()),
-        _ if voice.attempt != item.attempt => Some(format!("by attempt {}; a later one is dropped", voice.attempt)),
+        _ if voice.attempt > item.attempt => Some(format!("by attempt {}, which was never handed out", voice.attempt)),
+        _ if voice.attempt < item.attempt => Some(format!("by attempt {}; a later one is dropped", voice.attempt)),
         _ => note.cloned(),
     };
     voice.step(item, "processed", why, acks)

@@ -4,6 +4,7 @@
 //! [`lifecycle`] is the only place that decides where an item goes next.
 
 pub mod answer;
+pub mod direct;
 pub mod door;
 pub mod ids;
 pub mod lifecycle;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, LaneError, now};
+use super::{Context, DIRECT_REPLY_TO, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::item::ItemId;
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The first failure of broker or mirror; what was not taken out of the outbox is sent again.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
     let mut publisher = Publisher::open(&session, context.confirm_timeout).await?;
-    loop {
+    while !stop.is_cancelled() {
         let answers = context.mirror.waiting_answers(BATCH).await?;
         let Some(last) = answers.last().map(|answer| answer.seq) else {
             tokio::select! {
@@ -52,6 +52,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
             })
             .await?;
     }
+    Ok(())
 }
 
 fn outgoing(answer: &WaitingAnswer) -> Outgoing {
@@ -72,6 +73,8 @@ fn outgoing(answer: &WaitingAnswer) -> Outgoing {
 fn undelivered(answer: &WaitingAnswer, published: &Published) -> Option<(ItemId, String)> {
     let why = match published {
         Published::Confirmed => return None,
+        // Before RabbitMQ 4 these count as not routed even when they arrive, so a return says nothing.
+        Published::Returned(_) if answer.reply_to.starts_with(DIRECT_REPLY_TO) => return None,
         Published::Returned(why) => why.as_str(),
         Published::Refused => "the queue refused it",
     };

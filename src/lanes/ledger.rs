@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::{Wakes, moment};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
-use crate::item::lifecycle::{self, Moment, Rules, Step};
+use crate::item::lifecycle::{Moment, Rules, Step};
 use crate::item::message::Message;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, Place, door};
+use crate::item::{Item, ItemId, Lane, direct};
 use crate::mirror::{MirrorError, Tx, acks, items, records};
 
 pub(crate) struct Ledger {
@@ -119,19 +119,13 @@ impl Ledger {
         self.items.insert(item.id, item);
     }
 
-    /// A dead letter brings the payload of a stub along, should its copy never come.
+    /// Keeps the payload that a dead letter brings along, where the item's was not known.
     pub(crate) fn learn_payload(&mut self, id: ItemId, message: &Message) {
         let at = self.moment.now;
-        let Some(item) = self.items.get_mut(&id).filter(|item| item.size.is_none()) else { return };
-        item.size = Some(message.body.len() as u64);
-        item.content_hash = Some(door::content_hash(&message.body));
-        item.content_type.clone_from(&message.properties.content_type);
-        if item.place == Place::Delayed {
-            item.place = lifecycle::waiting_place(item, at);
+        if self.items.get_mut(&id).is_some_and(|item| direct::learn_payload(item, message, at)) {
+            self.changed.insert(id);
+            self.learnt.push((id, message.body.clone()));
         }
-        item.revision += 1;
-        self.changed.insert(id);
-        self.learnt.push((id, message.body.clone()));
     }
 
     pub(crate) fn park(&mut self, message: Message, reason: String) {

@@ -145,6 +145,9 @@ impl Wakes {
     }
 }
 
+/// How RabbitMQ writes a producer's `amq.rabbitmq.reply-to` when it passes the message on.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
+
 /// The rule for `reply-to`: RabbitMQ's own direct reply-to, or what the setting allows.
 #[derive(Debug)]
 pub struct Replies {
@@ -159,7 +162,8 @@ impl Replies {
 
     #[must_use]
     pub fn may_go_to(&self, queue: &str) -> bool {
-        queue.starts_with("amq.rabbitmq.reply-to.") || self.allowed.is_match(queue)
+        // A longer one was no UTF-8 and is no name that could be published to.
+        queue.len() <= 255 && (queue.starts_with(DIRECT_REPLY_TO) || self.allowed.is_match(queue))
     }
 }
 

@@ -26,8 +26,9 @@ use super::ledger::Ledger;
 use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
-use crate::definition::{Definitions, QueueDefinition};
-use crate::item::door::{self, Arrival, Problem};
+use crate::definition::Definitions;
+use crate::item::direct;
+use crate::item::door::{self, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
 use crate::item::report::{self, Death, DeathReason, Report};
@@ -265,8 +266,11 @@ impl Reading {
                     report.attempt = Some(1);
                     id
                 }
-                // An id of ours that is not there: a lost mirror, or somebody's invention.
-                None if self.ledger.is_direct(queue) && about.parse::<ItemId>().is_err() => {
+                // With a number and an id of ours it is about a dispatch, whose item would be here: a lost mirror, or
+                // somebody's invention.
+                None if self.ledger.is_direct(queue)
+                    && (report.attempt.is_none() || about.parse::<ItemId>().is_err()) =>
+                {
                     report.attempt = Some(1);
                     self.open_stub(queue, Some(about), None)
                 }
@@ -328,27 +332,14 @@ impl Reading {
         self.add(item, Some(message.body), "broker", "refused", why);
     }
 
-    /// Direct lane: what is known of an item whose copy did not come yet. A dead letter brings the payload along.
+    /// Direct lane: opens the row of an item whose copy did not come yet.
     fn open_stub(&mut self, queue: &str, reference: Option<&str>, dead: Option<Message>) -> ItemId {
         let definition = self.ledger.definition(queue);
-        let at = self.ledger.moment().now;
-        let mut arrival = dead.as_ref().map_or_else(Arrival::default, |message| direct_arrival(message, at));
-        arrival.new.reference = reference.map(str::to_owned);
-        let hash = door::content_hash(&arrival.new.payload);
-        let mut item = direct_item(&definition, &arrival, hash, at);
-        item.stub = reference.is_some();
-        if dead.is_none() {
-            (item.size, item.content_hash) = (None, None);
-        }
+        let item = direct::stub(&definition, reference, dead.as_ref(), new_id(), self.ledger.moment().now);
         let id = item.id;
         let what = if dead.is_some() { "a dead letter" } else { "a report" };
-        self.add(
-            item,
-            dead.map(|message| message.body),
-            "daemon",
-            "seen",
-            Some(format!("{what} came ahead of its copy")),
-        );
+        let why = Some(format!("{what} came ahead of its copy"));
+        self.add(item, dead.map(|message| message.body), "daemon", "seen", why);
         id
     }
 
@@ -358,49 +349,4 @@ impl Reading {
         }
         self.ledger.add(item, payload, actor, event, why);
     }
-}
-
-/// Reads a message as the direct lane takes it: what it cannot honour is listed, nothing is refused.
-pub(super) fn direct_arrival(message: &Message, at: Timestamp) -> Arrival {
-    let mut arrival = door::read(message, at, |_| false);
-    arrival.ignored.retain(|line| !line.starts_with("reply-to"));
-    if message.properties.reply_to.is_some() {
-        arrival.ignored.push("reply-to: the direct lane sends no answers".to_owned());
-    }
-    for (name, asked) in [
-        ("wq-not-before", arrival.new.not_before.take().is_some()),
-        ("wq-expires-at", message.properties.headers.contains_key("wq-expires-at")),
-        ("wq-priority", message.properties.headers.contains_key("wq-priority")),
-    ] {
-        if asked {
-            arrival.ignored.push(format!("{name}: needs the managed lane"));
-        }
-    }
-    if !arrival.copies_for.is_empty() {
-        arrival.ignored.push(format!("CC: the broker copied it to {} by itself", arrival.copies_for.join(", ")));
-    }
-    let problems = std::mem::take(&mut arrival.problems);
-    arrival.ignored.extend(problems.into_iter().map(|problem| problem.text));
-    arrival
-}
-
-/// The item a direct delivery is: out in its first attempt.
-pub(super) fn direct_item(
-    definition: &QueueDefinition,
-    arrival: &Arrival,
-    content_hash: String,
-    at: Timestamp,
-) -> Item {
-    let level = match arrival.new.priority {
-        Some(door::PriorityWish::Level(level)) => u8::try_from(level.clamp(0, 31)).ok(),
-        _ => None,
-    };
-    let mut item =
-        door::admit(definition, arrival, level.unwrap_or(definition.priorities.normal()), content_hash, new_id(), at);
-    item.lane = Lane::Direct;
-    item.place = Place::Broker;
-    item.attempt = 1;
-    item.ready_at = at;
-    item.dispatched_at = Some(item.enqueued_at.min(at));
-    item
 }

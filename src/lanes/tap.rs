@@ -18,15 +18,15 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::reports::{direct_arrival, direct_item};
-use super::{BATCH, Context, LaneError, now};
+use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
+use crate::item::direct;
 use crate::item::door::{self, Arrival};
 use crate::item::message::{Header, Message};
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Place, State, Timestamp, lifecycle};
+use crate::item::{Item, ItemId, Lane, Timestamp};
 use crate::mirror::{MirrorError, Tx, acks, items, records, tap};
 
 /// Reads the tap until it is stopped.
@@ -103,20 +103,21 @@ impl Page {
             }
             page.lost += offset - page.next_offset;
             page.next_offset = offset + 1;
-            let key = message.routing_key.as_str();
-            let mut arrival = direct_arrival(message, at);
+            let mut arrival = direct::read(message, at);
             arrival.ignored.retain(|line| !line.starts_with("x-stream-offset"));
-            match arrival.new.reference.clone() {
-                Some(reference) => {
-                    let definition = definitions.get(key).cloned();
-                    page.copies.push(Copy {
-                        definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
-                        content_hash: door::content_hash(&arrival.new.payload),
-                        reference,
-                        arrival,
-                    });
+            for key in queues_of(definitions, message, &arrival) {
+                match arrival.new.reference.clone() {
+                    Some(reference) => {
+                        let definition = definitions.get(key).cloned();
+                        page.copies.push(Copy {
+                            definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
+                            content_hash: door::content_hash(&arrival.new.payload),
+                            reference,
+                            arrival: arrival.clone(),
+                        });
+                    }
+                    None => *page.anonymous.entry(key.to_owned()).or_default() += 1,
                 }
-                None => *page.anonymous.entry(key.to_owned()).or_default() += 1,
             }
         }
         page
@@ -135,7 +136,7 @@ impl Page {
             let known = known.entry((copy.definition.key.clone(), copy.reference.clone())).or_default();
             let item = match place_copy(known, copy) {
                 Placed::Fills(item) => {
-                    fill_in(item, copy, at);
+                    direct::fill_in(item, copy.item(at), at);
                     lines.push((item.id, copy.line(item, "copied", None, at)));
                     item
                 }
@@ -149,7 +150,7 @@ impl Page {
                     item
                 }
                 Placed::New => {
-                    let item = direct_item(&copy.definition, &copy.arrival, copy.content_hash.clone(), at);
+                    let item = copy.item(at);
                     lines.push((item.id, copy.line(&item, "admitted", None, at)));
                     payloads.push((item.id, &copy.arrival.new.payload));
                     known.push(item.clone());
@@ -182,6 +183,19 @@ impl Page {
     }
 }
 
+/// The direct queues that a message is in: the stream holds one copy, however many keys (`CC`) lead to it. A key that
+/// leads to none by now did when the message came.
+fn queues_of<'m>(definitions: &Definitions, message: &'m Message, arrival: &'m Arrival) -> Vec<&'m str> {
+    let is_direct = |key: &str| definitions.get(key).is_some_and(|definition| definition.lane == Lane::Direct);
+    let mut keys: Vec<&str> = Vec::new();
+    for key in std::iter::once(&message.routing_key).chain(&arrival.copies_for) {
+        if is_direct(key) && !keys.contains(&key.as_str()) {
+            keys.push(key);
+        }
+    }
+    if keys.is_empty() { vec![&message.routing_key] } else { keys }
+}
+
 enum Placed<'i> {
     Fills(&'i mut Item),
     Repeats(&'i mut Item),
@@ -201,29 +215,11 @@ fn place_copy<'i>(known: &'i mut [Item], copy: &Copy) -> Placed<'i> {
     if fills(item) { Placed::Fills(item) } else { Placed::Repeats(item) }
 }
 
-/// A stub learns what its copy says; where it stands does not change, but what waited for the payload may go out.
-fn fill_in(item: &mut Item, copy: &Copy, at: Timestamp) {
-    let from = direct_item(&copy.definition, &copy.arrival, copy.content_hash.clone(), at);
-    item.stub = false;
-    item.name = from.name;
-    item.content_type = from.content_type;
-    item.size = from.size;
-    item.content_hash = from.content_hash;
-    item.labels = from.labels;
-    item.traceparent = from.traceparent;
-    item.ignored = from.ignored;
-    item.enqueued_at = from.enqueued_at;
-    item.due_at = from.due_at;
-    item.expires_at = item.expires_at.or(from.expires_at);
-    if item.state == State::Queued && item.place == Place::Delayed {
-        item.place = lifecycle::waiting_place(item, at);
-    } else {
-        item.priority = from.priority;
-    }
-    item.revision += 1;
-}
-
 impl Copy {
+    fn item(&self, at: Timestamp) -> Item {
+        direct::item(&self.definition, &self.arrival, new_id(), at)
+    }
+
     fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {
         Line {
             revision: item.revision,

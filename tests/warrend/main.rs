@@ -2,9 +2,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod doors;
 mod lanes;
 mod support;
 mod tidy;
+mod topology;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};

@@ -53,6 +53,8 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/lanes/mod.rs", "Timestamp::now", "the one clock of the runners"),
     ("src/lanes/mod.rs", "fastrand", "the one source of chance for decisions with jitter"),
     ("src/lanes/mod.rs", "now_v7", "the one source of item ids"),
+    ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
+    ("src/mirror/mod.rs", "now_v7", "a new mirror is given its identity"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
     ("src/daemon.rs", "Instant::now", "how long a session lasted, and the deadline of a stop"),
@@ -66,8 +68,10 @@ const MAY_TOUCH: &[(&str, &str, &str)] = &[("src/definition/load.rs", "fs", "rea
 const MAY_MOVE: &[(&str, &str)] = &[
     ("src/item/lifecycle.rs", "the one place that decides where an item goes next"),
     ("src/item/door.rs", "makes new items and refusals"),
-    ("src/lanes/reports.rs", "makes direct items, which begin in the broker"),
-    ("src/lanes/tap.rs", "a stub's payload has come, so what waited for it may go out"),
+    (
+        "src/item/direct.rs",
+        "makes direct items, which begin in the broker; a stub's payload has come, so it may go out",
+    ),
     ("src/mirror/dispatch.rs", "claims, marks and wakes in SQL, each only from the expected place"),
 ];
 

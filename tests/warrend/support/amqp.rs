@@ -55,6 +55,7 @@ impl Client {
     /// Starts consuming from a work queue with prefetch 1.
     pub async fn robot(&self, queue: &str) -> Robot {
         let channel = self.another_channel().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         channel.basic_qos(1, BasicQosOptions::default()).await.expect("prefetch");
         let consumer = channel
             .basic_consume(
@@ -106,7 +107,8 @@ impl Robot {
         tokio::time::timeout(wait, self.consumer.next()).await.ok()?.and_then(Result::ok)
     }
 
-    /// Reports an outcome: same headers, correlation-id = message-id.
+    /// Reports an outcome: same headers, correlation-id = message-id. Waits for the confirm: lapin writes acks and
+    /// closes ahead of publishes that wait, so without it the ack may come first, and a close may lose the report.
     pub async fn report(&self, delivery: &Delivery, kind: &str, body: &Value) {
         let mut properties = BasicProperties::default()
             .with_type(kind.into())
@@ -116,7 +118,8 @@ impl Robot {
         if let Some(id) = delivery.properties.message_id() {
             properties = properties.with_correlation_id(id.clone());
         }
-        self.channel
+        let confirm = self
+            .channel
             .basic_publish(
                 "wq.outcomes".into(),
                 delivery.routing_key.clone(),
@@ -126,6 +129,7 @@ impl Robot {
             )
             .await
             .expect("reported");
+        assert!(confirm.await.expect("confirmed").is_ack(), "the broker refused a report");
     }
 
     pub async fn ack(&self, delivery: &Delivery) {

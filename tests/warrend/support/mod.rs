@@ -3,3 +3,4 @@
 pub mod amqp;
 pub mod broker;
 pub mod daemon;
+pub mod raw;
