@@ -1,1 +1,3 @@
+mod acks;
 mod managed;
+mod reports;

@@ -2,4 +2,6 @@
 
 pub mod amqp;
 pub mod broker;
+pub mod crew;
 pub mod daemon;
+pub mod python;
