@@ -22,11 +22,13 @@ use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
 use crate::broker::declare::declare;
 use crate::broker::management::Management;
+use crate::broker::ownership;
+use crate::broker::publish::Publisher;
 use crate::control::{reconcile, timers};
 use crate::definition::{self, Definitions};
 use crate::http;
 use crate::lanes::{self, Context, LaneError, Replies, Wakes};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, MirrorError};
 use crate::settings::Settings;
 use crate::status::{Broker, Status};
 use crate::topology::desired::desired;
@@ -88,7 +90,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let doors_close = CancellationToken::new();
     let api = http::Api::new(context.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
-    let clock = timers::run(mirror, definitions, wakes, stop.clone());
+    let clock = timers::run(mirror.clone(), definitions, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
         Ok::<(), anyhow::Error>(())
@@ -99,6 +101,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     stop.cancelled().await;
     doors_close.cancel();
     crew.finish(settings.shutdown.deadline).await;
+    mirror.close().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -192,7 +195,7 @@ enum SessionError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error(transparent)]
-    Lane(#[from] LaneError),
+    Mirror(#[from] MirrorError),
     #[error("RabbitMQ {0} is older than {oldest}, the oldest that is supported", oldest = Version::OLDEST)]
     TooOld(String),
     #[error("the broker's version is not known: over amqps the management API has to say it, and {0}")]
@@ -266,6 +269,9 @@ impl BrokerSide {
         let definitions: &Definitions = &self.context.definitions;
         let topology = desired(definitions, version, &self.context.names, self.settings.tap.max_bytes);
         let problem = declare(&session, self.management.as_ref(), &topology).await?;
+        let identity = self.context.mirror.identity().await?;
+        let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
+        ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
         if let Some(problem) = &problem {
             tracing::warn!("policies were left as they are: {problem}");
         }
@@ -304,6 +310,8 @@ impl BrokerSide {
         crew.spawn("tap", lanes::tap::run(context, session, token));
         let (context, session, token) = parts();
         crew.spawn("answers", lanes::answers::run(context, session, token));
+        let (context, session, token) = parts();
+        crew.spawn("unrouted", lanes::unrouted::run(context, session, token));
         for definition in self.context.definitions.queues.values() {
             let (context, session, token) = parts();
             let name = format!("dispatch of {}", definition.key);

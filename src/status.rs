@@ -19,12 +19,15 @@ pub struct Snapshot {
     pub management_problem: Option<String>,
     /// Seen on the broker, by queue key.
     pub queues: BTreeMap<String, QueueSeen>,
+    /// Items that wait for a queue nobody defined; `None` where they were not counted yet.
+    pub unrouted: Option<u64>,
     /// Copies the tap dropped before they were read, since the mirror began.
     pub tap_lost: u64,
     /// Since when the tap's reader has had nothing to read; `None` while it reads.
     pub tap_idle_since: Option<crate::item::Timestamp>,
 }
 
+/// How the daemon stands with the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Broker {
     #[default]
@@ -42,6 +45,7 @@ pub struct QueueSeen {
     pub ready: Option<u64>,
     /// From the management API, some seconds old; `None` without it.
     pub unacked: Option<u64>,
+    /// Robots consuming; from either source, whichever looked last.
     pub consumers: Option<u64>,
 }
 

@@ -21,10 +21,12 @@ pub struct Batches {
 
 /// Deliveries that belong to one ack.
 pub struct Batch {
+    /// In the order of delivery; never empty.
     pub messages: Vec<Message>,
     /// Nothing more was at hand when the batch was closed.
     pub drained: bool,
-    last: Acker,
+    /// One per message, in order.
+    ackers: Vec<Acker>,
 }
 
 impl Batches {
@@ -96,7 +98,7 @@ impl Batches {
 
     fn collect(&mut self, first: Option<Result<lapin::message::Delivery, lapin::Error>>) -> Result<Batch, BrokerError> {
         let first = self.delivery(first)?;
-        let mut last = first.acker.clone();
+        let mut ackers = vec![first.acker.clone()];
         let mut messages = vec![convert::message(first)];
         let mut drained = false;
         while messages.len() < self.at_most {
@@ -105,10 +107,10 @@ impl Batches {
                 break;
             };
             let next = self.delivery(next)?;
-            last = next.acker.clone();
+            ackers.push(next.acker.clone());
             messages.push(convert::message(next));
         }
-        Ok(Batch { messages, drained, last })
+        Ok(Batch { messages, drained, ackers })
     }
 
     fn delivery(
@@ -120,6 +122,14 @@ impl Batches {
             Some(Err(source)) => Err(BrokerError::Amqp { operation: format!("read from {}", self.queue), source }),
             None => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
         }
+    }
+
+    /// Ends; what was not acked goes back to where it was.
+    ///
+    /// # Errors
+    /// Where the connection is gone, with the same effect.
+    pub async fn give_back(self) -> Result<(), BrokerError> {
+        self.channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))
     }
 
     /// Messages waiting in the queue. Every delivery the broker sent before it answers is at hand afterwards.
@@ -137,11 +147,29 @@ impl Batch {
     /// # Errors
     /// [`BrokerError::StaleAck`] where the channel is gone and they will come again.
     pub async fn ack(self) -> Result<(), BrokerError> {
-        match self.last.ack(BasicAckOptions { multiple: true }).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(BrokerError::StaleAck),
-            Err(source) => Err(BrokerError::Amqp { operation: "ack".to_owned(), source }),
+        match self.ackers.last() {
+            Some(last) => ack(last, true).await,
+            None => Ok(()),
         }
+    }
+
+    /// Tells the broker that the messages at these places are dealt with; the others stay with us.
+    ///
+    /// # Errors
+    /// As [`Self::ack`].
+    pub async fn ack_some(self, places: &[usize]) -> Result<(), BrokerError> {
+        for acker in places.iter().filter_map(|place| self.ackers.get(*place)) {
+            ack(acker, false).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn ack(acker: &Acker, multiple: bool) -> Result<(), BrokerError> {
+    match acker.ack(BasicAckOptions { multiple }).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(BrokerError::StaleAck),
+        Err(source) => Err(BrokerError::Amqp { operation: "ack".to_owned(), source }),
     }
 }
 
@@ -166,6 +194,8 @@ pub struct Lookout {
 }
 
 impl Lookout {
+    /// Opens its channel, on the consuming connection.
+    ///
     /// # Errors
     /// Where the connection is gone.
     pub async fn open(session: &Session) -> Result<Self, BrokerError> {

@@ -1,15 +1,15 @@
 //! Makes a [`Topology`] so. Idempotent: what is there already stays as it is.
 //!
 //! Order of effects: policies (they have to be there before their queue is), exchanges, queues, bindings of the other
-//! lane away, bindings there. Whatever a crash leaves undone is done by the next start.
+//! lane away, bindings there; then the policies are read back. Whatever a crash leaves undone is done by the next start.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind as Kind};
 
-use super::BrokerError;
 use super::connection::Session;
 use super::management::Management;
+use super::{BrokerError, consume};
 use crate::topology::desired::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// Declares everything. Without the management API (`None`, or it does not answer) policies are left as they are, and
@@ -38,8 +38,11 @@ pub async fn declare(
     for exchange in &topology.exchanges {
         declare_exchange(&channel, exchange).await?;
     }
+    let mut channel = channel;
     for queue in &topology.queues {
-        declare_queue(&channel, queue).await?;
+        if let Err(error) = declare_queue(&channel, queue).await {
+            channel = keep_as_it_is(session, queue, error).await?;
+        }
     }
     for binding in &topology.unbound {
         unbind(&channel, binding).await?;
@@ -49,7 +52,46 @@ pub async fn declare(
     }
     // A channel of its own that is closed again: nothing else may fail over a declaration.
     channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))?;
+    if let (Some(management), None) = (management, &problem) {
+        problem = read_back(management, topology).await;
+    }
     Ok(problem)
+}
+
+/// Whether our policies are in force. One policy applies per queue, so an operator's own may stand before ours: that
+/// is named, not fought.
+async fn read_back(management: &Management, topology: &Topology) -> Option<String> {
+    let in_force = match management.policies_in_force().await {
+        Ok(in_force) => in_force,
+        Err(error) => return Some(error.to_string()),
+    };
+    for policy in &topology.policies {
+        // The policy of a queue has its name.
+        match in_force.get(&policy.name) {
+            Some(name) if *name == policy.name => {}
+            Some(other) => tracing::warn!(queue = policy.name, policy = other, "another policy stands before ours"),
+            None => tracing::warn!(queue = policy.name, "our policy is not in force yet"),
+        }
+    }
+    None
+}
+
+/// A robots' queue that is there with other arguments goes on as it is: robots and items are on it, and one queue is no
+/// reason to stop all others. Answers a new channel, the refusal closed the old one.
+async fn keep_as_it_is(session: &Session, queue: &Queue, error: BrokerError) -> Result<Channel, BrokerError> {
+    if queue.key.is_none() {
+        return Err(error);
+    }
+    let channel = session.consuming_channel().await?;
+    if consume::count_ready(&channel, &queue.name).await.is_err() {
+        return Err(error);
+    }
+    tracing::error!(
+        queue = queue.name,
+        error = &error as &dyn std::error::Error,
+        "the queue is there with other arguments and is used as it is; to change them, empty it and delete it"
+    );
+    Ok(channel)
 }
 
 async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {

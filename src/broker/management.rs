@@ -3,6 +3,7 @@
 //! Its numbers lag (5-10 s), so nothing that moves items decides by them alone. Fields that a broker version does not
 //! know are absent and read as zero.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +23,7 @@ pub struct Management {
     vhost: String,
 }
 
+/// What went wrong with the management API. No variant repeats the URL: it holds a password.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
     #[error("broker.management_url is not usable: {0}")]
@@ -38,8 +40,10 @@ pub enum ManagementError {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QueueStats {
+    /// Waiting for a robot.
     #[serde(rename = "messages_ready")]
     pub ready: u64,
+    /// With robots.
     #[serde(rename = "messages_unacknowledged")]
     pub unacked: u64,
     /// Waiting for a broker-side delayed retry (4.3).
@@ -124,6 +128,30 @@ impl Management {
         let url = self.url(&["policies", &self.vhost, &policy.name]);
         let answer = self.http.put(url).json(&body).send().await.map_err(unreachable)?;
         accepted(operation, answer).await.map(|_| ())
+    }
+
+    /// Which policy is in force on each queue of the virtual host that has one.
+    ///
+    /// # Errors
+    /// Where the API does not answer as it should.
+    pub async fn policies_in_force(&self) -> Result<HashMap<String, String>, ManagementError> {
+        #[derive(Deserialize)]
+        struct Queue {
+            name: String,
+            policy: Option<String>,
+        }
+        let mut url = self.url(&["queues", &self.vhost]);
+        url.set_query(Some("columns=name,policy"));
+        let operation = "list the queues' policies";
+        let answer = accepted(operation, self.http.get(url).send().await.map_err(unreachable)?).await?;
+        let queues: Vec<Queue> = answer
+            .json()
+            .await
+            .map_err(|source| ManagementError::Unreadable { operation, source: source.without_url() })?;
+        Ok(queues
+            .into_iter()
+            .filter_map(|queue| Some((queue.name, queue.policy.filter(|name| !name.is_empty())?)))
+            .collect())
     }
 
     async fn get<T: for<'de> Deserialize<'de>>(

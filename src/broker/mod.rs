@@ -10,6 +10,7 @@ pub mod consume;
 mod convert;
 pub mod declare;
 pub mod management;
+pub mod ownership;
 pub mod publish;
 
 /// What went wrong on the broker.
@@ -27,6 +28,11 @@ pub enum BrokerError {
     Cancelled { queue: String },
     #[error("an ack came too late: its channel is gone, so the deliveries come again")]
     StaleAck,
+    #[error(
+        "the queues on this broker belong to another mirror ({owner}; this one is {identity}). Use another virtual host \
+         or broker.prefix; or, if that mirror is gone for good, purge the queue {queue} and start again"
+    )]
+    OtherMirror { queue: String, owner: String, identity: String },
     #[error("the connection was lost: {0}")]
     Lost(String),
 }

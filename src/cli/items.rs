@@ -20,11 +20,10 @@ pub(super) struct ItemsArgs {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once per run")]
 enum ItemsCommand {
     /// List items that meet every filter given
     #[command(after_help = EXIT_CODES)]
-    List(ListArgs),
+    List(Box<ListArgs>),
     /// Show one item and what happened to it
     #[command(after_help = EXIT_CODES)]
     Show(ShowArgs),

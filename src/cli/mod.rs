@@ -72,7 +72,7 @@ enum Command {
     ///
     /// The payload is any JSON value: in the command, from a file, or from standard input.
     #[command(after_help = enqueue::EXAMPLES)]
-    Enqueue(enqueue::EnqueueArgs),
+    Enqueue(Box<enqueue::EnqueueArgs>),
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),

@@ -51,8 +51,15 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         Some(problem) => Check { ok: false, detail: format!("{problem}; data flows, control is limited") },
     };
 
+    // Nothing of this stops the daemon, all of it deserves a look.
+    let attention = json!({
+        "parked": api.mirror.parked_count().await.ok(),
+        "unrouted": status.unrouted,
+        "tap_lost": status.tap_lost,
+    });
+
     let ready = broker.ok && mirror.ok && topology.ok;
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks = json!({"broker": broker, "mirror": mirror, "topology": topology, "management": management});
-    Ok((code, Json(json!({"ready": ready, "checks": checks}))).into_response())
+    Ok((code, Json(json!({"ready": ready, "checks": checks, "attention": attention}))).into_response())
 }

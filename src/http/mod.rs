@@ -1,7 +1,7 @@
 //! The HTTP API: routes by resource, one file each.
 //!
 //! Owns the wire forms and nothing else: what is shown comes from the mirror's read side, the definitions and the
-//! status; what is admitted is judged by the lanes. Every answer that is no success is a [`Problem`], also those that
+//! status; what is admitted is judged by the lanes. Every answer that is no success is a `Problem`, also those that
 //! the router itself gives, and every mistake in a request is named at once.
 //!
 //! | route | file |
@@ -10,7 +10,7 @@
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
-//! | `/api/v1/parked` | `parked` |
+//! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod enqueue;
 mod extract;
@@ -79,6 +79,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
         .route("/api/v1/items/{id}/payload", get(items::payload))
         .route("/api/v1/parked", get(parked::list))
+        .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -1,7 +1,8 @@
-//! What could not be read or belongs to no item.
+//! What could not be read or belongs to no item, and what waits for a queue that nobody defined.
 
 use axum::Json;
 use axum::extract::State;
+use serde_json::{Value, json};
 
 use super::Api;
 use super::extract::Parameters;
@@ -19,4 +20,11 @@ pub(super) async fn list(
     let page = api.mirror.parked(limit, cursor).await?;
     let items = page.items.into_iter().map(ParkedView::from).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
+}
+
+/// `GET /api/v1/unrouted`: how many items wait in `wq.unrouted`; null until they were counted. They are routed again
+/// when the daemon starts with a definition of their queue.
+pub(super) async fn unrouted(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.done()?;
+    Ok(Json(json!({ "ready": api.status.snapshot().unrouted })))
 }

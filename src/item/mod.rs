@@ -25,7 +25,7 @@ pub const DEFAULT_PRIORITY: u8 = 4;
 /// The highest priority a RabbitMQ 4.3 quorum queue tells apart.
 pub const HIGHEST_PRIORITY: u8 = 31;
 
-/// Metadata of one item, as the mirror keeps it. The payload is kept apart (`mirror::payload`).
+/// Metadata of one item, as the mirror keeps it. The payload is kept apart (`mirror::records`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
     /// Ours, given at admission; `message-id` of every dispatch.

@@ -15,6 +15,7 @@ pub mod intake;
 pub(crate) mod ledger;
 pub mod reports;
 pub mod tap;
+pub mod unrouted;
 
 use std::collections::HashMap;
 use std::sync::Arc;

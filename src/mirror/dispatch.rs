@@ -9,7 +9,7 @@ use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::definition::Order;
 use crate::item::{ItemId, Timestamp};
 
-/// An item on its way into the robots' queue.
+/// An item on its way into the robots' queue: what its delivery will carry. `attempt` is the one just begun.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claimed {
     pub id: ItemId,
@@ -32,7 +32,7 @@ const CLAIMED_COLUMNS: &str = "items.id, items.queue, items.attempt, items.prior
      items.content_type, items.traceparent, items.due_at, items.expires_at, payloads.body";
 
 /// Claims the next items of one priority: attempt + 1, and from now on they may be out. The robots' queue gets them
-/// in the order of the answer. At most `limit` items, and at most [`CLAIMED_BYTES`] beyond the first.
+/// in the order of the answer. At most `limit` items, and no more than 16 MiB of payload unless the first alone has more.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.

@@ -1,6 +1,6 @@
 //! The mirror: the SQL ledger of items, their payloads and timelines.
 //!
-//! One batching [`writer`] owns the only connection that writes; reads go through a pool of their own and never
+//! One batching `writer` owns the only connection that writes; reads go through a pool of their own and never
 //! wait for it. Every operation is a function named in our words; SQL stands nowhere else. The statements keep to
 //! what SQLite and PostgreSQL share (`$n`, `ON CONFLICT`, `RETURNING`, epoch microseconds, text ids), so the second
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
@@ -93,6 +93,11 @@ impl Mirror {
             .map_err(|source| MirrorError::Sql { operation: "be opened", source })?
             .detach();
         MIGRATIONS.run(&mut writer).await?;
+        sqlx::query("INSERT INTO meta (key, value) VALUES ('identity', $1) ON CONFLICT (key) DO NOTHING")
+            .bind(uuid::Uuid::now_v7().to_string())
+            .execute(&mut writer)
+            .await
+            .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
         let reads = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -112,6 +117,23 @@ impl Mirror {
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// Closes it for every handle, with everything in the database file itself: a copy of that file is whole.
+    pub async fn close(&self) {
+        self.reads.close().await;
+        self.writer.close().await;
+    }
+
+    /// The identity this mirror was born with.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn identity(&self) -> Result<String, MirrorError> {
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'identity'")
+            .fetch_one(&self.reads)
+            .await
+            .map_err(|source| MirrorError::Sql { operation: "say its identity", source })
     }
 
     /// Connections that only read.

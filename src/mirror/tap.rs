@@ -15,6 +15,8 @@ pub struct TapPosition {
 }
 
 impl Mirror {
+    /// How far this tap was read; the beginning where it never was.
+    ///
     /// # Errors
     /// Where SQL fails.
     pub async fn tap_position(&self, stream: &str) -> Result<TapPosition, MirrorError> {

@@ -30,14 +30,20 @@ enum JobOutcome {
 
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    orders: mpsc::Sender<Order>,
+}
+
+enum Order {
+    Run(Job),
+    /// Writes the log back into the database file, tells so, and ends.
+    Close(oneshot::Sender<()>),
 }
 
 impl Writer {
     pub(super) fn start(connection: SqliteConnection) -> Self {
-        let (jobs, inbox) = mpsc::channel(WAITING_JOBS);
+        let (orders, inbox) = mpsc::channel(WAITING_JOBS);
         tokio::spawn(run(connection, inbox));
-        Self { jobs }
+        Self { orders }
     }
 
     pub(super) async fn run<T, W>(&self, work: W) -> Result<T, MirrorError>
@@ -59,8 +65,16 @@ impl Writer {
                 }
             })
         });
-        self.jobs.send(job).await.map_err(|_| MirrorError::Closed)?;
+        self.orders.send(Order::Run(job)).await.map_err(|_| MirrorError::Closed)?;
         answer.await.map_err(|_| MirrorError::Closed)?
+    }
+
+    /// Ends after what was waiting before.
+    pub(super) async fn close(&self) {
+        let (sender, closed) = oneshot::channel();
+        if self.orders.send(Order::Close(sender)).await.is_ok() {
+            let _ = closed.await;
+        }
     }
 }
 
@@ -68,10 +82,19 @@ fn commit_failed(source: &sqlx::Error) -> MirrorError {
     MirrorError::NotCommitted { reason: source.to_string() }
 }
 
-async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Job>) {
-    while let Some(first) = inbox.recv().await {
+async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Order>) {
+    let mut closing = None;
+    while closing.is_none() {
+        let first = match inbox.recv().await {
+            Some(Order::Run(job)) => job,
+            Some(Order::Close(sender)) => {
+                closing = Some(sender);
+                break;
+            }
+            None => break,
+        };
         let mut answers = Vec::new();
-        let result = group(&mut connection, first, &mut inbox, &mut answers).await;
+        let result = group(&mut connection, first, &mut inbox, &mut answers, &mut closing).await;
         if let Err(error) = &result {
             tracing::error!(error = %error, jobs = answers.len(), "the mirror could not commit; nothing of this group is kept");
             if let Err(error) = statement(&mut connection, "ROLLBACK").await {
@@ -82,14 +105,22 @@ async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Job>) {
             answer(result.as_ref().copied());
         }
     }
+    inbox.close();
+    if let Err(error) = statement(&mut connection, "PRAGMA wal_checkpoint(TRUNCATE)").await {
+        tracing::warn!(error = %error, "the log was not written back into the database file; nothing is lost by it");
+    }
+    if let Some(sender) = closing {
+        let _ = sender.send(());
+    }
 }
 
 /// Runs `first` and whatever else is waiting in one transaction.
 async fn group(
     connection: &mut SqliteConnection,
     first: Job,
-    inbox: &mut mpsc::Receiver<Job>,
+    inbox: &mut mpsc::Receiver<Order>,
     answers: &mut Vec<Answer>,
+    closing: &mut Option<oneshot::Sender<()>>,
 ) -> Result<(), sqlx::Error> {
     let mut next = Some(first);
     statement(connection, "BEGIN IMMEDIATE").await?;
@@ -106,7 +137,14 @@ async fn group(
                 statement(connection, "RELEASE job").await?;
             }
         }
-        next = if answers.len() < JOBS_PER_COMMIT { inbox.try_recv().ok() } else { None };
+        next =
+            if answers.len() < JOBS_PER_COMMIT { inbox.try_recv().ok() } else { None }.and_then(|order| match order {
+                Order::Run(job) => Some(job),
+                Order::Close(sender) => {
+                    *closing = Some(sender);
+                    None
+                }
+            });
     }
     statement(connection, "COMMIT").await
 }

@@ -2,7 +2,7 @@
 //!
 //! What an item's life hangs on is a queue argument; what may change is a policy. Arguments are built for this
 //! version and this queue type: an argument known to another type is refused by RabbitMQ, an unknown one kept
-//! silently and live after an upgrade (RABBITMQ.md, pitfall 11).
+//! silently and live after an upgrade.
 
 use std::collections::BTreeMap;
 
@@ -31,10 +31,12 @@ pub struct Topology {
     pub bound: Vec<Binding>,
 }
 
+/// A durable exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
     pub name: String,
     pub kind: ExchangeKind,
+    /// Exchange that gets what no binding takes.
     pub alternate: Option<String>,
 }
 
@@ -45,6 +47,7 @@ pub enum ExchangeKind {
     Fanout,
 }
 
+/// A durable queue with what cannot be changed later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
     pub name: String,
@@ -61,6 +64,7 @@ pub enum Argument {
     Number(i64),
 }
 
+/// From an exchange to a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     pub exchange: String,
@@ -68,6 +72,7 @@ pub struct Binding {
     pub key: String,
 }
 
+/// What may change on a queue that is there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     pub name: String,

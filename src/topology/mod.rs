@@ -1,4 +1,4 @@
-//! What has to be on the broker, as values: names, queue arguments, bindings and policies (DESIGN section 4).
+//! What has to be on the broker, as values: names, queue arguments, bindings and policies.
 //!
 //! Pure: [`desired::desired`] turns definitions and a broker version into a [`desired::Topology`];
 //! `broker::declare` makes it so.

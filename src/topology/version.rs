@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+/// Major and minor number of RabbitMQ; patches make no difference to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,

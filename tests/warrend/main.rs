@@ -6,6 +6,7 @@ mod faults;
 mod journeys;
 mod lanes;
 mod support;
+mod tidy;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};

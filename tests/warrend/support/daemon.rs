@@ -172,6 +172,15 @@ impl Daemon {
         }
     }
 
+    /// Resident memory, MiB.
+    pub fn memory(&self) -> u64 {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux tells of its processes");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident memory");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
+        kib / 1024
+    }
+
     pub fn url(&self) -> &str {
         &self.url
     }
