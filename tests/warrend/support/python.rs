@@ -1,5 +1,7 @@
 //! The Python programs under examples/python, run as a user runs them.
 
+#![allow(dead_code)]
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
