@@ -18,6 +18,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a benchmark may fail by panicking")]
 
 #[path = "../tests/warrend/support/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod support;
 
 use std::env;

@@ -153,6 +153,11 @@ impl Session {
     /// Says goodbye; errors do not matter any more.
     pub async fn close(&self) {
         for connection in [&self.consuming, &self.publishing] {
+            // lapin closes dropped channels on its own; a connection.close ahead of that is an error in its log. So wait
+            // for an answer to something asked after the drops.
+            if let Ok(fence) = connection.create_channel().await {
+                let _ = fence.close(200, "goodbye".into()).await;
+            }
             if let Err(error) = connection.close(200, "goodbye".into()).await {
                 tracing::debug!(%error, "closing a connection");
             }

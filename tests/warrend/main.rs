@@ -3,6 +3,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod doors;
+mod faults;
+mod journeys;
 mod lanes;
 mod support;
 mod tidy;

@@ -303,7 +303,10 @@ fn migrations_are_numbered_without_gaps_and_alike_on_every_side() {
         assert!(!names.is_empty(), "{} holds no migration", folder.display());
         for (index, name) in names.iter().enumerate() {
             let number = format!("{:04}_", index + 1);
-            assert!(name.starts_with(&number) && name.ends_with(".sql"), "{name} should be {number}<what>.sql");
+            assert!(
+                name.starts_with(&number) && Path::new(name).extension().is_some_and(|end| end == "sql"),
+                "{name} should be {number}<what>.sql"
+            );
         }
         sides.push(names);
     }

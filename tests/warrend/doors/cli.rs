@@ -132,8 +132,8 @@ async fn items_go_in_and_are_found_again() {
     assert_eq!(ran.json()["items"][0]["id"], id);
 
     let mut robot = client.robot("invoices").await;
-    let _urgent = robot.next().await;
-    robot.done(&_urgent).await;
+    let urgent = robot.next().await;
+    robot.done(&urgent).await;
     let delivery = robot.next().await;
     robot.report(&delivery, "business_exception", &json!({"reason": "no such vendor"})).await;
     robot.ack(&delivery).await;

@@ -1,8 +1,10 @@
+mod acks;
 mod answers;
 mod bad_input;
 mod direct;
 mod identity;
 mod managed;
+mod reports;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;

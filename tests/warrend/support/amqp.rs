@@ -11,6 +11,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::broker::Vhost;
 
@@ -107,6 +108,15 @@ impl Robot {
         tokio::time::timeout(wait, self.consumer.next()).await.ok()?.and_then(Result::ok)
     }
 
+    /// The next delivery, or `None` once `stop` is cancelled.
+    pub async fn next_until(&mut self, stop: &CancellationToken) -> Option<Delivery> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            next = self.consumer.next() => Some(next.expect("the consumer goes on").expect("a delivery")),
+        }
+    }
+
     /// Reports an outcome: same headers, correlation-id = message-id. Waits for the confirm: lapin writes acks and
     /// closes ahead of publishes that wait, so without it the ack may come first, and a close may lose the report.
     pub async fn report(&self, delivery: &Delivery, kind: &str, body: &Value) {
@@ -164,6 +174,19 @@ pub fn int_header(delivery: &Delivery, name: &str) -> Option<i64> {
         AMQPValue::LongInt(number) => Some(i64::from(*number)),
         _ => None,
     }
+}
+
+/// A header of a delivery as text.
+pub fn text_header(delivery: &Delivery, name: &str) -> Option<String> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        _ => None,
+    }
+}
+
+/// The producer's reference of a delivery: in the header where the daemon dispatched it, else the `message-id`.
+pub fn reference(delivery: &Delivery) -> String {
+    text_header(delivery, "wq-reference").unwrap_or_else(|| id(delivery))
 }
 
 /// Headers for a publish.

@@ -2,5 +2,7 @@
 
 pub mod amqp;
 pub mod broker;
+pub mod crew;
 pub mod daemon;
+pub mod python;
 pub mod raw;
