@@ -1,4 +1,4 @@
-//! What the daemon makes on the broker, read back through the management API: DESIGN section 4, word by word.
+//! What the daemon makes on the broker, read back through the management API, word by word.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::amqp::Client;
 use crate::support::broker::{Vhost, broker};
-use crate::support::daemon::daemon;
+use crate::support::daemon::{Daemon, daemon};
 
 const QUEUES: &str = "queue: m\ncrash_limit: 3\n---\nqueue: x.y\npriorities: {normal: 0, top: 20}\n---\nqueue: d\nlane: \
                       direct\n---\nqueue: c\ntype: classic\n";
@@ -163,4 +163,71 @@ async fn a_change_of_lane_takes_the_other_lanes_bindings_away() {
     std::fs::write(daemon.definitions_dir().join("0.yaml"), "queue: a\nlane: direct\n").unwrap();
     daemon.start_again().await;
     assert_eq!(ways(&daemon.vhost).await, ["wq.items -[a]-> wq.q.a", "wq.items -[a]-> wq.tap"]);
+}
+
+#[tokio::test]
+async fn what_nobody_had_defined_is_routed_again_once_it_is() {
+    let mut daemon = daemon("unrouted").queues("queue: known\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    for n in 0..5 {
+        client.send("later", &format!("r{n}"), &json!({ "n": n })).await;
+    }
+    client.send("never", "x", &json!({})).await;
+    daemon
+        .wait_until("they are counted", async |daemon: &Daemon| {
+            daemon.get("/api/v1/unrouted").await["ready"] == json!(6)
+        })
+        .await;
+    assert!(daemon.stop().success());
+    std::fs::write(daemon.definitions_dir().join("later.yaml"), "queue: later\nunique: true\n").unwrap();
+    daemon.start_again().await;
+    daemon
+        .wait_until("they are in their queue", async |daemon: &Daemon| {
+            daemon.queue("later").await["counts"]["queued"] == json!(5)
+        })
+        .await;
+    daemon
+        .wait_until("the one of the other key waits on", async |daemon: &Daemon| {
+            daemon.get("/api/v1/unrouted").await["ready"] == json!(1)
+        })
+        .await;
+    assert_eq!(daemon.item("later", "r3").await["state"], "queued");
+}
+
+#[tokio::test]
+async fn the_queues_of_one_mirror_are_refused_to_another() {
+    let mut daemon = daemon("two mirrors").queues("queue: a\n").start().await;
+    assert!(daemon.stop().success());
+    // Started again with its own mirror it goes on; with a new one it is told whose queues these are.
+    daemon.start_again().await;
+    assert!(daemon.stop().success());
+    std::fs::remove_file(daemon.mirror_path()).unwrap();
+    daemon.spawn();
+    daemon
+        .wait_until("it says why", async |daemon: &Daemon| {
+            let (status, body) = daemon.get_with_status("/readyz").await.unwrap_or_default();
+            status == 503
+                && body["checks"]["broker"]["detail"].as_str().is_some_and(|why| why.contains("another mirror"))
+        })
+        .await;
+    daemon.kill();
+    daemon.vhost.management("DELETE", "/api/queues/{vhost}/wq.meta/contents", None).await;
+    daemon.start_again().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_there_with_other_arguments_goes_on_as_it_is() {
+    let mut daemon = daemon("other arguments").queues("queue: a\ntype: classic\n---\nqueue: b\n").start().await;
+    assert!(daemon.stop().success());
+    std::fs::write(daemon.definitions_dir().join("0.yaml"), "queue: a\ntype: quorum\n---\nqueue: b\n").unwrap();
+    daemon.start_again().await;
+    assert!(daemon.log().contains("is used as it is"), "{}", daemon.log());
+    let client = Client::connect(&daemon.vhost).await;
+    for queue in ["a", "b"] {
+        client.send(queue, "r", &json!({})).await;
+        let mut robot = client.robot(queue).await;
+        let delivery = robot.next().await;
+        robot.done(&delivery).await;
+        daemon.wait_until_done(queue, 1).await;
+    }
 }
