@@ -98,12 +98,23 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let broker = BrokerSide { context, endpoint, management, settings: settings.clone() };
     crew.spawn("broker", broker.run(stop.clone()));
 
-    stop.cancelled().await;
+    // None of them ends by itself: one that does took its part of the daemon with it.
+    let lost = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = crew.next() => ended,
+    };
+    // Told to stop at the same moment: then it ended because of that.
+    let lost = lost.filter(|_| !stop.is_cancelled());
+    stop.cancel();
     doors_close.cancel();
     crew.finish(settings.shutdown.deadline).await;
     mirror.close().await;
     tracing::info!("stopped");
-    Ok(())
+    match lost {
+        None => Ok(()),
+        Some((name, Ok(()))) => anyhow::bail!("{name} ended without being told to"),
+        Some((name, Err(error))) => Err(error.context(format!("{name} ended"))),
+    }
 }
 
 /// A token that the first SIGTERM or SIGINT cancels. The second ends the process.
@@ -179,6 +190,45 @@ impl Crew {
                 }
             }
         }
+    }
+}
+
+/// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not
+/// confirm, or a broker that blocks publishers, is no reason to stop those that drain; a missing robots' queue is one to
+/// declare everything again.
+async fn while_connected<F>(
+    session: Arc<Session>,
+    stop: CancellationToken,
+    pipeline: impl Fn() -> F,
+) -> Result<(), LaneError>
+where
+    F: Future<Output = Result<(), LaneError>>,
+{
+    let mut wait = FIRST_WAIT;
+    loop {
+        let began = Instant::now();
+        let ended = tokio::select! {
+            ended = pipeline() => ended,
+            // A blocked connection lets nobody notice that they should stop.
+            () = async { stop.cancelled().await; tokio::time::sleep(CLEARANCE).await } => return Ok(()),
+        };
+        let Err(error) = ended else { return Ok(()) };
+        if matches!(error, LaneError::Returned { .. }) || !session.is_alive() {
+            return Err(error);
+        }
+        if began.elapsed() > GOOD_SESSION {
+            wait = FIRST_WAIT;
+        }
+        tracing::warn!(
+            retry_in_ms = wait.as_millis(),
+            "a pipeline failed and is started again: {:#}",
+            anyhow::Error::from(error)
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 
@@ -308,14 +358,24 @@ impl BrokerSide {
         crew.spawn("reports", lanes::reports::run(context, session, token));
         let (context, session, token) = parts();
         crew.spawn("tap", lanes::tap::run(context, session, token));
-        let (context, session, token) = parts();
-        crew.spawn("answers", lanes::answers::run(context, session, token));
+        let (context, own, token) = parts();
+        crew.spawn(
+            "answers",
+            while_connected(Arc::clone(&own), token.clone(), move || {
+                lanes::answers::run(context.clone(), Arc::clone(&own), token.clone())
+            }),
+        );
         let (context, session, token) = parts();
         crew.spawn("unrouted", lanes::unrouted::run(context, session, token));
         for definition in self.context.definitions.queues.values() {
-            let (context, session, token) = parts();
-            let name = format!("dispatch of {}", definition.key);
-            crew.spawn(name, lanes::dispatch::run(context, Arc::clone(definition), session, token));
+            let (context, own, token) = parts();
+            let (name, definition) = (format!("dispatch of {}", definition.key), Arc::clone(definition));
+            crew.spawn(
+                name,
+                while_connected(Arc::clone(&own), token.clone(), move || {
+                    lanes::dispatch::run(context.clone(), Arc::clone(&definition), Arc::clone(&own), token.clone())
+                }),
+            );
         }
         if let Some(management) = self.management.clone() {
             let (context, _, token) = parts();

@@ -58,7 +58,8 @@ CREATE INDEX items_ready ON items (queue, priority, seq) WHERE place = 'ready';
 CREATE INDEX items_delayed ON items (ready_at) WHERE place = 'delayed';
 CREATE INDEX items_out ON items (queue, place, priority) WHERE place IN ('claimed', 'broker');
 CREATE INDEX items_expiring ON items (expires_at) WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready');
-CREATE INDEX items_rejected ON items (rejected_at) WHERE rejected_at IS NOT NULL;
+CREATE INDEX items_rejected ON items (rejected_at) WHERE rejected_at IS NOT NULL AND place IN ('claimed', 'broker');
+CREATE INDEX items_deadline ON items (queue, priority, due_at IS NULL, due_at, seq) WHERE place = 'ready';
 
 CREATE TABLE payloads (
     item TEXT NOT NULL PRIMARY KEY REFERENCES items (id),

@@ -17,6 +17,9 @@ use crate::topology::version::Version;
 /// Seconds after which a silent connection is dead, where the URL does not say.
 const HEARTBEAT: u16 = 10;
 
+/// The longest a connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// Longest `connection.start` frame that is read when asking for the version, in bytes.
 const LONGEST_START: usize = 64 * 1024;
 
@@ -150,16 +153,21 @@ impl Session {
         self.publishing.status().connected() && self.consuming.status().connected()
     }
 
-    /// Says goodbye; errors do not matter any more.
+    /// Says goodbye; errors do not matter any more. A blocked connection writes nothing, so nothing is waited for long.
     pub async fn close(&self) {
         for connection in [&self.consuming, &self.publishing] {
-            // lapin closes dropped channels on its own; a connection.close ahead of that is an error in its log. So wait
-            // for an answer to something asked after the drops.
-            if let Ok(fence) = connection.create_channel().await {
-                let _ = fence.close(200, "goodbye".into()).await;
-            }
-            if let Err(error) = connection.close(200, "goodbye".into()).await {
-                tracing::debug!(%error, "closing a connection");
+            let goodbye = async {
+                // lapin closes dropped channels on its own; a connection.close ahead of that is an error in its log. So
+                // wait for an answer to something asked after the drops.
+                if let Ok(fence) = connection.create_channel().await {
+                    let _ = fence.close(200, "goodbye".into()).await;
+                }
+                connection.close(200, "goodbye".into()).await
+            };
+            match tokio::time::timeout(GOODBYE, goodbye).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
+                Err(_) => tracing::warn!("a connection did not answer our goodbye within {} s", GOODBYE.as_secs()),
             }
         }
     }

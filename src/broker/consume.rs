@@ -11,6 +11,9 @@ use super::connection::Session;
 use super::{BrokerError, convert};
 use crate::item::message::Message;
 
+/// A batch is closed once its bodies have this many bytes.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
 /// A consumer with a channel of its own.
 pub struct Batches {
     queue: String,
@@ -101,13 +104,15 @@ impl Batches {
         let mut ackers = vec![first.acker.clone()];
         let mut messages = vec![convert::message(first)];
         let mut drained = false;
-        while messages.len() < self.at_most {
+        let mut bytes = messages[0].body.len();
+        while messages.len() < self.at_most && bytes < BATCH_BYTES {
             let Some(next) = self.consumer.next().now_or_never() else {
                 drained = true;
                 break;
             };
             let next = self.delivery(next)?;
             ackers.push(next.acker.clone());
+            bytes += next.data.len();
             messages.push(convert::message(next));
         }
         Ok(Batch { messages, drained, ackers })

@@ -1,7 +1,7 @@
 //! Makes a [`Topology`] so. Idempotent: what is there already stays as it is.
 //!
 //! Order of effects: policies (they have to be there before their queue is), exchanges, queues, bindings of the other
-//! lane away, bindings there; then the policies are read back. Whatever a crash leaves undone is done by the next start.
+//! lane away, bindings there. Reconciliation reads the policies back. Whatever a crash leaves undone is done by the next start.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -52,28 +52,7 @@ pub async fn declare(
     }
     // A channel of its own that is closed again: nothing else may fail over a declaration.
     channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))?;
-    if let (Some(management), None) = (management, &problem) {
-        problem = read_back(management, topology).await;
-    }
     Ok(problem)
-}
-
-/// Whether our policies are in force. One policy applies per queue, so an operator's own may stand before ours: that
-/// is named, not fought.
-async fn read_back(management: &Management, topology: &Topology) -> Option<String> {
-    let in_force = match management.policies_in_force().await {
-        Ok(in_force) => in_force,
-        Err(error) => return Some(error.to_string()),
-    };
-    for policy in &topology.policies {
-        // The policy of a queue has its name.
-        match in_force.get(&policy.name) {
-            Some(name) if *name == policy.name => {}
-            Some(other) => tracing::warn!(queue = policy.name, policy = other, "another policy stands before ours"),
-            None => tracing::warn!(queue = policy.name, "our policy is not in force yet"),
-        }
-    }
-    None
 }
 
 /// A robots' queue that is there with other arguments goes on as it is: robots and items are on it, and one queue is no

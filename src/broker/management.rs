@@ -3,7 +3,6 @@
 //! Its numbers lag (5-10 s), so nothing that moves items decides by them alone. Fields that a broker version does not
 //! know are absent and read as zero.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -53,6 +52,8 @@ pub struct QueueStats {
     #[serde(rename = "messages_dlx")]
     pub dead_lettering: u64,
     pub consumers: u64,
+    /// The one policy in force, if any.
+    pub policy: Option<String>,
     #[serde(rename = "message_stats")]
     rates: Rates,
 }
@@ -128,30 +129,6 @@ impl Management {
         let url = self.url(&["policies", &self.vhost, &policy.name]);
         let answer = self.http.put(url).json(&body).send().await.map_err(unreachable)?;
         accepted(operation, answer).await.map(|_| ())
-    }
-
-    /// Which policy is in force on each queue of the virtual host that has one.
-    ///
-    /// # Errors
-    /// Where the API does not answer as it should.
-    pub async fn policies_in_force(&self) -> Result<HashMap<String, String>, ManagementError> {
-        #[derive(Deserialize)]
-        struct Queue {
-            name: String,
-            policy: Option<String>,
-        }
-        let mut url = self.url(&["queues", &self.vhost]);
-        url.set_query(Some("columns=name,policy"));
-        let operation = "list the queues' policies";
-        let answer = accepted(operation, self.http.get(url).send().await.map_err(unreachable)?).await?;
-        let queues: Vec<Queue> = answer
-            .json()
-            .await
-            .map_err(|source| ManagementError::Unreadable { operation, source: source.without_url() })?;
-        Ok(queues
-            .into_iter()
-            .filter_map(|queue| Some((queue.name, queue.policy.filter(|name| !name.is_empty())?)))
-            .collect())
     }
 
     async fn get<T: for<'de> Deserialize<'de>>(

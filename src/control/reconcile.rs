@@ -119,6 +119,9 @@ async fn pass(
             seen.unacked = Some(then.stats.unacked);
             seen.consumers = Some(then.stats.consumers);
         });
+        if before.get(queue).is_none_or(|old| old.stats.policy != then.stats.policy) {
+            tell_of_policy(&context.names.robots(queue), then.stats.policy.as_deref());
+        }
         see(context, queue, then.stats.acks()).await?;
         let out: u64 = context.mirror.out_by_priority(queue).await?.values().sum();
         if at_rest(before.get(queue), &then, gap) {
@@ -134,6 +137,17 @@ async fn pass(
         }
     }
     Ok(due)
+}
+
+/// One policy applies per queue, and ours has the queue's name. An operator's that stands before it is named, not fought.
+fn tell_of_policy(robots: &str, policy: Option<&str>) {
+    if let Some(policy) = policy.filter(|policy| *policy != robots && !policy.is_empty()) {
+        tracing::warn!(
+            queue = robots,
+            policy,
+            "another policy stands before ours: crash_limit and timeouts are its now"
+        );
+    }
 }
 
 /// Reports and copies that were there at the observation are in the mirror.

@@ -51,12 +51,7 @@ async fn until_next(mirror: &Mirror) -> Duration {
 }
 
 async fn pass(mirror: &Mirror, definitions: &Arc<Definitions>, wakes: &Wakes) -> Result<(), MirrorError> {
-    while mirror.next_due().await?.is_some_and(|due| due <= now()) {
-        let queues = mirror.write(|tx: &mut Tx| Box::pin(promote_due(tx, now(), BATCH))).await?;
-        for queue in queues.into_iter().collect::<BTreeSet<_>>() {
-            wakes.dispatch(&queue);
-        }
-    }
+    // First what is over: it is not to go out.
     while mirror.next_expiry().await?.is_some_and(|due| due <= now()) {
         let definitions = Arc::clone(definitions);
         let written = mirror
@@ -69,6 +64,12 @@ async fn pass(mirror: &Mirror, definitions: &Arc<Definitions>, wakes: &Wakes) ->
             })
             .await?;
         written.wake(wakes);
+    }
+    while mirror.next_due().await?.is_some_and(|due| due <= now()) {
+        let queues = mirror.write(|tx: &mut Tx| Box::pin(promote_due(tx, now(), BATCH))).await?;
+        for queue in queues.into_iter().collect::<BTreeSet<_>>() {
+            wakes.dispatch(&queue);
+        }
     }
     Ok(())
 }

@@ -24,6 +24,12 @@ pub fn read(message: &Message, at: Timestamp) -> Arrival {
         ignored.push(format!("CC: the broker copied it to {} by itself", arrival.copies_for.join(", ")));
     }
     ignored.extend(std::mem::take(&mut arrival.problems).into_iter().map(|problem| problem.text));
+    for (what, text) in [("wq-name", &mut arrival.new.name), ("traceparent", &mut arrival.new.traceparent)] {
+        if text.as_ref().is_some_and(|text| text.len() > door::LONGEST_HEADER) {
+            arrival.ignored.push(format!("{what}: it is longer than {} bytes", door::LONGEST_HEADER));
+            *text = None;
+        }
+    }
     // The broker went by its own properties, whatever the headers said.
     arrival.new.not_before = None;
     arrival.new.expires_at = door::end_of_life(message, at).ok().flatten();

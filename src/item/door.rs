@@ -203,6 +203,7 @@ pub fn check(definition: &QueueDefinition, new: &NewItem) -> (u8, Vec<Problem>) 
             definition.priorities.normal()
         }),
     };
+    problems.extend(too_long(new));
     let size = new.payload.len() as u64;
     if size > definition.max_payload {
         let text = format!("the payload has {size} bytes, max_payload is {}", definition.max_payload);
@@ -211,6 +212,26 @@ pub fn check(definition: &QueueDefinition, new: &NewItem) -> (u8, Vec<Problem>) 
     }
     check_payload(definition, new, &mut problems);
     (priority, problems)
+}
+
+/// Longest `name` and `traceparent`, in bytes. They travel as headers, and all headers of a message share one frame.
+pub const LONGEST_HEADER: usize = 1024;
+
+/// Longest reference and content type, in bytes: AMQP's short strings.
+pub const LONGEST_SHORT: usize = 255;
+
+fn too_long(new: &NewItem) -> impl Iterator<Item = Problem> {
+    let fields = [
+        ("name", &new.name, LONGEST_HEADER),
+        ("traceparent", &new.traceparent, LONGEST_HEADER),
+        ("reference", &new.reference, LONGEST_SHORT),
+        ("content type", &new.content_type, LONGEST_SHORT),
+    ];
+    fields.into_iter().filter_map(|(what, text, longest)| {
+        let length = text.as_ref().map_or(0, String::len);
+        let text = || format!("the {what} has {length} bytes, at most {longest} can be sent on");
+        (length > longest).then(|| Problem::new("header", text()))
+    })
 }
 
 /// A schema needs JSON; without one only a payload that says it is JSON has to be.

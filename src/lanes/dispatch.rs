@@ -26,7 +26,7 @@ use crate::definition::{Order, QueueDefinition};
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
 use crate::item::{HIGHEST_PRIORITY, ItemId, Lane, Timestamp, lifecycle};
-use crate::mirror::dispatch::{Claimed, claim, mark_dispatched};
+use crate::mirror::dispatch::{Claimed, claim, mark_dispatched, unconfirmed};
 use crate::mirror::{MirrorError, Tx, acks, items, records};
 
 /// Items claimed and published together.
@@ -58,7 +58,14 @@ pub async fn run(
     };
     runner.repeat_unconfirmed().await?;
     loop {
-        let round = runner.round().await?;
+        let round = match runner.round().await {
+            Ok(round) => round,
+            Err(error) => {
+                // What was confirmed is not to go out twice over it.
+                runner.mark_sent().await?;
+                return Err(error);
+            }
+        };
         let wait = match round {
             Round::Sent => continue_at_once(&stop).await,
             Round::Full => runner.wait(LOOK_AGAIN, &stop).await,
@@ -144,7 +151,11 @@ impl Runner {
                 Lane::Managed => {
                     let levels = match in_broker.take() {
                         Some(levels) => levels,
-                        None => ready_by_level(ready, &self.context.mirror.out_by_priority(key).await?),
+                        None => ready_by_level(
+                            ready,
+                            self.definition.window,
+                            &self.context.mirror.out_by_priority(key).await?,
+                        ),
                     };
                     let room = room(self.definition.window, levels.get(&level).copied().unwrap_or(0));
                     in_broker = Some(levels);
@@ -197,18 +208,20 @@ impl Runner {
                     // It may be in the queue all the same: one ack more than items has to be expected.
                     refused += 1;
                     not_taken.push(id.0);
-                    reason.get_or_insert_with(|| "the broker refused the message".to_owned());
                 }
             }
         }
-        match reason {
-            None => Ok(()),
-            Some(reason) => {
-                self.mark_sent().await?;
-                self.take_back(not_taken, refused, reason.clone()).await?;
-                Err(LaneError::Returned { queue: self.definition.key.clone(), reason })
-            }
+        if not_taken.is_empty() {
+            return Ok(());
         }
+        self.mark_sent().await?;
+        let queue = self.definition.key.clone();
+        let why = reason.as_deref().unwrap_or("the broker refused the message");
+        self.take_back(not_taken, refused, why.to_owned()).await?;
+        Err(match reason {
+            Some(reason) => LaneError::Returned { queue, reason },
+            None => LaneError::Refused { queue },
+        })
     }
 
     /// Items that no queue took are ready again; their attempt did not happen.
@@ -239,7 +252,12 @@ impl Runner {
     /// one ack more than rows has to be expected.
     async fn repeat_unconfirmed(&mut self) -> Result<(), LaneError> {
         loop {
-            let claimed = self.context.mirror.unconfirmed(&self.definition.key, BATCH / 5).await?;
+            let key = self.definition.key.clone();
+            let claimed = self
+                .context
+                .mirror
+                .write(move |tx: &mut Tx| Box::pin(async move { unconfirmed(tx, &key, BATCH / 5).await }))
+                .await?;
             if claimed.is_empty() {
                 return Ok(());
             }
@@ -279,12 +297,13 @@ async fn mark_and_claim(
 }
 
 /// Which priorities the ready messages have: priority is strict, so what is still ready is what robots take last,
-/// from the lowest level up. `out` counts the mirror's unfinished items by level.
-fn ready_by_level(ready: u64, out: &BTreeMap<u8, u64>) -> BTreeMap<u8, u64> {
+/// from the lowest level up. `out` counts the mirror's unfinished items by level; rows that were acked without a report
+/// are among them, so no level is taken to have more than its window.
+fn ready_by_level(ready: u64, window: u32, out: &BTreeMap<u8, u64>) -> BTreeMap<u8, u64> {
     let mut left = ready;
     let mut levels = BTreeMap::new();
     for (level, count) in out {
-        let here = left.min(*count);
+        let here = left.min(*count).min(u64::from(window));
         left -= here;
         levels.insert(*level, here);
     }
@@ -339,11 +358,12 @@ mod tests {
             (250, vec![(4, 200), (8, 200)], vec![(4, 200), (8, 50)]),
             (150, vec![(1, 10), (4, 200)], vec![(1, 10), (4, 140)]),
             (30, vec![(4, 10)], vec![(4, 30)]),
+            (300, vec![(1, 1000), (8, 200)], vec![(1, 200), (8, 100)]),
             (30, vec![], vec![]),
         ] {
             let out: BTreeMap<u8, u64> = out.into_iter().collect();
             let expected: BTreeMap<u8, u64> = expected.into_iter().collect();
-            assert_eq!(ready_by_level(ready, &out), expected);
+            assert_eq!(ready_by_level(ready, 200, &out), expected);
         }
     }
 

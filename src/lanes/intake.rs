@@ -213,6 +213,9 @@ async fn admit_all<'c>(
                 if refusals == Refusals::Keep {
                     let mut item = candidate.item(at);
                     door::refuse(&mut item, Kind::Expired, std::slice::from_ref(&problem), at);
+                    if let Some(identity) = identity {
+                        before.entry(identity).or_default().push(item.clone());
+                    }
                     book.add(item, candidate, candidate.definition.unique, at);
                 }
                 Admission::Refused { kind: Kind::Expired, code: problem.code, reasons: vec![problem.text] }

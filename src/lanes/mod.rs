@@ -31,7 +31,7 @@ use crate::status::Status;
 use crate::topology::names::Names;
 
 /// Deliveries taken together into one transaction.
-const BATCH: u16 = 500;
+const BATCH: u16 = 256;
 
 /// What every pipeline works with.
 #[derive(Clone)]
@@ -58,6 +58,8 @@ pub enum LaneError {
     Mirror(#[from] MirrorError),
     #[error("the robots' queue of {queue} did not take a dispatch ({reason}); the topology has to be declared again")]
     Returned { queue: String, reason: String },
+    #[error("the broker refused a dispatch to the robots' queue of {queue}; a length limit may stand on it")]
+    Refused { queue: String },
 }
 
 /// Wakes pipelines that wait for work in the mirror. A wake carries nothing: whoever wakes looks for itself.

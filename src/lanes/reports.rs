@@ -31,13 +31,16 @@ use crate::item::direct;
 use crate::item::door::{self, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
-use crate::item::report::{self, Death, DeathReason, Report};
-use crate::item::{Item, ItemId, Kind, Lane, Place, Timestamp};
+use crate::item::report::{self, Death, DeathReason, Report, Saying};
+use crate::item::{Item, ItemId, Kind, Lane, Place, State, Timestamp};
 use crate::mirror::{MirrorError, Tx, items};
 use crate::topology::names::Names;
 
 /// Items judged in one transaction.
 const JUDGED: u32 = 500;
+
+/// How many batches may be at hand at once: the prefetch is two full ones, and closing them by bytes makes more.
+const UNACKED_BATCHES: usize = 2 * BATCH as usize;
 
 /// How often a queue that is never seen empty is judged by the grace.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
@@ -86,8 +89,9 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
 async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<Timestamp>, LaneError> {
     let before = now();
     let waiting = reports.waiting().await?;
-    // What the broker delivered before it answered is at hand by now.
-    while let Some(batch) = reports.at_hand()? {
+    // What the broker delivered before it answered is at hand by now: at most what was unacked.
+    for _ in 0..UNACKED_BATCHES {
+        let Some(batch) = reports.at_hand()? else { break };
         take(context, batch).await?;
     }
     Ok((waiting == 0 && context.wakes.read_reports.is_trusted()).then_some(before))
@@ -242,9 +246,9 @@ impl Reading {
         let mut direct = ids.iter().copied().filter(|id| {
             self.ledger.is_direct(queue) || self.ledger.item(*id).is_some_and(|item| item.lane == Lane::Direct)
         });
-        let is_out = |id: &ItemId| {
-            self.ledger.item(*id).is_some_and(|item| matches!(item.place, Place::Claimed | Place::Broker))
-        };
+        // One that came back is out under its own id.
+        let is_out =
+            |id: &ItemId| self.ledger.item(*id).is_some_and(|item| item.place == Place::Broker && item.attempt == 1);
         direct.clone().find(is_out).or_else(|| direct.next_back())
     }
 
@@ -285,7 +289,12 @@ impl Reading {
                 }
             },
         };
-        self.ledger.step(id, |item, rules, moment| Some(lifecycle::report(item, &report, rules, moment)));
+        // A repeat of a `started` that was committed counts no delivery.
+        let repeated = matches!(report.saying, Saying::Started { .. }) && message.redelivered;
+        self.ledger.step(id, |item, rules, moment| {
+            let known = repeated && item.state == State::Processing && item.worker == report.robot;
+            (!known).then(|| lifecycle::report(item, &report, rules, moment))
+        });
     }
 
     fn enter_death(&mut self, queue: &str, mut death: Death, message: Message) {
@@ -298,7 +307,7 @@ impl Reading {
                 self.ledger.learn_payload(id, &message);
                 id
             } else {
-                if about.is_none() {
+                if about.is_none() && !message.redelivered {
                     // The tap counted its copy as one ack to come.
                     self.ledger.explain(queue, -1);
                 }

@@ -1,7 +1,7 @@
 //! Items for a queue that nobody had defined: kept in `wq.unrouted`, counted, and routed again once it is defined.
 //!
 //! Order of effects, per item: publish to `wq.items` with confirm, then ack. A crash between leaves it in both places:
-//! it is routed again, and the rules of identity see the second one. What still has no queue is given back, in order,
+//! it is routed again, and by its `message-id` the rules of identity see the second one. What still has no queue is given back, in order,
 //! when the pass is over.
 
 use std::sync::Arc;
@@ -23,6 +23,9 @@ const NOTHING_MORE: Duration = Duration::from_secs(1);
 
 const BATCH: u16 = 1000;
 
+/// Passes of one session. Definitions do not change in it, so later arrivals have no queue either.
+const PASSES: u32 = 5;
+
 /// Routes again what the definitions of this session have a queue for, then counts what waits, until it is stopped.
 ///
 /// # Errors
@@ -30,13 +33,15 @@ const BATCH: u16 = 1000;
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
     let lookout = Lookout::open(&session).await?;
     let queue = context.names.unrouted();
-    let mut passed = false;
+    let mut left = 0;
+    let mut passes = 0;
     loop {
         let (ready, _) = lookout.look(&queue).await?;
-        if ready > 0 && !passed {
-            pass(&context, &session, ready).await?;
+        // More than the last pass left: it broke off, or a lost connection gave back what it had held.
+        if ready > left && passes < PASSES {
+            left = ready.saturating_sub(pass(&context, &session, ready).await?);
+            passes += 1;
         }
-        passed = true;
         context.status.update(|status| status.unrouted = Some(ready));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -45,7 +50,8 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
     }
 }
 
-async fn pass(context: &Context, session: &Session, ready: u64) -> Result<(), LaneError> {
+/// Answers how many were routed again.
+async fn pass(context: &Context, session: &Session, ready: u64) -> Result<u64, LaneError> {
     let mut waiting = Batches::open(session, &context.names.unrouted(), BATCH).await?;
     let mut publisher = Publisher::open(session, context.confirm_timeout).await?;
     let (mut seen, mut routed) = (0, 0);
@@ -64,21 +70,21 @@ async fn pass(context: &Context, session: &Session, ready: u64) -> Result<(), La
             .zip(published)
             .filter_map(|(index, published)| (published == Published::Confirmed).then_some(index))
             .collect();
-        routed += taken.len();
+        routed += taken.len() as u64;
         batch.ack_some(&taken).await?;
     }
     if routed > 0 {
         tracing::info!(routed, "routed items again whose queue is defined now");
     }
     waiting.give_back().await?;
-    Ok(())
+    Ok(routed)
 }
 
 /// The message as its producer sent it, but for what a broker of 3.x would read as the traces of a cycle. It cannot be
 /// returned: what `wq.items` has no binding for goes to `wq.unrouted`, so it needs no `message-id`.
 fn again(message: &Message, exchange: &str) -> Outgoing {
     let mut properties = message.properties.clone();
-    properties.headers.retain(|name, _| !name.starts_with("x-") && name != "CC");
+    properties.headers.retain(|name, _| !name.starts_with("x-"));
     Outgoing {
         exchange: exchange.to_owned(),
         routing_key: message.routing_key.clone(),

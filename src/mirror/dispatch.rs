@@ -50,6 +50,8 @@ pub async fn claim(
     };
     let mut query = QueryBuilder::<Sqlite>::new("SELECT seq, size FROM items WHERE place = 'ready' AND queue = ");
     query.push_bind(queue).push(" AND priority = ").push_bind(priority);
+    // What is over waits for the timers, which end it.
+    query.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(micros(now)).push(")");
     query.push(format!(" ORDER BY {order} LIMIT ")).push_bind(limit);
     let picked = query.build().fetch_all(&mut *tx).await.map_err(failed("find ready items"))?;
     let mut bytes = 0;
@@ -126,19 +128,22 @@ pub async fn promote_due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed("wake delayed items"))
 }
 
-impl Mirror {
-    /// Items that a former session claimed and whose confirm nobody saw: to be published again, same id and attempt.
-    ///
-    /// # Errors
-    /// Where SQL fails or a row cannot be read.
-    pub async fn unconfirmed(&self, queue: &str, limit: u32) -> Result<Vec<Claimed>, MirrorError> {
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id \
-             WHERE items.queue = $1 AND items.place = 'claimed' ORDER BY items.priority DESC, items.seq LIMIT $2"
-        ));
-        fetch(sqlx::query(sql).bind(queue).bind(limit).fetch_all(self.reads()).await)
-    }
+/// Items that a former session claimed and whose confirm nobody saw: to be published again, same id and attempt. Asked
+/// in the writer, so behind every claim that session still had under way.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn unconfirmed(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Claimed>, MirrorError> {
+    // The second condition is implied by the first, and lets the index of what is out answer.
+    let sql = sqlx::AssertSqlSafe(format!(
+        "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
+         AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') \
+         ORDER BY items.priority DESC, items.seq LIMIT $2"
+    ));
+    fetch(sqlx::query(sql).bind(queue).bind(limit).fetch_all(tx).await)
+}
 
+impl Mirror {
     /// The highest priority below `below` that has items ready to go out. Finds it by the index, whatever waits.
     ///
     /// # Errors

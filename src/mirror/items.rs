@@ -11,6 +11,10 @@ use crate::item::{Item, ItemId, Timestamp};
 /// Rows per statement. A fixed size keeps the statement text the same, so that SQLite parses it once.
 const ROWS: usize = 100;
 
+/// Items looked at of one reference. A producer that gives all its items one `message-id` must not make the mirror load
+/// its whole history; whoever gives an identity to more open items than this has none.
+const SAME_REFERENCE: u32 = 50;
+
 /// Names per `IN` list.
 const NAMES: usize = 200;
 
@@ -173,7 +177,8 @@ pub async fn by_id(tx: &mut Tx, ids: &HashSet<ItemId>) -> Result<Vec<Item>, Mirr
     Ok(items)
 }
 
-/// Every item of these references, oldest first, by (queue, reference).
+/// The items of these references, oldest first, by (queue, reference): the one that holds it under `unique`, and of
+/// others the newest [`SAME_REFERENCE`].
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
@@ -188,13 +193,19 @@ pub async fn by_reference(
     let mut found: HashMap<(String, String), Vec<Item>> = HashMap::new();
     for (queue, references) in by_queue {
         for references in references.chunks(NAMES) {
-            let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE queue = "));
+            let mut query = QueryBuilder::<Sqlite>::new(format!(
+                "SELECT {ITEM_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY reference ORDER BY seq DESC) AS age \
+                 FROM items WHERE queue = "
+            ));
             query.push_bind(queue).push(" AND reference IN (");
             let mut list = query.separated(", ");
             for reference in references {
                 list.push_bind(*reference);
             }
-            query.push(") ORDER BY seq");
+            query
+                .push(")) WHERE unique_reference IS NOT NULL OR age <= ")
+                .push_bind(SAME_REFERENCE)
+                .push(" ORDER BY seq");
             for item in fetch(tx, query).await? {
                 let reference = item.reference.clone().unwrap_or_default();
                 found.entry((item.queue.clone(), reference)).or_default().push(item);
