@@ -1,5 +1,6 @@
 # The daemon in a container, from the binary that `cargo build --release` left in target/release.
-# The base has to be as new as the machine that built it (glibc), and needs CA certificates for amqps.
+# The base has to be as new as the machine that built it (glibc), and needs the package
+# ca-certificates for amqps and https, which debian:12-slim has not.
 ARG BASE=debian:12-slim
 FROM ${BASE}
 

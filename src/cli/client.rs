@@ -37,6 +37,10 @@ impl Client {
         if is_loopback(&base) {
             http = http.no_proxy();
         }
+        if base.scheme() == "http" {
+            // Without TLS nothing is to fail on a machine that has no CA certificates.
+            http = http.tls_certs_only([]);
+        }
         let http =
             http.build().map_err(|error| Failed::new(Exit::Failure, format!("cannot start: {}", chain(&error))))?;
         Ok(Self { base, http })
