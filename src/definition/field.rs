@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Source;
 use super::diagnostics::Diagnostic;
-use super::duration::{LONGEST, format_bytes, parse_bytes, parse_duration, parse_percent};
 use super::node::{Entry, Node, Place, Value};
 use super::suggest;
+use crate::units::{LONGEST, format_bytes, parse_bytes, parse_duration, parse_percent};
 
 /// Reads a file that a definition names.
 pub(super) type ReadSchema<'a> = &'a dyn Fn(&Path) -> Result<String, String>;

@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Definitions;
 use super::check::{Source, check_beside};
 use super::diagnostics::{Diagnostic, Diagnostics};
-use super::{Definitions, duration};
+use crate::units::format_bytes;
 
 /// Larger files are no definitions.
 const LARGEST_FILE: u64 = 10 << 20;
@@ -66,7 +67,7 @@ fn read(path: &Path) -> Result<String, String> {
         return Err("it is not a file".to_owned());
     }
     if about.len() > LARGEST_FILE {
-        return Err(format!("it is larger than {}", duration::format_bytes(LARGEST_FILE)));
+        return Err(format!("it is larger than {}", format_bytes(LARGEST_FILE)));
     }
     let bytes = fs::read(path).map_err(|cause| cause.to_string())?;
     String::from_utf8(bytes).map_err(|cause| {

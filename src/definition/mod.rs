@@ -11,7 +11,6 @@
 mod check;
 pub mod diagnostics;
 mod draft;
-pub mod duration;
 mod field;
 mod load;
 mod node;

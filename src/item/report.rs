@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::message::{Header, Message};
 use super::{HIGHEST_PRIORITY, Timestamp};
-use crate::definition::duration::parse_duration;
+use crate::units::parse_duration;
 
 /// Header that carries the attempt's number from dispatch to report.
 pub const ATTEMPT_HEADER: &str = "wq-attempt";

@@ -12,7 +12,7 @@ use super::{
     BrokerSettings, ControlSettings, DefinitionSettings, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
     ReplySettings, SecretUrl, Settings, ShutdownSettings, TapSettings,
 };
-use crate::units::{DURATION_FORM, SIZE_FORM, parse_duration, parse_size};
+use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
 /// A cause and a cure.
 type Wrong = (String, String);
@@ -39,7 +39,7 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
         regex_lite::Regex::new(text)
             .map_err(|error| wrong(format!("this is no regular expression: {error}"), r"write one like ^reply\."))
     });
-    let max_bytes = check.read("tap.max_bytes", |text| match parse_size(text) {
+    let max_bytes = check.read("tap.max_bytes", |text| match text.parse().ok().or_else(|| parse_bytes(text)) {
         Some(bytes) if bytes > 0 => Ok(bytes),
         Some(_) => Err(wrong("the tap has to hold something", "write a size above zero, like 1GiB")),
         None => Err(wrong("this is no size", format!("write {SIZE_FORM}"))),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// Each module and those it may know of. Whatever is not listed is refused, also a new module that nobody entered here.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     // Pure: values and decisions.
-    ("item", &["definition"]),
-    ("definition", &["item"]),
+    ("item", &["definition", "units"]),
+    ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
     ("units", &[]),
     // The outside worlds, and what stands beside them.
