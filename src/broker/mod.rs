@@ -2,8 +2,9 @@
 //! management API ([`management`]). Outward everything is in our words; lapin's types stay in here.
 //!
 //! lapin's own recovery stays off: it hides redeliveries and confuses acks (a stale ack is silent, a raw tag acks
-//! other messages). Whoever works on a [`connection::Session`] ends with the first error; the daemon then builds a
-//! new session and starts everybody again, so recovery and start are one path.
+//! other messages). Whoever works on a [`connection::Session`] ends with the first error. The daemon then builds
+//! a new session and starts everybody again, so recovery and start are one path; only what merely publishes is started
+//! again on the same session while its connections live.
 
 pub mod connection;
 pub mod consume;

@@ -8,7 +8,7 @@
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | messages in `wq.reports` | delivered again |
-//! | 2 | changes committed, messages still there | delivered again: the attempt has ended, so a repeat is noted or adds nothing |
+//! | 2 | changes committed, messages still there | delivered again: an outcome finds its attempt ended and is noted, a dead letter adds nothing, a `started` of the same robot counts no delivery; only a dead letter without `message-id` opens a second item |
 //! | 3 | everything | dispatch, timers and answers look for themselves when they start |
 //!
 //! A bare reject is not judged at once. `wq.reports` is read by priority on RabbitMQ 4.3, so a dead letter may come
