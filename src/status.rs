@@ -32,8 +32,9 @@ pub struct Snapshot {
 pub enum Broker {
     #[default]
     Connecting,
-    /// Connected to a broker of this version.
-    Connected { version: String },
+    /// Connected to a broker of this version. `blocked` says why it takes nothing from publishers (memory or disk
+    /// alarm); `None` while it does.
+    Connected { version: String, blocked: Option<String> },
     /// Not connected, for this reason.
     Lost { reason: String },
 }

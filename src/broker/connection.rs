@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
+use futures::StreamExt as _;
 use lapin::types::AMQPValue;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
-use super::BrokerError;
+use super::{BrokerError, answered};
 use crate::topology::version::Version;
 
 /// Seconds after which a silent connection is dead, where the URL does not say.
@@ -34,6 +36,8 @@ pub struct Endpoint {
 pub struct Session {
     publishing: Connection,
     consuming: Connection,
+    /// Why the broker takes nothing on the publishing connection; `None` while it does.
+    blocked: watch::Receiver<Option<String>>,
 }
 
 impl Endpoint {
@@ -59,10 +63,11 @@ impl Endpoint {
         format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
     }
 
-    /// By when the broker has noticed that a connection is gone, whatever became of it: two heartbeats, and some.
+    /// By when the broker has noticed that a connection is gone, whatever became of it: it looks once per heartbeat and
+    /// needs two looks that saw nothing, so three of them, and some.
     #[must_use]
     pub fn forgotten_after(&self) -> Duration {
-        Duration::from_secs(u64::from(self.uri.query.heartbeat.unwrap_or(HEARTBEAT)) * 5 / 2)
+        Duration::from_secs(u64::from(self.uri.query.heartbeat.unwrap_or(HEARTBEAT)) * 7 / 2)
     }
 
     /// Opens both connections.
@@ -74,10 +79,12 @@ impl Endpoint {
         let open = async {
             let publishing = self.open("warrend publish").await?;
             let consuming = self.open("warrend consume").await?;
-            Ok(Session { publishing, consuming })
+            let blocked = listen_for_blocks(&publishing);
+            Ok(Session { publishing, consuming, blocked })
         };
         match tokio::time::timeout(self.timeout, open).await {
-            Ok(session) => session.map_err(BrokerError::amqp(operation())),
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err(source)) => Err(BrokerError::Amqp { operation: operation(), source }),
             Err(_) => Err(BrokerError::TimedOut { operation: operation(), seconds: self.timeout.as_secs() }),
         }
     }
@@ -108,6 +115,23 @@ impl Endpoint {
     }
 }
 
+/// Follows `connection.blocked` and `connection.unblocked`. Ends with the connection.
+fn listen_for_blocks(connection: &Connection) -> watch::Receiver<Option<String>> {
+    let (sender, blocked) = watch::channel(None);
+    // The only listener: lapin splits the events among several.
+    let mut events = connection.events_listener();
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::ConnectionBlocked(reason) => drop(sender.send(Some(reason))),
+                Event::ConnectionUnblocked => drop(sender.send(None)),
+                _ => {}
+            }
+        }
+    });
+    blocked
+}
+
 async fn read_version(stream: &mut TcpStream) -> Result<(Version, String), BrokerError> {
     let broken = |error: std::io::Error| BrokerError::Version(error.to_string());
     stream.write_all(b"AMQP\x00\x00\x09\x01").await.map_err(broken)?;
@@ -136,7 +160,7 @@ impl Session {
     /// # Errors
     /// Where the connection is gone.
     pub async fn publishing_channel(&self) -> Result<Channel, BrokerError> {
-        self.publishing.create_channel().await.map_err(BrokerError::amqp("open a channel"))
+        answered("open a channel", self.publishing.create_channel()).await
     }
 
     /// A channel for consuming, and for asking.
@@ -144,7 +168,7 @@ impl Session {
     /// # Errors
     /// Where the connection is gone.
     pub async fn consuming_channel(&self) -> Result<Channel, BrokerError> {
-        self.consuming.create_channel().await.map_err(BrokerError::amqp("open a channel"))
+        answered("open a channel", self.consuming.create_channel()).await
     }
 
     /// Neither connection was lost.
@@ -153,8 +177,22 @@ impl Session {
         self.publishing.status().connected() && self.consuming.status().connected()
     }
 
-    /// Says goodbye; errors do not matter any more. A blocked connection writes nothing, so nothing is waited for long.
-    pub async fn close(&self) {
+    /// Why the broker takes nothing from publishers at the moment; `None` while it does. Changes with the alarm.
+    #[must_use]
+    pub fn blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.clone()
+    }
+
+    /// Waits until the broker takes what is published.
+    pub async fn unblocked(&self) {
+        // Where nobody tells any more the connection is gone, and whoever uses it will notice.
+        let _ = self.blocked.clone().wait_for(Option::is_none).await;
+    }
+
+    /// Says goodbye and answers whether the broker heard it from both. A blocked connection writes nothing, so nothing
+    /// is waited for long.
+    pub async fn close(&self) -> bool {
+        let mut heard = true;
         for connection in [&self.consuming, &self.publishing] {
             let goodbye = async {
                 // lapin closes dropped channels on its own; a connection.close ahead of that is an error in its log. So
@@ -166,9 +204,16 @@ impl Session {
             };
             match tokio::time::timeout(GOODBYE, goodbye).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
-                Err(_) => tracing::warn!("a connection did not answer our goodbye within {} s", GOODBYE.as_secs()),
+                Ok(Err(error)) => {
+                    heard = false;
+                    tracing::debug!(%error, "closing a connection");
+                }
+                Err(_) => {
+                    heard = false;
+                    tracing::warn!("a connection did not answer our goodbye within {} s", GOODBYE.as_secs());
+                }
             }
         }
+        heard
     }
 }

@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 
 use super::connection::Session;
-use super::{BrokerError, convert};
+use super::{BrokerError, answered, convert};
 use crate::item::message::Message;
 
 /// A batch is closed once its bodies have this many bytes.
@@ -68,14 +68,10 @@ impl Batches {
     ) -> Result<Self, BrokerError> {
         let channel = session.consuming_channel().await?;
         let operation = || format!("consume from {queue}");
-        channel
-            .basic_qos(at_most.saturating_mul(2), BasicQosOptions::default())
-            .await
-            .map_err(BrokerError::amqp(operation()))?;
-        let consumer = channel
-            .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments)
-            .await
-            .map_err(BrokerError::amqp(operation()))?;
+        let prefetch = at_most.saturating_mul(2);
+        answered(operation(), channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let consume = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
+        let consumer = answered(operation(), consume).await?;
         Ok(Self { queue: queue.to_owned(), channel, consumer, at_most: usize::from(at_most) })
     }
 
@@ -134,7 +130,7 @@ impl Batches {
     /// # Errors
     /// Where the connection is gone, with the same effect.
     pub async fn give_back(self) -> Result<(), BrokerError> {
-        self.channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))
+        answered("close a channel", self.channel.close(200, "done".into())).await
     }
 
     /// Messages waiting in the queue. Every delivery the broker sent before it answers is at hand afterwards.
@@ -171,11 +167,8 @@ impl Batch {
 }
 
 async fn ack(acker: &Acker, multiple: bool) -> Result<(), BrokerError> {
-    match acker.ack(BasicAckOptions { multiple }).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(BrokerError::StaleAck),
-        Err(source) => Err(BrokerError::Amqp { operation: "ack".to_owned(), source }),
-    }
+    // `false`: the channel of the delivery is gone.
+    if answered("ack", acker.ack(BasicAckOptions { multiple })).await? { Ok(()) } else { Err(BrokerError::StaleAck) }
 }
 
 /// Ready messages by a passive declare: exact at its moment, unlike the management API's numbers. A missing queue
@@ -186,10 +179,8 @@ pub(super) async fn count_ready(channel: &Channel, queue: &str) -> Result<u64, B
 
 async fn passive(channel: &Channel, queue: &str) -> Result<(u64, u64), BrokerError> {
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let seen = channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-        .map_err(BrokerError::amqp(format!("look at {queue}")))?;
+    let look = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let seen = answered(format!("look at {queue}"), look).await?;
     Ok((u64::from(seen.message_count()), u64::from(seen.consumer_count())))
 }
 

@@ -9,7 +9,7 @@ use lapin::{Channel, ExchangeKind as Kind};
 
 use super::connection::Session;
 use super::management::Management;
-use super::{BrokerError, consume};
+use super::{BrokerError, answered, consume};
 use crate::topology::desired::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// Declares everything. Without the management API (`None`, or it does not answer) policies are left as they are, and
@@ -51,7 +51,7 @@ pub async fn declare(
         bind(&channel, binding).await?;
     }
     // A channel of its own that is closed again: nothing else may fail over a declaration.
-    channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))?;
+    answered("close a channel", channel.close(200, "done".into())).await?;
     Ok(problem)
 }
 
@@ -84,10 +84,8 @@ async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), 
         arguments.insert("alternate-exchange".into(), AMQPValue::LongString(alternate.as_str().into()));
     }
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(exchange.name.as_str().into(), kind, options, arguments)
-        .await
-        .map_err(BrokerError::amqp(format!("declare the exchange {}", exchange.name)))
+    let declare = channel.exchange_declare(exchange.name.as_str().into(), kind, options, arguments);
+    answered(format!("declare the exchange {}", exchange.name), declare).await
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
@@ -100,10 +98,8 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerErr
         arguments.insert((*name).into(), value);
     }
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel
-        .queue_declare(queue.name.as_str().into(), options, arguments)
-        .await
-        .map_err(BrokerError::amqp(format!("declare the queue {} ({})", queue.name, queue.why)))?;
+    let declare = channel.queue_declare(queue.name.as_str().into(), options, arguments);
+    answered(format!("declare the queue {} ({})", queue.name, queue.why), declare).await?;
     if queue.key.is_some() {
         tracing::info!(queue = queue.name, "{}", queue.why);
     }
@@ -112,18 +108,14 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerErr
 
 async fn bind(channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
     let (queue, exchange, key) = parts(binding);
-    channel
-        .queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())
-        .await
-        .map_err(BrokerError::amqp(format!("bind {} to {}", binding.queue, binding.exchange)))
+    let bind = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
+    answered(format!("bind {} to {}", binding.queue, binding.exchange), bind).await
 }
 
 async fn unbind(channel: &Channel, binding: &Binding) -> Result<(), BrokerError> {
     let (queue, exchange, key) = parts(binding);
-    channel
-        .queue_unbind(queue, exchange, key, FieldTable::default())
-        .await
-        .map_err(BrokerError::amqp(format!("unbind {} from {}", binding.queue, binding.exchange)))
+    let unbind = channel.queue_unbind(queue, exchange, key, FieldTable::default());
+    answered(format!("unbind {} from {}", binding.queue, binding.exchange), unbind).await
 }
 
 fn parts(binding: &Binding) -> (lapin::types::ShortString, lapin::types::ShortString, lapin::types::ShortString) {

@@ -3,6 +3,8 @@
 //! Its numbers lag (5-10 s), so nothing that moves items decides by them alone. Fields that a broker version does not
 //! know are absent and read as zero.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -18,7 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Management {
     http: reqwest::Client,
-    base: Url,
+    /// Nodes of one cluster: any of them can answer.
+    bases: Arc<[Url]>,
+    /// The one that answered last; clones share it.
+    answering: Arc<AtomicUsize>,
     vhost: String,
 }
 
@@ -79,19 +84,20 @@ impl QueueStats {
 }
 
 impl Management {
-    /// Reads an `http(s)://user:password@host:port` URL.
+    /// Reads `http(s)://user:password@host:port` URLs. One that does not answer passes the request on to the next.
     ///
     /// # Errors
-    /// Where it is none, without repeating it: it holds a password.
-    pub fn new(url: &str, vhost: &str) -> Result<Self, ManagementError> {
-        let base = Url::parse(url).map_err(|error| ManagementError::Url(error.to_string()))?;
+    /// Where one is none, without repeating it: it holds a password.
+    pub fn new<'u>(urls: impl Iterator<Item = &'u str>, vhost: &str) -> Result<Self, ManagementError> {
+        let bases: Arc<[Url]> =
+            urls.map(Url::parse).collect::<Result<_, _>>().map_err(|error| ManagementError::Url(error.to_string()))?;
         let mut http = reqwest::Client::builder().timeout(TIMEOUT);
-        if base.scheme() == "http" {
+        if bases.iter().all(|base| base.scheme() == "http") {
             // Without TLS nothing is to fail on a machine that has no CA certificates.
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(ManagementError::Unreachable)?;
-        Ok(Self { http, base, vhost: vhost.to_owned() })
+        Ok(Self { http, bases, answering: Arc::default(), vhost: vhost.to_owned() })
     }
 
     /// The broker's version.
@@ -131,8 +137,8 @@ impl Management {
             "priority": policy.priority,
             "apply-to": "queues",
         });
-        let url = self.url(&["policies", &self.vhost, &policy.name]);
-        let answer = self.http.put(url).json(&body).send().await.map_err(unreachable)?;
+        let path = ["policies", &self.vhost, &policy.name];
+        let answer = self.send(&path, |url| self.http.put(url).json(&body)).await?;
         accepted(operation, answer).await.map(|_| ())
     }
 
@@ -141,22 +147,39 @@ impl Management {
         operation: &'static str,
         path: &[&str],
     ) -> Result<T, ManagementError> {
-        let answer = self.http.get(self.url(path)).send().await.map_err(unreachable)?;
+        let answer = self.send(path, |url| self.http.get(url)).await?;
         let answer = accepted(operation, answer).await?;
         answer.json().await.map_err(|source| ManagementError::Unreadable { operation, source: source.without_url() })
     }
 
-    fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("api").extend(path);
+    /// Sends a request that may be sent twice, to whoever answers.
+    async fn send(
+        &self,
+        path: &[&str],
+        request: impl Fn(Url) -> reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, ManagementError> {
+        let first = self.answering.load(Ordering::Relaxed);
+        let mut silent = Err(ManagementError::Url("there is none".to_owned()));
+        for turn in first..first + self.bases.len() {
+            let base = &self.bases[turn % self.bases.len()];
+            match request(url(base, path)).send().await {
+                Ok(answer) => {
+                    self.answering.store(turn % self.bases.len(), Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => silent = Err(ManagementError::Unreachable(error.without_url())),
+            }
         }
-        url
+        silent
     }
 }
 
-fn unreachable(error: reqwest::Error) -> ManagementError {
-    ManagementError::Unreachable(error.without_url())
+fn url(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("api").extend(path);
+    }
+    url
 }
 
 async fn accepted(operation: &'static str, answer: reqwest::Response) -> Result<reqwest::Response, ManagementError> {

@@ -14,6 +14,13 @@ pub mod management;
 pub mod ownership;
 pub mod publish;
 
+use std::future::Future;
+use std::time::Duration;
+
+/// The longest the broker may take to answer. A connection with heartbeats may still hang: a queue without a leader
+/// answers nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What went wrong on the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -38,9 +45,14 @@ pub enum BrokerError {
     Lost(String),
 }
 
-impl BrokerError {
-    fn amqp(operation: impl Into<String>) -> impl FnOnce(lapin::Error) -> Self {
-        let operation = operation.into();
-        move |source| Self::Amqp { operation, source }
+/// The broker's answer to one request, within [`PATIENCE`]. lapin itself would wait for ever.
+async fn answered<T>(
+    operation: impl Into<String>,
+    request: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(BrokerError::Amqp { operation: operation.into(), source }),
+        Err(_) => Err(BrokerError::TimedOut { operation: operation.into(), seconds: PATIENCE.as_secs() }),
     }
 }

@@ -5,9 +5,9 @@
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use serde_json::{Value, json};
 
-use super::BrokerError;
 use super::connection::Session;
 use super::publish::{Outgoing, Publisher};
+use super::{BrokerError, answered};
 use crate::item::message::Properties;
 use crate::topology::names::Names;
 
@@ -49,12 +49,11 @@ pub async fn claim(
 async fn owner(session: &Session, names: &Names) -> Result<Option<String>, BrokerError> {
     let operation = || format!("read {}", names.meta());
     let channel = session.consuming_channel().await?;
-    let got = channel.basic_get(names.meta().as_str().into(), BasicGetOptions { no_ack: false }).await;
-    let Some(got) = got.map_err(BrokerError::amqp(operation()))? else { return Ok(None) };
+    let get = channel.basic_get(names.meta().as_str().into(), BasicGetOptions { no_ack: false });
+    let Some(got) = answered(operation(), get).await? else { return Ok(None) };
     let body: Option<Value> = serde_json::from_slice(&got.delivery.data).ok();
     let owner = body.as_ref().and_then(|body| body["mirror"].as_str()).unwrap_or("unreadable").to_owned();
-    let given_back = got.delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await;
-    given_back.map_err(BrokerError::amqp(operation()))?;
-    channel.close(200, "done".into()).await.map_err(BrokerError::amqp("close a channel"))?;
+    answered(operation(), got.delivery.nack(BasicNackOptions { requeue: true, multiple: false })).await?;
+    answered("close a channel", channel.close(200, "done".into())).await?;
     Ok(Some(owner))
 }

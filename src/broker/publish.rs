@@ -8,10 +8,13 @@ use lapin::Channel;
 use lapin::Confirmation;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use tokio::sync::watch;
 
 use super::connection::Session;
-use super::{BrokerError, convert};
+use super::{BrokerError, answered, convert};
+use crate::failpoint;
 use crate::item::message::Properties;
+use crate::metrics;
 
 /// A message on its way out. Its `message-id` has to be set and unique within a batch: returns are told apart by it.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +40,7 @@ pub enum Published {
 pub struct Publisher {
     channel: Channel,
     timeout: Duration,
+    blocked: watch::Receiver<Option<String>>,
 }
 
 impl Publisher {
@@ -46,22 +50,23 @@ impl Publisher {
     /// Where the connection is gone.
     pub async fn open(session: &Session, timeout: Duration) -> Result<Self, BrokerError> {
         let channel = session.publishing_channel().await?;
-        let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        selected.map_err(BrokerError::amqp("switch confirms on"))?;
-        Ok(Self { channel, timeout })
+        answered("switch confirms on", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Self { channel, timeout, blocked: session.blocked() })
     }
 
-    /// Publishes all, mandatory and persistent, in order, and waits for every confirm. The answers are in the order
-    /// of `messages`.
+    /// Publishes all, mandatory and persistent, in order, and waits for every confirm; as long as the broker blocks
+    /// publishers, for ever. The answers are in the order of `messages`.
     ///
     /// # Errors
     /// Where it is not known what became of some of them; they may or may not have arrived.
     pub async fn publish(&mut self, messages: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
         let operation = || format!("publish {} messages", messages.len());
-        let published = tokio::time::timeout(self.timeout, self.publish_all(messages)).await;
-        let confirmations = match published {
-            Ok(confirmations) => confirmations.map_err(BrokerError::amqp(operation()))?,
-            Err(_) => {
+        let confirmations = tokio::select! {
+            published = self.publish_all(messages) => {
+                published.map_err(|source| BrokerError::Amqp { operation: operation(), source })?
+            }
+            () = self.too_long() => {
+                metrics::publish_timed_out(messages.len());
                 return Err(BrokerError::TimedOut { operation: operation(), seconds: self.timeout.as_secs() });
             }
         };
@@ -74,7 +79,7 @@ impl Publisher {
                 note_return(&mut returned, &message);
             }
         }
-        Ok(messages
+        let published: Vec<Published> = messages
             .iter()
             .zip(refused)
             .map(|(message, refused)| {
@@ -85,7 +90,26 @@ impl Publisher {
                     (None, false) => Published::Confirmed,
                 }
             })
-            .collect())
+            .collect();
+        let confirmed = published.iter().filter(|published| **published == Published::Confirmed).count();
+        metrics::published(confirmed, published.len() - confirmed);
+        Ok(published)
+    }
+
+    /// Ends when confirms are overdue. The time in which the broker blocks publishers does not count: nothing is written
+    /// then, and publishing again would only write everything twice.
+    async fn too_long(&self) {
+        let mut blocked = self.blocked.clone();
+        loop {
+            if blocked.wait_for(Option::is_none).await.is_err() {
+                // The connection is gone, and the publishing with it.
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.timeout) => return,
+                Ok(_) = blocked.wait_for(Option::is_some) => {}
+            }
+        }
     }
 
     async fn publish_all(&self, messages: &[Outgoing]) -> Result<Vec<Confirmation>, lapin::Error> {
@@ -101,6 +125,7 @@ impl Publisher {
         }))
         .await;
         let confirms: Vec<_> = handed_over.into_iter().collect::<Result<_, _>>()?;
+        failpoint::reach("publish.handed_over").await;
         join_all(confirms).await.into_iter().collect()
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::management::{Management, QueueStats};
+use crate::failpoint;
 use crate::item::{Lane, Timestamp, lifecycle};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, now};
@@ -233,6 +234,7 @@ async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestam
                 })
             })
             .await?;
+        failpoint::reach("reconcile.settled").await;
         written.wake(&context.wakes);
         if !more {
             return Ok(());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::definition::Definitions;
+use crate::failpoint;
 use crate::item::lifecycle;
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Wakes, now};
@@ -63,10 +64,12 @@ async fn pass(mirror: &Mirror, definitions: &Arc<Definitions>, wakes: &Wakes) ->
                 })
             })
             .await?;
+        failpoint::reach("timers.expired").await;
         written.wake(wakes);
     }
     while mirror.next_due().await?.is_some_and(|due| due <= now()) {
         let queues = mirror.write(|tx: &mut Tx| Box::pin(promote_due(tx, now(), BATCH))).await?;
+        failpoint::reach("timers.promoted").await;
         for queue in queues.into_iter().collect::<BTreeSet<_>>() {
             wakes.dispatch(&queue);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
@@ -29,13 +30,27 @@ pub(super) async fn alive(parameters: Parameters) -> Result<Response, Problem> {
     Ok(Json(json!({"alive": true})).into_response())
 }
 
+/// `GET /metrics`: what was counted, for Prometheus.
+pub(super) async fn metrics(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.done()?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.text()).into_response())
+}
+
 /// `GET /readyz`: 200 with the broker connected, the mirror readable and the topology planned once, else 503. The
 /// management API is reported and not required: the data path does without it.
 pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.done()?;
     let status = api.status.snapshot();
     let broker = match status.broker {
-        Broker::Connected { version } => Check { ok: true, detail: format!("connected to RabbitMQ {version}") },
+        Broker::Connected { version, blocked: None } => {
+            Check { ok: true, detail: format!("connected to RabbitMQ {version}") }
+        }
+        Broker::Connected { version, blocked: Some(reason) } => Check {
+            ok: true,
+            detail: format!(
+                "connected to RabbitMQ {version}, which blocks publishers ({reason}): items come in, nothing is dispatched"
+            ),
+        },
         Broker::Connecting => Check { ok: false, detail: "connecting".to_owned() },
         Broker::Lost { reason } => Check { ok: false, detail: reason },
     };

@@ -6,7 +6,7 @@
 //!
 //! | route | file |
 //! |---|---|
-//! | `/healthz`, `/readyz` | `health` |
+//! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::definition::Definitions;
 use crate::lanes::{Context, Wakes};
+use crate::metrics::Exposition;
 use crate::mirror::Mirror;
 use crate::status::Status;
 use problem::Problem;
@@ -49,15 +50,17 @@ pub struct Api {
     pub status: Arc<Status>,
     /// Told of every item let in, so that it is dispatched at once.
     pub wakes: Arc<Wakes>,
+    /// What is counted for Prometheus.
+    pub metrics: Exposition,
 }
 
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context) -> Self {
+    pub fn new(context: Context, metrics: Exposition) -> Self {
         // The set is the one of the start; nothing sends another on this channel.
         let (_, definitions) = watch::channel(context.definitions);
-        Self { mirror: context.mirror, definitions, status: context.status, wakes: context.wakes }
+        Self { mirror: context.mirror, definitions, status: context.status, wakes: context.wakes, metrics }
     }
 
     /// The definitions of this moment. Holds the watch's lock no longer than the call.
@@ -71,6 +74,7 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/queues/{key}", get(queues::one))
         .route("/api/v1/queues/{key}/items", post(enqueue::one))

@@ -81,7 +81,7 @@ impl Bench {
         let definitions = Definitions { queues };
         let wakes = Arc::new(Wakes::new(&definitions));
         let (sender, definitions) = watch::channel(Arc::new(definitions));
-        let api = Api { mirror, definitions, status: Arc::default(), wakes };
+        let api = Api { mirror, definitions, status: Arc::default(), wakes, metrics: crate::metrics::install() };
         Self { _folder: folder, _definitions: sender, api }
     }
 
@@ -145,7 +145,7 @@ async fn the_process_is_alive_before_it_is_ready() {
 async fn without_the_management_api_the_daemon_is_ready_and_says_so() {
     let bench = Bench::new().await;
     bench.api.status.update(|status| {
-        status.broker = Broker::Connected { version: "4.3.6".to_owned() };
+        status.broker = Broker::Connected { version: "4.3.6".to_owned(), blocked: None };
         status.planned = true;
         status.management_problem = Some("connection refused".to_owned());
     });
@@ -155,6 +155,12 @@ async fn without_the_management_api_the_daemon_is_ready_and_says_so() {
     assert_eq!(body["ready"], true);
     assert_eq!(body["checks"]["broker"]["detail"], "connected to RabbitMQ 4.3.6");
     assert_eq!(body["checks"]["management"]["ok"], false);
+    bench.api.status.update(|status| {
+        status.broker = Broker::Connected { version: "4.3.6".to_owned(), blocked: Some("low on memory".to_owned()) };
+    });
+    let answer = bench.get("/readyz").await;
+    let detail = answer.json()["checks"]["broker"]["detail"].to_string();
+    assert!(answer.status == StatusCode::OK && detail.contains("blocks publishers (low on memory)"), "{detail}");
     bench.api.status.update(|status| status.broker = Broker::Lost { reason: "gone".to_owned() });
     assert_eq!(bench.get("/readyz").await.json()["checks"]["broker"], json!({"ok": false, "detail": "gone"}));
 }

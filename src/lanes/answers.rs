@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, DIRECT_REPLY_TO, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::publish::{Outgoing, Published, Publisher};
+use crate::failpoint;
 use crate::item::ItemId;
 use crate::item::message::Properties;
 use crate::item::timeline::Line;
@@ -40,6 +41,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         };
         let outgoing: Vec<Outgoing> = answers.iter().map(outgoing).collect();
         let published = publisher.publish(&outgoing).await?;
+        failpoint::reach("answers.published").await;
         let undelivered: Vec<(ItemId, String)> =
             answers.iter().zip(published).filter_map(|(answer, published)| undelivered(answer, &published)).collect();
         context
@@ -51,6 +53,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
                 })
             })
             .await?;
+        failpoint::reach("answers.removed").await;
     }
     Ok(())
 }

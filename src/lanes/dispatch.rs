@@ -26,6 +26,7 @@ use crate::broker::connection::Session;
 use crate::broker::consume::Lookout;
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::definition::{Order, QueueDefinition};
+use crate::failpoint;
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
 use crate::item::{HIGHEST_PRIORITY, ItemId, Lane, Timestamp, lifecycle};
@@ -137,7 +138,9 @@ impl Runner {
         if claimed.is_empty() {
             return Ok(Round::Idle);
         }
+        failpoint::reach("dispatch.claimed").await;
         self.send(claimed).await?;
+        failpoint::reach("dispatch.published").await;
         Ok(Round::Sent)
     }
 
@@ -218,6 +221,7 @@ impl Runner {
             return Ok(());
         }
         self.mark_sent().await?;
+        failpoint::reach("dispatch.returned").await;
         let queue = self.definition.key.clone();
         let why = reason.as_deref().unwrap_or("the broker refused the message");
         self.take_back(not_taken, refused, why.to_owned()).await?;
@@ -274,6 +278,7 @@ impl Runner {
                 .mirror
                 .write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, repeats).await }))
                 .await?;
+            failpoint::reach("dispatch.repeating").await;
             self.send(claimed).await?;
             self.mark_sent().await?;
         }

@@ -10,6 +10,9 @@
 //! | 1 | messages in `wq.intake` | delivered again |
 //! | 2 | items committed, messages still in `wq.intake` | delivered again, marked redelivered: same `message-id` and content is the same item; without `message-id` admitted again as `possible_repeat` |
 //! | 3 | everything | dispatch and answers look for themselves when they start |
+//!
+//! Over HTTP there is no message: what is committed and not answered is there, and the caller does not know. Sent again
+//! with the same reference it is the same item under `unique`, else a second one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,10 +23,12 @@ use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
+use crate::failpoint;
 use crate::item::door::{self, Arrival, Identity, Known, NewItem, Problem};
 use crate::item::message::Message;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
+use crate::metrics;
 use crate::mirror::{Mirror, MirrorError, Tx, items, records};
 
 /// What the door said to one item.
@@ -48,7 +53,9 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
             () = stop.cancelled() => return Ok(()),
             batch = intake.next() => batch?,
         };
+        let taken = batch.messages.len();
         let (candidates, parked) = read_batch(&context, &batch.messages, now());
+        failpoint::reach("intake.read").await;
         let woken: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();
         let answers = context
             .mirror
@@ -62,7 +69,10 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
                 })
             })
             .await?;
+        failpoint::reach("intake.committed").await;
         batch.ack().await?;
+        failpoint::reach("intake.acked").await;
+        metrics::taken("intake", taken);
         for queue in woken {
             context.wakes.dispatch(&queue);
         }
@@ -84,7 +94,7 @@ pub async fn enqueue(
 ) -> Result<Admission, MirrorError> {
     let arrival = Arrival { new, producer: Some("api".to_owned()), ..Arrival::default() };
     let candidate = Candidate::new(Arc::clone(definition), arrival);
-    mirror
+    let admission = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
                 let candidates = [candidate];
@@ -93,7 +103,9 @@ pub async fn enqueue(
                 admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))
             })
         })
-        .await
+        .await?;
+    failpoint::reach("enqueue.committed").await;
+    Ok(admission)
 }
 
 /// An arrival that was read and checked, for one queue.

@@ -27,12 +27,14 @@ use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
 use crate::definition::Definitions;
+use crate::failpoint;
 use crate::item::direct;
 use crate::item::door::{self, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
 use crate::item::report::{self, Death, DeathReason, Report, Saying};
 use crate::item::{Item, ItemId, Kind, Lane, Place, State, Timestamp};
+use crate::metrics;
 use crate::mirror::{MirrorError, Tx, items};
 use crate::topology::names::Names;
 
@@ -99,7 +101,9 @@ async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<T
 
 /// Commits one batch and acks it. Answers whether a bare reject waits to be judged.
 async fn take(context: &Context, batch: Batch) -> Result<bool, LaneError> {
+    let taken = batch.messages.len();
     let entries = read_batch(&context.names, &batch.messages);
+    failpoint::reach("reports.read").await;
     let definitions = Arc::clone(&context.definitions);
     let (unjudged, written) = context
         .mirror
@@ -113,7 +117,10 @@ async fn take(context: &Context, batch: Batch) -> Result<bool, LaneError> {
             })
         })
         .await?;
+    failpoint::reach("reports.committed").await;
     batch.ack().await?;
+    failpoint::reach("reports.acked").await;
+    metrics::taken("reports", taken);
     written.wake(&context.wakes);
     Ok(unjudged)
 }
@@ -136,6 +143,7 @@ async fn judge(context: &Context, until: Timestamp) -> Result<bool, LaneError> {
                 })
             })
             .await?;
+        failpoint::reach("reports.judged").await;
         written.wake(&context.wakes);
         if judged < JUDGED as usize {
             return Ok(left);

@@ -22,11 +22,13 @@ use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
+use crate::failpoint;
 use crate::item::direct;
 use crate::item::door::{self, Arrival};
 use crate::item::message::{Header, Message};
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Lane, Timestamp};
+use crate::metrics;
 use crate::mirror::{MirrorError, Tx, acks, items, records, tap};
 
 /// Reads the tap until it is stopped.
@@ -53,7 +55,9 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
             batch = copies.next() => batch?,
         };
         context.status.update(|status| status.tap_idle_since = None);
+        let taken = batch.messages.len();
         let page = Page::read(&context.definitions, &batch.messages, next_offset, now());
+        failpoint::reach("tap.read").await;
         next_offset = page.next_offset;
         let (lost, stream) = (page.lost, stream.clone());
         let direct: Vec<String> = context.definitions.direct().map(|definition| definition.key.clone()).collect();
@@ -62,11 +66,14 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
             .mirror
             .write(move |tx: &mut Tx| Box::pin(async move { page.write(tx, &stream, &direct, now()).await }))
             .await?;
+        failpoint::reach("tap.committed").await;
         if lost > 0 {
             tracing::warn!(lost, "the tap dropped copies before they were read; raise tap.max_bytes");
             context.status.update(|status| status.tap_lost += lost);
         }
         batch.ack().await?;
+        failpoint::reach("tap.acked").await;
+        metrics::taken("tap", taken);
         for queue in woken {
             context.wakes.dispatch(&queue);
         }

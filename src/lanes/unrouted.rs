@@ -13,6 +13,7 @@ use super::{Context, LaneError};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batches, Lookout};
 use crate::broker::publish::{Outgoing, Published, Publisher};
+use crate::failpoint;
 use crate::item::message::Message;
 
 /// How often the queue is counted.
@@ -65,6 +66,7 @@ async fn pass(context: &Context, session: &Session, ready: u64) -> Result<u64, L
             .map(|(index, message)| (index, again(message, &exchange)))
             .unzip();
         let published = publisher.publish(&outgoing).await?;
+        failpoint::reach("unrouted.published").await;
         let taken: Vec<usize> = indices
             .into_iter()
             .zip(published)
@@ -72,6 +74,7 @@ async fn pass(context: &Context, session: &Session, ready: u64) -> Result<u64, L
             .collect();
         routed += taken.len() as u64;
         batch.ack_some(&taken).await?;
+        failpoint::reach("unrouted.acked").await;
     }
     if routed > 0 {
         tracing::info!(routed, "routed items again whose queue is defined now");

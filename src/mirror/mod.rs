@@ -136,6 +136,38 @@ impl Mirror {
             .map_err(|source| MirrorError::Sql { operation: "say its identity", source })
     }
 
+    /// Notes that a broker session is open. Answers whether the last one said goodbye: else the broker may take its
+    /// connections for alive, and hold deliveries for them.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn open_session(&self) -> Result<bool, MirrorError> {
+        let failed = |source| MirrorError::Sql { operation: "note that a session is open", source };
+        self.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let opened =
+                    sqlx::query("INSERT INTO meta (key, value) VALUES ('session', 'open') ON CONFLICT DO NOTHING");
+                Ok(opened.execute(tx).await.map_err(failed)?.rows_affected() == 1)
+            })
+        })
+        .await
+    }
+
+    /// Takes the note of [`Self::open_session`] back.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn close_session(&self) -> Result<(), MirrorError> {
+        let failed = |source| MirrorError::Sql { operation: "note that a session is over", source };
+        self.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let closed = sqlx::query("DELETE FROM meta WHERE key = 'session'").execute(tx).await;
+                closed.map(|_| ()).map_err(failed)
+            })
+        })
+        .await
+    }
+
     /// Connections that only read.
     pub(crate) fn reads(&self) -> &SqlitePool {
         &self.reads

@@ -4,11 +4,15 @@
 //! Order of effects per group: begin, run each job inside a savepoint of its own, commit, answer everybody. A crash
 //! before the commit leaves nothing of the group and nobody was answered; a crash after it leaves all of it.
 
+use std::time::Instant;
+
 use futures::future::BoxFuture;
 use sqlx::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::MirrorError;
+use crate::failpoint;
+use crate::metrics;
 
 /// The connection a job works on, inside the group's transaction.
 pub type Tx = SqliteConnection;
@@ -94,7 +98,9 @@ async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Order>)
             None => break,
         };
         let mut answers = Vec::new();
+        let began = Instant::now();
         let result = group(&mut connection, first, &mut inbox, &mut answers, &mut closing).await;
+        metrics::committed(began.elapsed(), result.is_ok());
         if let Err(error) = &result {
             tracing::error!(error = %error, jobs = answers.len(), "the mirror could not commit; nothing of this group is kept");
             if let Err(error) = statement(&mut connection, "ROLLBACK").await {
@@ -124,6 +130,7 @@ async fn group(
 ) -> Result<(), sqlx::Error> {
     let mut next = Some(first);
     statement(connection, "BEGIN IMMEDIATE").await?;
+    failpoint::reach("mirror.begun").await;
     while let Some(job) = next {
         statement(connection, "SAVEPOINT job").await?;
         match job(connection).await {
@@ -146,7 +153,10 @@ async fn group(
                 }
             });
     }
-    statement(connection, "COMMIT").await
+    failpoint::reach("mirror.commit").await;
+    statement(connection, "COMMIT").await?;
+    failpoint::reach("mirror.committed").await;
+    Ok(())
 }
 
 async fn statement(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {

@@ -10,7 +10,7 @@ use super::load::Texts;
 use super::secret::masked;
 use super::{
     BrokerSettings, ControlSettings, DefinitionSettings, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
-    ReplySettings, SecretUrl, Settings, ShutdownSettings, TapSettings,
+    ReplySettings, SecretUrls, Settings, ShutdownSettings, TapSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
@@ -21,7 +21,7 @@ type Wrong = (String, String);
 pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Settings> {
     let mut check = Check { texts, mistakes };
     // All are read before any is missed, so that every mistake is found.
-    let amqp_url = check.read("broker.amqp_url", |text| secret_url(text, &["amqp", "amqps"]));
+    let amqp_url = check.read("broker.amqp_url", amqp_url);
     let management_url = check.read("broker.management_url", management_url);
     let prefix = check.read("broker.prefix", prefix);
     let connect_timeout = check.read("broker.connect_timeout", positive_duration);
@@ -104,8 +104,27 @@ fn wrong(cause: impl Into<String>, cure: impl Into<String>) -> Wrong {
     (cause.into(), cure.into())
 }
 
-fn secret_url(text: &str, schemes: &[&str]) -> Result<SecretUrl, Wrong> {
-    let form = format!("write {}://USER:PASSWORD@HOST:PORT", schemes.join(":// or "));
+fn amqp_url(text: &str) -> Result<SecretUrls, Wrong> {
+    let urls = urls(text, &["amqp", "amqps"])?;
+    match urls.iter().find(|url| url.path() != urls[0].path()) {
+        None => Ok(SecretUrls::new(urls)),
+        Some(_) => Err(wrong(
+            "these URLs name several virtual hosts",
+            "name the nodes of one cluster, each with the same virtual host",
+        )),
+    }
+}
+
+/// One URL or several, separated by commas.
+fn urls(text: &str, schemes: &[&str]) -> Result<Vec<Url>, Wrong> {
+    text.split(',').map(|text| url(text.trim(), schemes)).collect()
+}
+
+fn url(text: &str, schemes: &[&str]) -> Result<Url, Wrong> {
+    let form = format!(
+        "write {}://USER:PASSWORD@HOST:PORT, or several separated by commas (a comma in a password is %2C)",
+        schemes.join(":// or ")
+    );
     let url = Url::parse(text).map_err(|error| wrong(format!("this is no URL: {error}"), form.clone()))?;
     if !schemes.contains(&url.scheme()) {
         return Err(wrong(format!("a URL of scheme {} does not fit here", url.scheme()), form));
@@ -113,15 +132,15 @@ fn secret_url(text: &str, schemes: &[&str]) -> Result<SecretUrl, Wrong> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(wrong("this URL names no host", form));
     }
-    Ok(SecretUrl::new(url))
+    Ok(url)
 }
 
-fn management_url(text: &str) -> Result<Option<SecretUrl>, Wrong> {
+fn management_url(text: &str) -> Result<Option<SecretUrls>, Wrong> {
     if text.is_empty() {
         return Ok(None);
     }
-    secret_url(text, &["http", "https"])
-        .map(Some)
+    urls(text, &["http", "https"])
+        .map(|urls| Some(SecretUrls::new(urls)))
         .map_err(|(cause, cure)| (cause, format!("{cure}, or leave it empty to work without the management API")))
 }
 

@@ -233,6 +233,21 @@ mod tests {
     }
 
     #[test]
+    fn several_urls_are_the_nodes_of_one_cluster() {
+        let urls = |text: &str| layers(None, vec![env("WARREND__BROKER__AMQP_URL", text)]).map(|s| s.broker.amqp_url);
+        let two = urls("amqp://u:p%2Cw@a/%2f, amqps://u:pw@b:5671/%2f").unwrap();
+        assert_eq!(two.expose().collect::<Vec<_>>(), ["amqp://u:p%2Cw@a/%2f", "amqps://u:pw@b:5671/%2f"]);
+        for (text, cause) in [
+            ("amqp://a/x,amqp://b/y", "several virtual hosts"),
+            ("amqp://a/x,", "no URL"),
+            ("amqp://a/x,http://b/x", "scheme http"),
+        ] {
+            let error = urls(text).unwrap_err().to_string();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_reported_at_once() {
         let text = "broker: {amqp_url: 'http://u:pw@h', prefix: A, connect_timeout: 0s, confirm_timeout: ~, amqp_ulr: x}\n\
                     mirror: {url: 'postgres://u:pw@h/db'}\nhttp: {listen: 'localhost'}\ndefinitions: {dir: ''}\n\

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use secret::SecretUrl;
+pub use secret::SecretUrls;
 
 /// Where the settings are looked for when nobody says otherwise; it may be absent.
 pub const DEFAULT_PATH: &str = "config/warrend.yaml";
@@ -70,10 +70,10 @@ pub struct Settings {
 /// How RabbitMQ is reached.
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
-    /// `amqp://` or `amqps://`, with user, password and virtual host.
-    pub amqp_url: SecretUrl,
+    /// `amqp://` or `amqps://`, with user, password and virtual host, which is the same in all of them.
+    pub amqp_url: SecretUrls,
     /// `http://` or `https://`; `None`: work without the management API (no migration, no deletion, no drift).
-    pub management_url: Option<SecretUrl>,
+    pub management_url: Option<SecretUrls>,
     /// First part of every name warrend declares: `[a-z0-9][a-z0-9._-]*`.
     pub prefix: String,
     /// The longest one try to connect may take.

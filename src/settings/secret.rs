@@ -1,35 +1,37 @@
-//! A URL with a password in it that no log line can print.
+//! URLs with a password in them that no log line can print.
 
 use std::fmt;
 
 use url::Url;
 
-/// A URL whose password shows in neither `Debug` nor `Display`; [`SecretUrl::expose`] has all of it.
+/// URLs of one service, to be tried in turn. Their passwords show in neither `Debug` nor `Display`;
+/// [`SecretUrls::expose`] has all of them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(Url);
+pub struct SecretUrls(Vec<Url>);
 
-impl SecretUrl {
+impl SecretUrls {
+    /// At least one is expected; without any there is nothing to try.
     #[must_use]
-    pub const fn new(url: Url) -> Self {
-        Self(url)
+    pub const fn new(urls: Vec<Url>) -> Self {
+        Self(urls)
     }
 
-    /// The URL with its password, for whoever connects.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.as_str()
+    /// The URLs with their passwords, for whoever connects, in the order to try them.
+    pub fn expose(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Url::as_str)
     }
 }
 
-impl fmt::Display for SecretUrl {
+impl fmt::Display for SecretUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&masked(self.0.as_str()))
+        let urls: Vec<String> = self.expose().map(masked).collect();
+        f.write_str(&urls.join(","))
     }
 }
 
-impl fmt::Debug for SecretUrl {
+impl fmt::Debug for SecretUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SecretUrl({self})")
+        write!(f, "SecretUrls({self})")
     }
 }
 
@@ -64,8 +66,10 @@ mod tests {
 
     #[test]
     fn debug_and_display_hide_the_password() {
-        let url = SecretUrl::new(Url::parse("amqp://guest:secret@host/%2f").unwrap());
-        assert!(!format!("{url} {url:?}").contains("secret"));
-        assert!(url.expose().contains("secret"));
+        let url = |host: &str| Url::parse(&format!("amqp://guest:secret@{host}/%2f")).unwrap();
+        let urls = SecretUrls::new(vec![url("a"), url("b")]);
+        assert!(!format!("{urls} {urls:?}").contains("secret"));
+        assert_eq!(urls.to_string(), "amqp://guest:***@a/%2f,amqp://guest:***@b/%2f");
+        assert!(urls.expose().all(|url| url.contains("secret")));
     }
 }

@@ -12,18 +12,33 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("topology", &["item", "definition"]),
     ("units", &[]),
     // The outside worlds, and what stands beside them.
-    ("broker", &["item", "topology"]),
-    ("mirror", &["item", "definition"]),
+    ("broker", &["item", "topology", "metrics", "failpoint"]),
+    ("mirror", &["item", "definition", "metrics", "failpoint"]),
     ("settings", &["units"]),
     ("status", &["item"]),
+    ("metrics", &[]),
+    ("failpoint", &[]),
     // The daemon's work.
-    ("lanes", &["item", "definition", "topology", "broker", "mirror", "status"]),
-    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes"]),
+    ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
+    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint"]),
     // The doors.
-    ("http", &["item", "definition", "mirror", "status", "lanes"]),
+    ("http", &["item", "definition", "mirror", "status", "metrics", "lanes"]),
     (
         "daemon",
-        &["item", "definition", "topology", "broker", "mirror", "settings", "status", "lanes", "control", "http"],
+        &[
+            "item",
+            "definition",
+            "topology",
+            "broker",
+            "mirror",
+            "settings",
+            "status",
+            "metrics",
+            "failpoint",
+            "lanes",
+            "control",
+            "http",
+        ],
     ),
     ("cli", &["item", "definition", "mirror", "settings", "daemon"]),
     ("lib", &[]),
@@ -41,7 +56,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("reqwest", &["broker", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
-    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "cli"]),
+    ("metrics_exporter_prometheus", &["metrics"]),
+    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "cli", "failpoint"]),
 ];
 
 /// What reads a clock or throws dice. Everybody else is handed the time and the number.
@@ -55,10 +71,12 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/lanes/mod.rs", "now_v7", "the one source of item ids"),
     ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
     ("src/mirror/mod.rs", "now_v7", "a new mirror is given its identity"),
+    ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
-    ("src/daemon.rs", "Instant::now", "how long a session lasted, and the deadline of a stop"),
-    ("src/daemon.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
+    ("src/daemon/broker_side.rs", "Instant::now", "how long a session lasted"),
+    ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
+    ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
 ];
 
 /// Pure modules that touch the machine nevertheless.

@@ -1,2 +1,3 @@
 mod restart;
+mod several_urls;
 mod stop;

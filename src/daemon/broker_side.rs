@@ -1,0 +1,302 @@
+//! The one supervisor of everything that needs the broker: one session (generation) after another, for ever.
+//!
+//! Start and recovery are one path: connect to the next of the URLs, declare the topology, start every pipeline. The
+//! first failure cancels the whole session; a delivery belongs to the channel of its session and cannot be acked by
+//! the next one. After a growing wait the next session begins. Nothing is carried over but the mirror.
+//!
+//! Order of effects of a session's start:
+//! 1. connect; 2. declare the topology; 3. claim `wq.meta` for this mirror; 4. note in the mirror that a session is
+//!    open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 1 | nothing | |
+//! | 2 | some or all of the topology | declared again, which changes nothing that is there |
+//! | 3 | the claim | it is this mirror's own |
+//! | 4, 5 | the note, perhaps connections that the broker takes for alive | for 3.5 heartbeats an empty `wq.reports` proves nothing |
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::crew::Crew;
+use crate::broker::BrokerError;
+use crate::broker::connection::{Endpoint, Session};
+use crate::broker::declare::declare;
+use crate::broker::management::Management;
+use crate::broker::ownership;
+use crate::broker::publish::Publisher;
+use crate::control::reconcile;
+use crate::definition::Definitions;
+use crate::failpoint;
+use crate::lanes::{self, Context, LaneError};
+use crate::metrics;
+use crate::mirror::MirrorError;
+use crate::settings::Settings;
+use crate::status::Broker;
+use crate::topology::desired::desired;
+use crate::topology::version::Version;
+
+/// The wait after the first failed session; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// A session that lasted this long was a good one: the next wait is short again.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+
+/// How often a quiet session checks that its connections live.
+const PULSE: Duration = Duration::from_millis(500);
+
+/// Pipelines of a broken session get this long to notice.
+const CLEARANCE: Duration = Duration::from_secs(5);
+
+/// How long the next try waits, growing with every failure.
+struct Backoff {
+    wait: Duration,
+}
+
+impl Backoff {
+    const fn new() -> Self {
+        Self { wait: FIRST_WAIT }
+    }
+
+    /// The wait after something that began then has failed.
+    fn after(&mut self, began: Instant) -> Duration {
+        if began.elapsed() > GOOD_SESSION {
+            self.wait = FIRST_WAIT;
+        }
+        let wait = self.wait;
+        self.wait = (wait * 2).min(LONGEST_WAIT);
+        wait
+    }
+}
+
+/// Everything that needs the broker.
+pub(super) struct BrokerSide {
+    pub context: Context,
+    /// Tried in turn; never empty.
+    pub endpoints: Vec<Endpoint>,
+    pub management: Option<Management>,
+    pub settings: Settings,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error("RabbitMQ {0} is older than {oldest}, the oldest that is supported", oldest = Version::OLDEST)]
+    TooOld(String),
+    #[error("the broker's version is not known: over amqps the management API has to say it, and {0}")]
+    NoVersion(String),
+    #[error("{name} ended: {error:#}")]
+    Ended { name: String, error: anyhow::Error },
+}
+
+impl BrokerSide {
+    /// One session after another until it is told to stop.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), SessionError> {
+        let mut backoff = Backoff::new();
+        let mut turns = self.endpoints.iter().cycle();
+        let mut failed_in_a_row = 0;
+        while let Some(endpoint) = turns.next().filter(|_| !stop.is_cancelled()) {
+            let began = Instant::now();
+            let Err(error) = self.session(endpoint, &stop).await else { return Ok(()) };
+            metrics::session_failed();
+            // The others are tried before anything is waited for.
+            failed_in_a_row = if began.elapsed() > GOOD_SESSION { 1 } else { failed_in_a_row + 1 };
+            let wait = match failed_in_a_row % self.endpoints.len() {
+                0 => backoff.after(began).mul_f64(0.75 + fastrand::f64() / 2.0),
+                _ => Duration::ZERO,
+            };
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(address = endpoint.address(), retry_in_ms = wait.as_millis(), "no broker session: {reason}");
+            self.context.status.update(|status| status.broker = Broker::Lost { reason });
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One generation of connections. Ends with the first failure, or well when told to stop.
+    async fn session(&self, endpoint: &Endpoint, stop: &CancellationToken) -> Result<(), SessionError> {
+        let session = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            opened = self.open(endpoint) => opened?,
+        };
+        if !self.context.mirror.open_session().await? {
+            // The broker may take connections of the last one for alive, and hold deliveries for them.
+            self.context.wakes.read_reports.distrust_for(endpoint.forgotten_after());
+        }
+        metrics::session_opened();
+        let lanes_stop = stop.child_token();
+        let mut lanes = self.start_lanes(&session, &lanes_stop);
+        let ended = self.watch(&session, &mut lanes, stop).await;
+        metrics::session_closed();
+        lanes_stop.cancel();
+        lanes.finish(if ended.is_ok() { self.settings.shutdown.deadline } else { CLEARANCE }).await;
+        if session.close().await && ended.is_ok() {
+            self.context.mirror.close_session().await?;
+        }
+        ended
+    }
+
+    /// Waits for the end of a session: the first pipeline that ends, a lost connection, or the stop.
+    async fn watch(&self, session: &Session, lanes: &mut Crew, stop: &CancellationToken) -> Result<(), SessionError> {
+        let mut blocked = session.blocked();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ended = lanes.next() => match ended {
+                    Some((_, Ok(()))) if stop.is_cancelled() => {}
+                    Some((name, Ok(()))) => {
+                        return Err(SessionError::Ended { name, error: anyhow::anyhow!("without a reason") });
+                    }
+                    Some((name, Err(error))) => return Err(SessionError::Ended { name, error }),
+                    None => return Ok(()),
+                },
+                Ok(()) = blocked.changed() => self.note_blocked(blocked.borrow_and_update().clone()),
+                () = tokio::time::sleep(PULSE) => if !session.is_alive() {
+                    return Err(BrokerError::Lost("the broker is gone".to_owned()).into());
+                },
+            }
+        }
+    }
+
+    fn note_blocked(&self, reason: Option<String>) {
+        match &reason {
+            Some(reason) => {
+                tracing::warn!(reason, "the broker blocks publishers: nothing is dispatched until it has room again");
+            }
+            None => tracing::info!("the broker lets publishers work again"),
+        }
+        metrics::blocked(reason.is_some());
+        self.context.status.update(|status| {
+            if let Broker::Connected { blocked, .. } = &mut status.broker {
+                *blocked = reason;
+            }
+        });
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<Arc<Session>, SessionError> {
+        let (version, text) = self.version(endpoint).await?;
+        if version < Version::OLDEST {
+            return Err(SessionError::TooOld(text));
+        }
+        let session = Arc::new(endpoint.connect().await?);
+        let definitions: &Definitions = &self.context.definitions;
+        let topology = desired(definitions, version, &self.context.names, self.settings.tap.max_bytes);
+        let problem = declare(&session, self.management.as_ref(), &topology).await?;
+        failpoint::reach("start.declared").await;
+        let identity = self.context.mirror.identity().await?;
+        let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
+        ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
+        failpoint::reach("start.claimed").await;
+        if let Some(problem) = &problem {
+            tracing::warn!("policies were left as they are: {problem}");
+        }
+        tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");
+        self.context.status.update(|status| {
+            status.broker = Broker::Connected { version: text, blocked: None };
+            status.planned = true;
+            status.management_problem = problem;
+        });
+        Ok(session)
+    }
+
+    /// From AMQP's greeting; over `amqps` from the management API.
+    async fn version(&self, endpoint: &Endpoint) -> Result<(Version, String), SessionError> {
+        if let Some(version) = endpoint.version().await? {
+            return Ok(version);
+        }
+        let Some(management) = &self.management else {
+            return Err(SessionError::NoVersion("broker.management_url is empty".to_owned()));
+        };
+        match management.version().await {
+            Ok(Some(version)) => Ok(version),
+            Ok(None) => Err(SessionError::NoVersion("it answered no version".to_owned())),
+            Err(error) => Err(SessionError::NoVersion(error.to_string())),
+        }
+    }
+
+    fn start_lanes(&self, session: &Arc<Session>, stop: &CancellationToken) -> Crew {
+        let mut crew = Crew::default();
+        let parts = || (self.context.clone(), Arc::clone(session), stop.clone());
+        let (context, session, token) = parts();
+        crew.spawn("intake", lanes::intake::run(context, session, token));
+        let (context, session, token) = parts();
+        crew.spawn("reports", lanes::reports::run(context, session, token));
+        let (context, session, token) = parts();
+        crew.spawn("tap", lanes::tap::run(context, session, token));
+        let (context, own, token) = parts();
+        crew.spawn(
+            "answers",
+            while_connected(Arc::clone(&own), token.clone(), move || {
+                lanes::answers::run(context.clone(), Arc::clone(&own), token.clone())
+            }),
+        );
+        let (context, session, token) = parts();
+        crew.spawn("unrouted", lanes::unrouted::run(context, session, token));
+        for definition in self.context.definitions.queues.values() {
+            let (context, own, token) = parts();
+            let (name, definition) = (format!("dispatch of {}", definition.key), Arc::clone(definition));
+            crew.spawn(
+                name,
+                while_connected(Arc::clone(&own), token.clone(), move || {
+                    lanes::dispatch::run(context.clone(), Arc::clone(&definition), Arc::clone(&own), token.clone())
+                }),
+            );
+        }
+        if let Some(management) = self.management.clone() {
+            let (context, _, token) = parts();
+            let control = &self.settings.control;
+            let pace = reconcile::Pace { period: control.reconcile_period, gap: control.observation_gap };
+            crew.spawn("reconciliation", async move {
+                reconcile::run(context, management, pace, token).await;
+                Ok::<(), LaneError>(())
+            });
+        }
+        crew
+    }
+}
+
+/// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not
+/// confirm, or a broker that blocks publishers, is no reason to stop those that drain; a missing robots' queue is one to
+/// declare everything again.
+async fn while_connected<F>(
+    session: Arc<Session>,
+    stop: CancellationToken,
+    pipeline: impl Fn() -> F,
+) -> Result<(), LaneError>
+where
+    F: Future<Output = Result<(), LaneError>>,
+{
+    let mut backoff = Backoff::new();
+    loop {
+        let began = Instant::now();
+        let ended = tokio::select! {
+            ended = async { session.unblocked().await; pipeline().await } => ended,
+            // A blocked connection lets nobody notice that they should stop.
+            () = async { stop.cancelled().await; tokio::time::sleep(CLEARANCE).await } => return Ok(()),
+        };
+        let Err(error) = ended else { return Ok(()) };
+        if matches!(error, LaneError::Returned { .. }) || !session.is_alive() {
+            return Err(error);
+        }
+        let wait = backoff.after(began);
+        tracing::warn!(
+            retry_in_ms = wait.as_millis(),
+            "a pipeline failed and is started again: {:#}",
+            anyhow::Error::from(error)
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The running daemon: opens the mirror, serves HTTP, runs the timers, and keeps one broker session after another at
+//! work ([`broker_side`]).
+//!
+//! Stop (SIGTERM, SIGINT): every pipeline finishes the batch it has in hand, commits, acks, and ends; then timers,
+//! HTTP and the connections. `shutdown.deadline` bounds all of it, and the log names what was waited for. What a
+//! pipeline had not committed comes again after the next start. A second signal ends the process at once.
+
+mod broker_side;
+mod crew;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::connection::Endpoint;
+use crate::broker::management::Management;
+use crate::control::timers;
+use crate::definition;
+use crate::failpoint;
+use crate::http;
+use crate::lanes::{Context, Replies, Wakes};
+use crate::metrics;
+use crate::mirror::Mirror;
+use crate::settings::Settings;
+use crate::status::Status;
+use crate::topology::names::Names;
+use broker_side::BrokerSide;
+use crew::Crew;
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// What makes a start impossible: bad definitions, a mirror that cannot be opened or is in use, an address that is
+/// taken. A broker that is away is no such thing: it is waited for.
+pub async fn serve(settings: Settings) -> anyhow::Result<()> {
+    failpoint::check().map_err(anyhow::Error::msg)?;
+    let definitions = Arc::new(definition::load(&settings.definitions.dir)?);
+    let broker = &settings.broker;
+    let endpoints = (broker.amqp_url.expose())
+        .map(|url| Endpoint::new(url, broker.connect_timeout))
+        .collect::<Result<Vec<_>, _>>()?;
+    let vhost = endpoints.first().map(Endpoint::vhost).unwrap_or_default();
+    let management = match &broker.management_url {
+        Some(urls) => Some(Management::new(urls.expose(), vhost)?),
+        None => None,
+    };
+    let mirror = Mirror::open(&settings.mirror.url).await?;
+    let listen = settings.http.listen;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("http.listen: cannot listen on {listen}"))?;
+    tracing::info!(
+        queues = definitions.queues.len(),
+        mirror = settings.mirror.url,
+        http = %listener.local_addr()?,
+        "warrend {} starts",
+        env!("CARGO_PKG_VERSION")
+    );
+
+    let stop = stop_on_signal()?;
+    let status = Arc::new(Status::default());
+    let wakes = Arc::new(Wakes::new(&definitions));
+    let context = Context {
+        mirror: mirror.clone(),
+        definitions: Arc::clone(&definitions),
+        names: Names::new(&settings.broker.prefix),
+        status: Arc::clone(&status),
+        wakes: Arc::clone(&wakes),
+        replies: Arc::new(Replies::new(settings.replies.allow.clone())),
+        report_grace: settings.control.report_grace,
+        confirm_timeout: settings.broker.confirm_timeout,
+    };
+
+    let mut crew = Crew::default();
+    let doors_close = CancellationToken::new();
+    let api = http::Api::new(context.clone(), metrics::install());
+    crew.spawn("http", http::serve(api, listener, doors_close.clone()));
+    let clock = timers::run(mirror.clone(), definitions, wakes, stop.clone());
+    crew.spawn("timers", async move {
+        clock.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let broker = BrokerSide { context, endpoints, management, settings: settings.clone() };
+    crew.spawn("broker", broker.run(stop.clone()));
+
+    // None of them ends by itself: one that does took its part of the daemon with it.
+    let lost = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = crew.next() => ended,
+    };
+    // Told to stop at the same moment: then it ended because of that.
+    let lost = lost.filter(|_| !stop.is_cancelled());
+    stop.cancel();
+    doors_close.cancel();
+    crew.finish(settings.shutdown.deadline).await;
+    mirror.close().await;
+    tracing::info!("stopped");
+    match lost {
+        None => Ok(()),
+        Some((name, Ok(()))) => anyhow::bail!("{name} ended without being told to"),
+        Some((name, Err(error))) => Err(error.context(format!("{name} ended"))),
+    }
+}
+
+/// A token that the first SIGTERM or SIGINT cancels. The second ends the process.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if token.is_cancelled() {
+                tracing::warn!("told twice to stop: ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!("told to stop: finishing what is in hand");
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,110 @@
+//! What the daemon counts, for Prometheus (`GET /metrics`). Every name stands here; docs/operations.md explains them.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+const CONNECTED: &str = "warrend_broker_connected";
+const BLOCKED: &str = "warrend_broker_blocked";
+const SESSIONS: &str = "warrend_broker_sessions_total";
+const SESSIONS_LOST: &str = "warrend_broker_sessions_failed_total";
+const PUBLISHED: &str = "warrend_published_total";
+const TAKEN: &str = "warrend_deliveries_committed_total";
+const COMMITS: &str = "warrend_mirror_commits_total";
+const COMMIT_SECONDS: &str = "warrend_mirror_commit_seconds";
+
+/// What was counted up to now, as text; clones share it.
+#[derive(Clone)]
+pub struct Exposition(PrometheusHandle);
+
+impl Exposition {
+    /// In Prometheus' text format.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.run_upkeep();
+        self.0.render()
+    }
+}
+
+/// Starts counting for this process, once; a later call answers the same.
+pub fn install() -> Exposition {
+    static EXPOSITION: OnceLock<Exposition> = OnceLock::new();
+    EXPOSITION
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let exposition = Exposition(recorder.handle());
+            // It fails where there is one already, and nobody but this function sets one.
+            let _ = ::metrics::set_global_recorder(recorder);
+            describe();
+            exposition
+        })
+        .clone()
+}
+
+fn describe() {
+    describe_gauge!(CONNECTED, "1 while a broker session is up");
+    describe_gauge!(BLOCKED, "1 while the broker takes nothing from publishers (memory or disk alarm)");
+    describe_counter!(SESSIONS, "Broker sessions that came up");
+    describe_counter!(SESSIONS_LOST, "Broker sessions that failed, also before they came up");
+    describe_counter!(PUBLISHED, "Messages published, by result: confirmed, refused (or returned), timed_out");
+    describe_counter!(TAKEN, "Deliveries committed to the mirror, by pipeline");
+    describe_counter!(COMMITS, "Transactions of the mirror, by result: committed, failed");
+    describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a transaction of the mirror took");
+    gauge!(CONNECTED).set(0);
+    gauge!(BLOCKED).set(0);
+}
+
+pub(crate) fn session_opened() {
+    counter!(SESSIONS).increment(1);
+    gauge!(CONNECTED).set(1);
+}
+
+pub(crate) fn session_closed() {
+    gauge!(CONNECTED).set(0);
+    gauge!(BLOCKED).set(0);
+}
+
+pub(crate) fn session_failed() {
+    counter!(SESSIONS_LOST).increment(1);
+}
+
+pub(crate) fn blocked(is_blocked: bool) {
+    gauge!(BLOCKED).set(i32::from(is_blocked));
+}
+
+pub(crate) fn published(confirmed: usize, refused: usize) {
+    counter!(PUBLISHED, "result" => "confirmed").increment(confirmed as u64);
+    counter!(PUBLISHED, "result" => "refused").increment(refused as u64);
+}
+
+pub(crate) fn publish_timed_out(messages: usize) {
+    counter!(PUBLISHED, "result" => "timed_out").increment(messages as u64);
+}
+
+/// `pipeline` is `intake`, `reports` or `tap`.
+pub(crate) fn taken(pipeline: &'static str, deliveries: usize) {
+    counter!(TAKEN, "pipeline" => pipeline).increment(deliveries as u64);
+}
+
+pub(crate) fn committed(took: Duration, worked: bool) {
+    counter!(COMMITS, "result" => if worked { "committed" } else { "failed" }).increment(1);
+    histogram!(COMMIT_SECONDS).record(took);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let exposition = install();
+        taken("a test", 3);
+        blocked(true);
+        let text = install().text();
+        for line in ["warrend_deliveries_committed_total{pipeline=\"a test\"} 3", "# HELP warrend_broker_connected "] {
+            assert!(text.contains(line), "{line} is not in:\n{}", exposition.text());
+        }
+    }
+}
