@@ -20,6 +20,8 @@ pub enum Ending {
     Processed,
     /// Reports `business_exception` with this code, then rejects.
     Business(String),
+    /// Reports `it_exception`, then acks.
+    ItException,
     /// Rejects without a word.
     BareReject,
     /// Acks without a word.
@@ -59,6 +61,10 @@ impl Crew {
                             let why = json!({"code": code, "reason": "this robot says so"});
                             robot.report(&delivery, "business_exception", &why).await;
                             robot.reject(&delivery).await;
+                        }
+                        Ending::ItException => {
+                            robot.report(&delivery, "it_exception", &json!({"reason": "try again"})).await;
+                            robot.ack(&delivery).await;
                         }
                         Ending::BareReject => robot.reject(&delivery).await,
                         Ending::AckOnly => robot.ack(&delivery).await,

@@ -119,11 +119,46 @@ impl Daemon {
 
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&mut self) {
+        self.spawn_with(&[]);
+    }
+
+    /// Starts a daemon that dies at a fail point (`WARREND_FAIL_POINT`), and waits until it has.
+    pub async fn die_at(&mut self, point: &str) {
+        self.spawn_to_die_at(point);
+        self.wait_until_dead(point).await;
+    }
+
+    /// Starts a daemon that dies at a fail point once it gets there.
+    pub fn spawn_to_die_at(&mut self, point: &str) {
+        self.spawn_with(&[("WARREND_FAIL_POINT", point)]);
+    }
+
+    /// Waits until a daemon that was to die at a fail point has died there.
+    pub async fn wait_until_dead(&mut self, point: &str) {
+        let began = Instant::now();
+        let mut child = self.child.take().expect("it runs");
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("its status") {
+                break status;
+            }
+            if began.elapsed() > PATIENCE {
+                let _ = child.kill();
+                panic!("it did not die at {point}\n{}", self.last_words());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let name = point.split([':', '=']).next().unwrap_or_default();
+        let said = self.log().lines().rev().take(20).any(|line| line.contains(&format!("fail point {name} reached")));
+        assert!(status.signal().is_some() && said, "it died otherwise at {point}: {status}\n{}", self.last_words());
+    }
+
+    fn spawn_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         self.child = Some(
             self.command()
+                .envs(environment.iter().copied())
                 .arg("serve")
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a log file"))
