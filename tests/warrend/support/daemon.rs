@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use url::Url;
 
 use super::broker::{Vhost, vhost};
+use super::own_broker::OwnBroker;
+use super::relay::Relay;
 
 /// How long anything may take that a test waits for, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -21,6 +24,9 @@ pub struct Setup {
     name: String,
     definitions: Vec<(String, String)>,
     settings: Vec<(String, String)>,
+    vhost: Option<Vhost>,
+    /// Where the daemon speaks AMQP, if not with the broker itself: `host:port`.
+    way: Option<String>,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -35,7 +41,7 @@ pub struct Daemon {
 
 /// Begins the setup of a daemon, named after its test.
 pub fn daemon(name: &str) -> Setup {
-    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new() }
+    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new(), vhost: None, way: None }
 }
 
 impl Setup {
@@ -52,9 +58,31 @@ impl Setup {
         self
     }
 
+    /// Puts it on a broker of the test's own.
+    pub async fn on(mut self, broker: &OwnBroker) -> Self {
+        self.vhost = Some(broker.vhost(&self.name).await);
+        self
+    }
+
+    /// Leads its AMQP connections, and nobody else's, through a relay to the broker.
+    pub fn through(mut self, relay: &Relay) -> Self {
+        self.way = Some(relay.address());
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Daemon {
-        let vhost = vhost(&self.name).await;
+        let vhost = match self.vhost {
+            Some(vhost) => vhost,
+            None => vhost(&self.name).await,
+        };
+        let mut amqp_url = Url::parse(&vhost.amqp_url).expect("an AMQP URL");
+        if let Some((host, port)) = self.way.as_deref().and_then(|way| way.rsplit_once(':')) {
+            amqp_url.set_host(Some(host)).expect("a host");
+            amqp_url.set_port(port.parse().ok()).expect("a port");
+        }
+        // So that a connection that fell silent is noticed within a test's time.
+        amqp_url.set_query(self.way.is_some().then_some("heartbeat=2"));
         let dir = tempfile::tempdir().expect("a temporary directory");
         let queues = dir.path().join("queues");
         fs::create_dir(&queues).expect("a directory");
@@ -64,7 +92,7 @@ impl Setup {
         let port = free_port();
         let mut settings = String::new();
         for (section, key, value) in [
-            ("broker", "amqp_url", vhost.amqp_url.clone()),
+            ("broker", "amqp_url", amqp_url.to_string()),
             ("broker", "management_url", vhost.management_url.clone()),
             ("mirror", "url", format!("sqlite://{}", dir.path().join("mirror.db").display())),
             ("http", "listen", format!("127.0.0.1:{port}")),
