@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -31,7 +32,7 @@ pub struct Setup {
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
 pub struct Daemon {
-    pub vhost: Vhost,
+    pub vhost: Arc<Vhost>,
     pub dir: TempDir,
     url: String,
     child: Option<std::process::Child>,
@@ -108,7 +109,7 @@ impl Setup {
         .expect("the environment is written");
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0 };
+        let mut daemon = Daemon { vhost: Arc::new(vhost), dir, url, child: None, http, starts: 0 };
         daemon.start_again().await;
         daemon
     }
@@ -184,9 +185,8 @@ impl Daemon {
 
     /// SIGTERM, and how it ended.
     pub fn stop(&mut self) -> ExitStatus {
+        self.signal("-TERM");
         let mut child = self.child.take().expect("it runs");
-        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().expect("kill runs");
-        assert!(sent.success());
         let began = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("its status") {
@@ -198,6 +198,21 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// SIGSTOP: it does nothing more, and nobody is told.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
     }
 
     /// Resident memory, MiB.

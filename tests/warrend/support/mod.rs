@@ -8,3 +8,4 @@ pub mod own_broker;
 pub mod python;
 pub mod raw;
 pub mod relay;
+pub mod stubborn;

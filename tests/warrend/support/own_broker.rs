@@ -112,7 +112,7 @@ impl Script {
 
     fn obey(&mut self, command: &str) -> String {
         let stdin = self.stdin.as_mut().expect("it is open until the end");
-        writeln!(stdin, "{command}").expect("scripts/broker listens");
+        stdin.write_all(format!("{command}\n").as_bytes()).expect("scripts/broker listens");
         self.answer()
     }
 }
