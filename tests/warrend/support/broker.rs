@@ -195,17 +195,22 @@ pub struct Vhost {
 /// A fresh virtual host on the broker of this test process.
 pub async fn vhost(test_name: &str) -> Vhost {
     let broker = tokio::task::spawn_blocking(broker).await.expect("the broker starts");
-    let name = format!("{test_name} {}", &Uuid::now_v7().simple().to_string()[20..]);
-    let amqp_url = format!("{}/{}", broker.amqp_url, encoded(&name));
-    let vhost = Vhost { name, amqp_url, management_url: broker.management_url.clone() };
-    vhost.management("PUT", "/api/vhosts/{vhost}", Some(json!({}))).await;
-    let user = Url::parse(&broker.amqp_url).expect("an AMQP URL").username().to_owned();
-    let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
-    vhost.management("PUT", &format!("/api/permissions/{{vhost}}/{user}"), Some(everything)).await;
-    vhost
+    Vhost::create(&broker.amqp_url, &broker.management_url, test_name).await
 }
 
 impl Vhost {
+    /// A fresh virtual host on the broker at these addresses.
+    pub async fn create(broker_amqp_url: &str, management_url: &str, test_name: &str) -> Self {
+        let name = format!("{test_name} {}", &Uuid::now_v7().simple().to_string()[20..]);
+        let amqp_url = format!("{broker_amqp_url}/{}", encoded(&name));
+        let vhost = Self { name, amqp_url, management_url: management_url.to_owned() };
+        vhost.management("PUT", "/api/vhosts/{vhost}", Some(json!({}))).await;
+        let user = Url::parse(broker_amqp_url).expect("an AMQP URL").username().to_owned();
+        let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        vhost.management("PUT", &format!("/api/permissions/{{vhost}}/{user}"), Some(everything)).await;
+        vhost
+    }
+
     /// One call of the management API, `{vhost}` in the path is this one. Fails the test unless the answer is a success;
     /// an empty answer is null.
     pub async fn management(&self, method: &str, path: &str, body: Option<Value>) -> Value {

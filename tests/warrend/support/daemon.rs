@@ -6,12 +6,16 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use url::Url;
 
 use super::broker::{Vhost, vhost};
+use super::own_broker::OwnBroker;
+use super::relay::Relay;
 
 /// How long anything may take that a test waits for, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -21,11 +25,14 @@ pub struct Setup {
     name: String,
     definitions: Vec<(String, String)>,
     settings: Vec<(String, String)>,
+    vhost: Option<Vhost>,
+    /// Where the daemon speaks AMQP, if not with the broker itself: `host:port`.
+    way: Option<String>,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
 pub struct Daemon {
-    pub vhost: Vhost,
+    pub vhost: Arc<Vhost>,
     pub dir: TempDir,
     url: String,
     child: Option<std::process::Child>,
@@ -35,7 +42,7 @@ pub struct Daemon {
 
 /// Begins the setup of a daemon, named after its test.
 pub fn daemon(name: &str) -> Setup {
-    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new() }
+    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new(), vhost: None, way: None }
 }
 
 impl Setup {
@@ -52,9 +59,31 @@ impl Setup {
         self
     }
 
+    /// Puts it on a broker of the test's own.
+    pub async fn on(mut self, broker: &OwnBroker) -> Self {
+        self.vhost = Some(broker.vhost(&self.name).await);
+        self
+    }
+
+    /// Leads its AMQP connections, and nobody else's, through a relay to the broker.
+    pub fn through(mut self, relay: &Relay) -> Self {
+        self.way = Some(relay.address());
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Daemon {
-        let vhost = vhost(&self.name).await;
+        let vhost = match self.vhost {
+            Some(vhost) => vhost,
+            None => vhost(&self.name).await,
+        };
+        let mut amqp_url = Url::parse(&vhost.amqp_url).expect("an AMQP URL");
+        if let Some((host, port)) = self.way.as_deref().and_then(|way| way.rsplit_once(':')) {
+            amqp_url.set_host(Some(host)).expect("a host");
+            amqp_url.set_port(port.parse().ok()).expect("a port");
+        }
+        // So that a connection that fell silent is noticed within a test's time.
+        amqp_url.set_query(self.way.is_some().then_some("heartbeat=2"));
         let dir = tempfile::tempdir().expect("a temporary directory");
         let queues = dir.path().join("queues");
         fs::create_dir(&queues).expect("a directory");
@@ -64,7 +93,7 @@ impl Setup {
         let port = free_port();
         let mut settings = String::new();
         for (section, key, value) in [
-            ("broker", "amqp_url", vhost.amqp_url.clone()),
+            ("broker", "amqp_url", amqp_url.to_string()),
             ("broker", "management_url", vhost.management_url.clone()),
             ("mirror", "url", format!("sqlite://{}", dir.path().join("mirror.db").display())),
             ("http", "listen", format!("127.0.0.1:{port}")),
@@ -80,7 +109,7 @@ impl Setup {
         .expect("the environment is written");
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0 };
+        let mut daemon = Daemon { vhost: Arc::new(vhost), dir, url, child: None, http, starts: 0 };
         daemon.start_again().await;
         daemon
     }
@@ -191,9 +220,8 @@ impl Daemon {
 
     /// SIGTERM, and how it ended.
     pub fn stop(&mut self) -> ExitStatus {
+        self.signal("-TERM");
         let mut child = self.child.take().expect("it runs");
-        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().expect("kill runs");
-        assert!(sent.success());
         let began = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("its status") {
@@ -205,6 +233,21 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// SIGSTOP: it does nothing more, and nobody is told.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
     }
 
     /// Resident memory, MiB.

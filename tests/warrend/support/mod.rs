@@ -4,5 +4,8 @@ pub mod amqp;
 pub mod broker;
 pub mod crew;
 pub mod daemon;
+pub mod own_broker;
 pub mod python;
 pub mod raw;
+pub mod relay;
+pub mod stubborn;
