@@ -48,6 +48,9 @@ const PULSE: Duration = Duration::from_millis(500);
 /// Pipelines of a broken session get this long to notice.
 const CLEARANCE: Duration = Duration::from_secs(5);
 
+/// What is kept of `shutdown.deadline` for closing the mirror, at most a quarter.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Runs until it is told to stop.
 ///
 /// # Errors
@@ -107,8 +110,12 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let lost = lost.filter(|_| !stop.is_cancelled());
     stop.cancel();
     doors_close.cancel();
-    crew.finish(settings.shutdown.deadline).await;
-    mirror.close().await;
+    let deadline = settings.shutdown.deadline;
+    let until = tokio::time::Instant::now() + deadline;
+    crew.finish(deadline - CLOSING.min(deadline / 4)).await;
+    if tokio::time::timeout_at(until, mirror.close()).await.is_err() {
+        tracing::warn!("the mirror was not closed in time and is left as it is; nothing is lost by it");
+    }
     tracing::info!("stopped");
     match lost {
         None => Ok(()),
@@ -311,6 +318,8 @@ impl BrokerSide {
     }
 
     async fn open(&self) -> Result<Arc<Session>, SessionError> {
+        // Deliveries that cannot be committed are better left where they are.
+        self.context.mirror.until_writable().await;
         let (version, text) = self.version().await?;
         if version < Version::OLDEST {
             return Err(SessionError::TooOld(text));
