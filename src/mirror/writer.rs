@@ -313,6 +313,8 @@ impl Writing {
 
     /// Tries to write as much as a batch of small items needs, and to free it again.
     async fn probe(&mut self) {
+        // Whatever of the log can go into the file makes room in the log. That it cannot is no news here.
+        let _ = statement(&mut self.connection, "PRAGMA wal_checkpoint(PASSIVE)").await;
         let result = self.probed().await;
         self.settle(&result).await;
     }

@@ -1,2 +1,3 @@
+mod mirror;
 mod restart;
 mod stop;

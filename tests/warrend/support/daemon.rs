@@ -21,6 +21,8 @@ pub struct Setup {
     name: String,
     definitions: Vec<(String, String)>,
     settings: Vec<(String, String)>,
+    heartbeat: Option<u16>,
+    outlives_size_limits: bool,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -31,11 +33,18 @@ pub struct Daemon {
     child: Option<std::process::Child>,
     http: reqwest::Client,
     starts: u32,
+    outlives_size_limits: bool,
 }
 
 /// Begins the setup of a daemon, named after its test.
 pub fn daemon(name: &str) -> Setup {
-    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new() }
+    Setup {
+        name: name.to_owned(),
+        definitions: Vec::new(),
+        settings: Vec::new(),
+        heartbeat: None,
+        outlives_size_limits: false,
+    }
 }
 
 impl Setup {
@@ -52,6 +61,18 @@ impl Setup {
         self
     }
 
+    /// Has its connections beat so often, in seconds.
+    pub fn heartbeat(mut self, seconds: u16) -> Self {
+        self.heartbeat = Some(seconds);
+        self
+    }
+
+    /// A file that grows beyond the process's limit is an error of the write then, and no signal that kills.
+    pub fn outlives_size_limits(mut self) -> Self {
+        self.outlives_size_limits = true;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Daemon {
         let vhost = vhost(&self.name).await;
@@ -64,7 +85,12 @@ impl Setup {
         let port = free_port();
         let mut settings = String::new();
         for (section, key, value) in [
-            ("broker", "amqp_url", vhost.amqp_url.clone()),
+            (
+                "broker",
+                "amqp_url",
+                self.heartbeat
+                    .map_or(vhost.amqp_url.clone(), |seconds| format!("{}?heartbeat={seconds}", vhost.amqp_url)),
+            ),
             ("broker", "management_url", vhost.management_url.clone()),
             ("mirror", "url", format!("sqlite://{}", dir.path().join("mirror.db").display())),
             ("http", "listen", format!("127.0.0.1:{port}")),
@@ -80,10 +106,24 @@ impl Setup {
         .expect("the environment is written");
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0 };
+        let outlives_size_limits = self.outlives_size_limits;
+        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0, outlives_size_limits };
         daemon.start_again().await;
         daemon
     }
+}
+
+/// `command` as `$0` and `$@` of a shell script, in the same environment.
+fn through_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 /// `a.b: c` lines as nested YAML.
@@ -122,8 +162,12 @@ impl Daemon {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut command = self.command();
+        if self.outlives_size_limits {
+            command = through_shell(r#"trap "" XFSZ; exec "$0" "$@""#, &command);
+        }
         self.child = Some(
-            self.command()
+            command
                 .arg("serve")
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a log file"))
@@ -172,9 +216,14 @@ impl Daemon {
         }
     }
 
+    /// The process that runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Resident memory, MiB.
     pub fn memory(&self) -> u64 {
-        let pid = self.child.as_ref().expect("it runs").id();
+        let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux tells of its processes");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident memory");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
