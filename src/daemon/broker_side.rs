@@ -184,6 +184,8 @@ impl BrokerSide {
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Arc<Session>, SessionError> {
+        // Deliveries that cannot be committed are better left where they are.
+        self.context.mirror.until_writable().await;
         let (version, text) = self.version(endpoint).await?;
         if version < Version::OLDEST {
             return Err(SessionError::TooOld(text));

@@ -9,6 +9,7 @@ mod broker_side;
 mod crew;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -29,6 +30,9 @@ use crate::status::Status;
 use crate::topology::names::Names;
 use broker_side::BrokerSide;
 use crew::Crew;
+
+/// What is kept of `shutdown.deadline` for closing the mirror, at most a quarter.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Runs until it is told to stop.
 ///
@@ -94,8 +98,12 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let lost = lost.filter(|_| !stop.is_cancelled());
     stop.cancel();
     doors_close.cancel();
-    crew.finish(settings.shutdown.deadline).await;
-    mirror.close().await;
+    let deadline = settings.shutdown.deadline;
+    let until = tokio::time::Instant::now() + deadline;
+    crew.finish(deadline.saturating_sub(CLOSING.min(deadline / 4))).await;
+    if tokio::time::timeout_at(until, mirror.close()).await.is_err() {
+        tracing::warn!("the mirror was not closed in time and is left as it is; nothing is lost by it");
+    }
     tracing::info!("stopped");
     match lost {
         None => Ok(()),

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Api;
 use super::extract::Parameters;
 use super::problem::Problem;
+use crate::mirror::Mirror;
 use crate::status::Broker;
 
 /// A mirror that takes longer to answer a trivial question does not serve anybody.
@@ -36,7 +37,7 @@ pub(super) async fn metrics(State(api): State<Api>, parameters: Parameters) -> R
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.text()).into_response())
 }
 
-/// `GET /readyz`: 200 with the broker connected, the mirror readable and the topology planned once, else 503. The
+/// `GET /readyz`: 200 with the broker connected, the mirror read and written and the topology planned once, else 503. The
 /// management API is reported and not required: the data path does without it.
 pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.done()?;
@@ -54,11 +55,7 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         Broker::Connecting => Check { ok: false, detail: "connecting".to_owned() },
         Broker::Lost { reason } => Check { ok: false, detail: reason },
     };
-    let mirror = match tokio::time::timeout(MIRROR_PATIENCE, api.mirror.readable()).await {
-        Ok(Ok(())) => Check { ok: true, detail: "readable".to_owned() },
-        Ok(Err(error)) => Check { ok: false, detail: error.to_string() },
-        Err(_) => Check { ok: false, detail: format!("no answer within {} s", MIRROR_PATIENCE.as_secs()) },
-    };
+    let mirror = mirror(&api.mirror).await;
     let planned = if status.planned { "declared on the broker" } else { "not declared on the broker yet" };
     let topology = Check { ok: status.planned, detail: planned.to_owned() };
     let management = match status.management_problem {
@@ -77,4 +74,16 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks = json!({"broker": broker, "mirror": mirror, "topology": topology, "management": management});
     Ok((code, Json(json!({"ready": ready, "checks": checks, "attention": attention}))).into_response())
+}
+
+/// The mirror answers, its last commit worked, and no damage was met.
+async fn mirror(mirror: &Mirror) -> Check {
+    if let Some(problem) = mirror.problem() {
+        return Check { ok: false, detail: problem };
+    }
+    match tokio::time::timeout(MIRROR_PATIENCE, mirror.readable()).await {
+        Ok(Ok(())) => Check { ok: true, detail: "reads and writes".to_owned() },
+        Ok(Err(error)) => Check { ok: false, detail: error.to_string() },
+        Err(_) => Check { ok: false, detail: format!("no answer within {} s", MIRROR_PATIENCE.as_secs()) },
+    }
 }

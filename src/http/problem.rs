@@ -23,7 +23,13 @@ pub(super) struct Problem {
     code: Option<&'static str>,
     /// Each single fault; empty where `detail` says it all.
     errors: Vec<Fault>,
+    /// Seconds after which the same request may succeed; the header `Retry-After`.
+    #[serde(skip)]
+    retry_after: Option<u32>,
 }
+
+/// A mirror that cannot be written is tried again by its writer each second.
+const RETRY_AFTER: u32 = 5;
 
 /// One thing wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,7 +63,7 @@ impl Fault {
 impl Problem {
     fn new(status: StatusCode, word: &str, title: &'static str, detail: impl Into<String>) -> Self {
         let kind = format!("urn:warrend:problem:{word}");
-        Self { kind, title, status, detail: detail.into(), code: None, errors: Vec::new() }
+        Self { kind, title, status, detail: detail.into(), code: None, errors: Vec::new(), retry_after: None }
     }
 
     fn with(mut self, errors: Vec<Fault>) -> Self {
@@ -123,12 +129,20 @@ impl Problem {
 impl From<MirrorError> for Problem {
     /// The causes go to the log, once, here; a client is told no SQL.
     fn from(error: MirrorError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "a request failed in the mirror");
+        let unavailable = |word, detail: String| Self::new(StatusCode::SERVICE_UNAVAILABLE, word, "Not now", detail);
+        // The mirror's own health is logged when it changes, not once per request.
+        if error.trouble().is_none() {
+            tracing::error!(error = &error as &dyn std::error::Error, "a request failed in the mirror");
+        }
         match error {
             MirrorError::Closed => {
-                let detail = "the daemon is shutting down; ask again when it is back";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "Not now", detail)
+                unavailable("shutting_down", "the daemon is shutting down; ask again when it is back".to_owned())
             }
+            error if error.passes() => Self {
+                retry_after: Some(RETRY_AFTER),
+                ..unavailable("mirror_unavailable", format!("{}; nothing was changed", said(&error)))
+            },
+            error if error.trouble().is_some() => unavailable("mirror_damaged", said(&error)),
             other => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "mirror",
@@ -139,11 +153,22 @@ impl From<MirrorError> for Problem {
     }
 }
 
+/// The error, and what to do where that is known and not said yet.
+fn said(error: &MirrorError) -> String {
+    match (error, error.trouble()) {
+        (MirrorError::NotCommitted { .. }, _) | (_, None) => error.to_string(),
+        (_, Some(trouble)) => format!("{error}: {trouble}"),
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(&self)).into_response();
         let media_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

@@ -31,6 +31,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
     let mut publisher = Publisher::open(&session, context.confirm_timeout).await?;
     while !stop.is_cancelled() {
+        // What cannot be taken out of the outbox would be sent again and again.
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = context.mirror.until_writable() => {}
+        }
         let answers = context.mirror.waiting_answers(BATCH).await?;
         let Some(last) = answers.last().map(|answer| answer.seq) else {
             tokio::select! {

@@ -44,7 +44,7 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn ack_account(&self, queue: &str) -> Result<AckAccount, MirrorError> {
-        let mut connection = self.reads().acquire().await.map_err(failed("read the ack account"))?;
+        let mut connection = self.reads().acquire().await.map_err(self.failed("read the ack account"))?;
         account(&mut connection, queue).await
     }
 }

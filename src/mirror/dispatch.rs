@@ -154,7 +154,7 @@ impl Mirror {
             .bind(below)
             .fetch_one(self.reads())
             .await
-            .map_err(failed("find ready items"))
+            .map_err(self.failed("find ready items"))
     }
 
     /// How many unfinished items of each priority are out, as far as the mirror knows.
@@ -169,7 +169,7 @@ impl Mirror {
         .bind(queue)
         .fetch_all(self.reads())
         .await
-        .map_err(failed("count items"))?;
+        .map_err(self.failed("count items"))?;
         rows.iter()
             .map(|row| Ok((row.try_get::<u8, _>(0)?, row.try_get::<i64, _>(1)?.cast_unsigned())))
             .collect::<Result<_, sqlx::Error>>()
@@ -185,7 +185,7 @@ impl Mirror {
             sqlx::query_scalar("SELECT min(ready_at) FROM items WHERE place = 'delayed' AND size IS NOT NULL")
                 .fetch_one(self.reads())
                 .await
-                .map_err(failed("find the next delayed item"))?;
+                .map_err(self.failed("find the next delayed item"))?;
         Ok(at.map(timestamp))
     }
 
@@ -199,7 +199,7 @@ impl Mirror {
         )
         .fetch_one(self.reads())
         .await
-        .map_err(failed("find the next item to expire"))?;
+        .map_err(self.failed("find the next item to expire"))?;
         Ok(at.map(timestamp))
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod acks;
 pub mod dispatch;
+mod health;
 pub mod items;
 mod read;
 pub mod records;
@@ -15,12 +16,15 @@ pub mod tap;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqliteConnection, SqlitePool};
 
+use health::Health;
+pub use health::Trouble;
 pub use read::*;
 pub use writer::Tx;
 use writer::Writer;
@@ -30,8 +34,9 @@ use writer::Writer;
 pub struct Mirror {
     reads: SqlitePool,
     writer: Writer,
+    health: Arc<Health>,
     /// Held as long as the mirror is open: two daemons on one file are refused.
-    _lock: std::sync::Arc<std::fs::File>,
+    _lock: Arc<std::fs::File>,
 }
 
 /// What went wrong in the mirror.
@@ -43,16 +48,43 @@ pub enum MirrorError {
     InUse { path: PathBuf },
     #[error("cannot open the mirror at {}", path.display())]
     Open { path: PathBuf, source: std::io::Error },
+    #[error("the mirror at {} cannot be used: {reason}", path.display())]
+    Unusable { path: PathBuf, reason: String },
     #[error("the mirror's schema could not be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the mirror could not {operation}")]
     Sql { operation: &'static str, source: sqlx::Error },
     #[error("the mirror holds what this version cannot read: {0}")]
     Unreadable(String),
+    /// Nothing of it is kept; it may be asked again.
     #[error("the mirror could not commit: {reason}")]
-    NotCommitted { reason: String },
+    NotCommitted { reason: String, trouble: Option<Trouble> },
     #[error("the mirror is closed")]
     Closed,
+}
+
+impl MirrorError {
+    /// What stands behind it in the database, the disk or the machine; `None` where that is not known to be the cause.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+        match self {
+            Self::Sql { source, .. } | Self::Migrate(Execute(source) | ExecuteMigration(source, _)) => {
+                Trouble::of(source)
+            }
+            Self::NotCommitted { trouble, .. } => *trouble,
+            _ => None,
+        }
+    }
+
+    /// The same may work later, without anybody repairing the mirror.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self.trouble() {
+            Some(trouble) => trouble.passes(),
+            None => matches!(self, Self::NotCommitted { .. }),
+        }
+    }
 }
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
@@ -83,27 +115,19 @@ impl Mirror {
             .busy_timeout(Duration::from_secs(5))
             .pragma("cache_size", "-65536")
             .foreign_keys(true);
-        let mut writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(|source| MirrorError::Sql { operation: "be opened", source })?
-            .acquire()
-            .await
-            .map_err(|source| MirrorError::Sql { operation: "be opened", source })?
-            .detach();
-        MIGRATIONS.run(&mut writer).await?;
-        sqlx::query("INSERT INTO meta (key, value) VALUES ('identity', $1) ON CONFLICT (key) DO NOTHING")
-            .bind(uuid::Uuid::now_v7().to_string())
-            .execute(&mut writer)
-            .await
-            .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
+        let writer = open_for_writing(&options).await.map_err(|error| match error.trouble() {
+            Some(trouble) => MirrorError::Unusable { path: path.to_owned(), reason: trouble.to_string() },
+            None => error,
+        })?;
+        let options = options.create_if_missing(false);
         let reads = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.clone().read_only(true))
             .await
             .map_err(|source| MirrorError::Sql { operation: "be opened for reading", source })?;
-        Ok(Self { reads, writer: Writer::start(writer), _lock: std::sync::Arc::new(lock) })
+        let health = Arc::new(Health::new(path));
+        let writer = Writer::start(writer, options, Arc::clone(&health)).await;
+        Ok(Self { reads, writer, health, _lock: Arc::new(lock) })
     }
 
     /// Runs `work` in a transaction of the writer and answers once it is committed, together with whatever else was
@@ -117,6 +141,19 @@ impl Mirror {
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// What is wrong with it right now, in words for people: why the last commit did not work, and damage that was met
+    /// since it was opened. `None` where nothing is known to be wrong.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.health.problem()
+    }
+
+    /// Waits while the last commit did not work. The writer tries one by itself now and again, so whoever would only
+    /// take work in to fail can wait here.
+    pub async fn until_writable(&self) {
+        self.health.until_writable().await;
     }
 
     /// Closes it for every handle, with everything in the database file itself: a copy of that file is whole.
@@ -133,7 +170,7 @@ impl Mirror {
         sqlx::query_scalar("SELECT value FROM meta WHERE key = 'identity'")
             .fetch_one(&self.reads)
             .await
-            .map_err(|source| MirrorError::Sql { operation: "say its identity", source })
+            .map_err(self.failed("say its identity"))
     }
 
     /// Notes that a broker session is open. Answers whether the last one said goodbye: else the broker may take its
@@ -172,6 +209,33 @@ impl Mirror {
     pub(crate) fn reads(&self) -> &SqlitePool {
         &self.reads
     }
+
+    /// Names the operation that an SQL error stopped, and remembers what it says of the mirror's health.
+    fn failed(&self, operation: &'static str) -> impl FnOnce(sqlx::Error) -> MirrorError {
+        let health = Arc::clone(&self.health);
+        move |source| {
+            let error = MirrorError::Sql { operation, source };
+            health.note(&error);
+            error
+        }
+    }
+}
+
+/// The connection that writes, with the schema up to date and the mirror's identity in place.
+async fn open_for_writing(options: &SqliteConnectOptions) -> Result<SqliteConnection, MirrorError> {
+    let opened = |source| MirrorError::Sql { operation: "be opened", source };
+    let mut connection = options.connect().await.map_err(opened)?;
+    MIGRATIONS.run(&mut connection).await?;
+    let identity = sqlx::query("SELECT 1 FROM meta WHERE key = 'identity'");
+    // Asked first: a mirror that has one is opened also while it cannot be written.
+    if identity.fetch_optional(&mut connection).await.map_err(opened)?.is_none() {
+        sqlx::query("INSERT INTO meta (key, value) VALUES ('identity', $1)")
+            .bind(uuid::Uuid::now_v7().to_string())
+            .execute(&mut connection)
+            .await
+            .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
+    }
+    Ok(connection)
 }
 
 /// Takes the lock file beside the database for as long as the answer lives.
@@ -196,3 +260,6 @@ fn timestamp(micros: i64) -> crate::item::Timestamp {
     use crate::item::Timestamp;
     Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,7 @@ impl Mirror {
                 .bind(limit)
                 .fetch_all(self.reads())
                 .await
-                .map_err(failed("read answers"))?;
+                .map_err(self.failed("read answers"))?;
         rows.iter()
             .map(|row| {
                 Ok(WaitingAnswer {

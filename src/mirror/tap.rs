@@ -24,7 +24,7 @@ impl Mirror {
             .bind(stream)
             .fetch_optional(self.reads())
             .await
-            .map_err(failed("read the tap's position"))?;
+            .map_err(self.failed("read the tap's position"))?;
         let Some(row) = row else { return Ok(TapPosition::default()) };
         let number = |index: usize| row.try_get::<i64, _>(index).map(i64::cast_unsigned);
         let position = || Ok(TapPosition { next_offset: Some(number(0)?), lost: number(1)? });

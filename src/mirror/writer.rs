@@ -3,14 +3,24 @@
 //!
 //! Order of effects per group: begin, run each job inside a savepoint of its own, commit, answer everybody. A crash
 //! before the commit leaves nothing of the group and nobody was answered; a crash after it leaves all of it.
+//!
+//! A job that fails by its own fault is rolled back alone. Everything else fails the whole group: a commit that does not
+//! work, a panic, and a disk that is full or broken, where SQLite may have rolled back the transaction by itself,
+//! so that whatever came next would stand outside of it. Nothing of a failed group is kept and each of its callers is
+//! told so. Then a small write is tried now and again, until one works.
 
-use std::time::Instant;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::MirrorError;
+use super::health::{self, Health, Trouble};
 use crate::failpoint;
 use crate::metrics;
 
@@ -23,31 +33,129 @@ const WAITING_JOBS: usize = 256;
 /// Jobs committed together. Jobs are batches themselves, so this bounds latency, not throughput.
 const JOBS_PER_COMMIT: usize = 64;
 
-/// Tells the job's caller how the commit went.
-type Answer = Box<dyn FnOnce(Result<(), &sqlx::Error>) + Send>;
-type Job = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, JobOutcome> + Send>;
+/// How soon to try a write of our own after a failure.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-enum JobOutcome {
-    Commit(Answer),
-    RollBack(Answer),
-}
+/// A write that tells whether there is room for a batch of small items, and what takes it away again.
+const PROBE: &str = "INSERT INTO meta (key, value) VALUES ('probe', hex(zeroblob(131072))) \
+                     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+const FORGET_PROBE: &str = "DELETE FROM meta WHERE key = 'probe'";
 
 #[derive(Clone)]
 pub(super) struct Writer {
     orders: mpsc::Sender<Order>,
+    health: Arc<Health>,
 }
 
 enum Order {
-    Run(Job),
+    Run(Box<dyn Job>),
     /// Writes the log back into the database file, tells so, and ends.
     Close(oneshot::Sender<()>),
 }
 
+/// Work with somebody who waits for its answer.
+trait Job: Send {
+    /// Does the work; what is wrong with it stays with the job, for its caller.
+    fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, Ran>;
+
+    /// Tells the caller how it went: what the work answered, where the group was committed.
+    fn answer(self: Box<Self>, group: Result<(), &GroupFailed>);
+}
+
+enum Ran {
+    Well,
+    /// The job is to be rolled back, and the group too where the reason lies in the database.
+    Badly(Option<GroupFailed>),
+}
+
+/// Why nothing of a group was kept.
+#[derive(Debug)]
+enum GroupFailed {
+    /// Of one of the jobs; the database has no part in it.
+    Panicked,
+    Database {
+        reason: String,
+        trouble: Option<Trouble>,
+    },
+}
+
+impl From<sqlx::Error> for GroupFailed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database { reason: health::reason(&error), trouble: Trouble::of(&error) }
+    }
+}
+
+impl GroupFailed {
+    fn told(&self) -> MirrorError {
+        match self {
+            Self::Panicked => {
+                MirrorError::NotCommitted { reason: "the work of one caller panicked".to_owned(), trouble: None }
+            }
+            Self::Database { reason, trouble } => {
+                MirrorError::NotCommitted { reason: reason.clone(), trouble: *trouble }
+            }
+        }
+    }
+}
+
+struct Work<T, W> {
+    task: Option<W>,
+    done: Option<Result<T, MirrorError>>,
+    caller: oneshot::Sender<Result<T, MirrorError>>,
+    health: Arc<Health>,
+}
+
+impl<T, W> Job for Work<T, W>
+where
+    T: Send + 'static,
+    W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
+{
+    fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, Ran> {
+        Box::pin(async move {
+            let Some(work) = self.task.take() else { return Ran::Well };
+            let done = work(tx).await;
+            let ran = match &done {
+                Ok(_) => Ran::Well,
+                Err(error) => {
+                    self.health.note(error);
+                    let trouble = error.trouble();
+                    // Damage stays where it is: others may not touch it.
+                    Ran::Badly(trouble.filter(|trouble| trouble.passes()).map(|trouble| GroupFailed::Database {
+                        reason: health::in_words(error),
+                        trouble: Some(trouble),
+                    }))
+                }
+            };
+            self.done = Some(done);
+            ran
+        })
+    }
+
+    fn answer(self: Box<Self>, group: Result<(), &GroupFailed>) {
+        let answer = match (self.done, group) {
+            (Some(Err(error)), _) => Err(error),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (_, Err(failed)) => Err(failed.told()),
+            (None, Ok(())) => Err(MirrorError::Closed),
+        };
+        // A caller that is gone does not want to know.
+        let _ = self.caller.send(answer);
+    }
+}
+
 impl Writer {
-    pub(super) fn start(connection: SqliteConnection) -> Self {
+    /// Starts it on its connection, `options` being where another comes from. Tries a first write before it answers.
+    pub(super) async fn start(
+        connection: SqliteConnection,
+        options: SqliteConnectOptions,
+        health: Arc<Health>,
+    ) -> Self {
         let (orders, inbox) = mpsc::channel(WAITING_JOBS);
-        tokio::spawn(run(connection, inbox));
-        Self { orders }
+        let mut writing =
+            Writing { connection, options, inbox, health: Arc::clone(&health), closing: None, worn: false };
+        writing.probe().await;
+        tokio::spawn(writing.run());
+        Self { orders, health }
     }
 
     pub(super) async fn run<T, W>(&self, work: W) -> Result<T, MirrorError>
@@ -55,22 +163,16 @@ impl Writer {
         T: Send + 'static,
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
-        let (sender, answer) = oneshot::channel();
-        let job: Job = Box::new(move |tx| {
-            Box::pin(async move {
-                match work(tx).await {
-                    Ok(value) => JobOutcome::Commit(Box::new(move |committed| {
-                        let committed = committed.map(|()| value).map_err(commit_failed);
-                        let _ = sender.send(committed);
-                    })),
-                    Err(error) => JobOutcome::RollBack(Box::new(move |_| {
-                        let _ = sender.send(Err(error));
-                    })),
-                }
-            })
-        });
-        self.orders.send(Order::Run(job)).await.map_err(|_| MirrorError::Closed)?;
+        let (caller, answer) = oneshot::channel();
+        let job = Work { task: Some(work), done: None, caller, health: Arc::clone(&self.health) };
+        self.orders.send(Order::Run(Box::new(job))).await.map_err(|_| MirrorError::Closed)?;
         answer.await.map_err(|_| MirrorError::Closed)?
+    }
+
+    /// Jobs that wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.orders.max_capacity() - self.orders.capacity()
     }
 
     /// Ends after what was waiting before.
@@ -82,81 +184,157 @@ impl Writer {
     }
 }
 
-fn commit_failed(source: &sqlx::Error) -> MirrorError {
-    MirrorError::NotCommitted { reason: source.to_string() }
+/// The task's own side.
+struct Writing {
+    connection: SqliteConnection,
+    options: SqliteConnectOptions,
+    inbox: mpsc::Receiver<Order>,
+    health: Arc<Health>,
+    closing: Option<oneshot::Sender<()>>,
+    /// The connection could not begin a transaction, or was left in the middle of one: take another.
+    worn: bool,
 }
 
-async fn run(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Order>) {
-    let mut closing = None;
-    while closing.is_none() {
-        let first = match inbox.recv().await {
-            Some(Order::Run(job)) => job,
-            Some(Order::Close(sender)) => {
-                closing = Some(sender);
-                break;
-            }
-            None => break,
-        };
-        let mut answers = Vec::new();
-        let began = Instant::now();
-        let result = group(&mut connection, first, &mut inbox, &mut answers, &mut closing).await;
-        metrics::committed(began.elapsed(), result.is_ok());
-        if let Err(error) = &result {
-            tracing::error!(error = %error, jobs = answers.len(), "the mirror could not commit; nothing of this group is kept");
-            if let Err(error) = statement(&mut connection, "ROLLBACK").await {
-                tracing::debug!(error = %error, "nothing to roll back");
-            }
-        }
-        for answer in answers {
-            answer(result.as_ref().copied());
-        }
-    }
-    inbox.close();
-    if let Err(error) = statement(&mut connection, "PRAGMA wal_checkpoint(TRUNCATE)").await {
-        tracing::warn!(error = %error, "the log was not written back into the database file; nothing is lost by it");
-    }
-    if let Some(sender) = closing {
-        let _ = sender.send(());
-    }
-}
-
-/// Runs `first` and whatever else is waiting in one transaction.
-async fn group(
-    connection: &mut SqliteConnection,
-    first: Job,
-    inbox: &mut mpsc::Receiver<Order>,
-    answers: &mut Vec<Answer>,
-    closing: &mut Option<oneshot::Sender<()>>,
-) -> Result<(), sqlx::Error> {
-    let mut next = Some(first);
-    statement(connection, "BEGIN IMMEDIATE").await?;
-    failpoint::reach("mirror.begun").await;
-    while let Some(job) = next {
-        statement(connection, "SAVEPOINT job").await?;
-        match job(connection).await {
-            JobOutcome::Commit(answer) => {
-                answers.push(answer);
-                statement(connection, "RELEASE job").await?;
-            }
-            JobOutcome::RollBack(answer) => {
-                answers.push(answer);
-                statement(connection, "ROLLBACK TO job").await?;
-                statement(connection, "RELEASE job").await?;
-            }
-        }
-        next =
-            if answers.len() < JOBS_PER_COMMIT { inbox.try_recv().ok() } else { None }.and_then(|order| match order {
-                Order::Run(job) => Some(job),
-                Order::Close(sender) => {
-                    *closing = Some(sender);
-                    None
+impl Writing {
+    async fn run(mut self) {
+        while self.closing.is_none() {
+            let order = if self.health.is_writable() {
+                self.inbox.recv().await
+            } else {
+                match tokio::time::timeout(TRY_AGAIN, self.inbox.recv()).await {
+                    Ok(order) => order,
+                    Err(_) => {
+                        self.probe().await;
+                        continue;
+                    }
                 }
-            });
+            };
+            match order {
+                Some(Order::Run(job)) => self.serve(job).await,
+                Some(Order::Close(sender)) => self.closing = Some(sender),
+                None => break,
+            }
+        }
+        self.inbox.close();
+        // Callers that came behind the end are told so by the drop of their jobs.
+        if let Err(error) = statement(&mut self.connection, "PRAGMA wal_checkpoint(TRUNCATE)").await {
+            tracing::warn!(error = %error, "the log was not written back into the database file; nothing is lost by it");
+        }
+        if let Some(sender) = self.closing {
+            let _ = sender.send(());
+        }
     }
-    failpoint::reach("mirror.commit").await;
-    statement(connection, "COMMIT").await?;
-    failpoint::reach("mirror.committed").await;
-    Ok(())
+
+    /// Runs `first` and what else is waiting in one transaction, and answers.
+    async fn serve(&mut self, first: Box<dyn Job>) {
+        let mut jobs = Vec::new();
+        let began = Instant::now();
+        let result = self.group(first, &mut jobs).await;
+        metrics::committed(began.elapsed(), result.is_ok());
+        self.settle(&result).await;
+        for job in jobs {
+            job.answer(result.as_ref().copied());
+        }
+    }
+
+    /// Notes how a transaction went, and clears up after one that failed.
+    async fn settle(&mut self, result: &Result<(), GroupFailed>) {
+        match result {
+            Ok(()) => self.health.committed(),
+            Err(failed) => {
+                if let GroupFailed::Database { reason, .. } = failed {
+                    self.health.not_committed(reason);
+                }
+                if let Err(error) = statement(&mut self.connection, "ROLLBACK").await {
+                    tracing::debug!(error = %error, "nothing to roll back");
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<(), GroupFailed> {
+        if self.worn {
+            self.connection = self.options.connect().await?;
+            self.worn = false;
+        }
+        if let Err(error) = statement(&mut self.connection, "BEGIN IMMEDIATE").await {
+            self.worn = Trouble::of(&error) != Some(Trouble::Locked);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Every job that was taken is in `jobs` afterwards, whatever the outcome.
+    async fn group(&mut self, first: Box<dyn Job>, jobs: &mut Vec<Box<dyn Job>>) -> Result<(), GroupFailed> {
+        if let Err(failed) = self.begin().await {
+            // None of those that wait would fare better, and each try may take the whole busy timeout.
+            jobs.push(first);
+            while jobs.len() < WAITING_JOBS
+                && let Some(job) = self.next_waiting()
+            {
+                jobs.push(job);
+            }
+            return Err(failed);
+        }
+        failpoint::reach("mirror.begun").await;
+        let mut next = Some(first);
+        while let Some(mut job) = next {
+            let ran = self.job(&mut job).await;
+            jobs.push(job);
+            ran?;
+            next = if jobs.len() < JOBS_PER_COMMIT { self.next_waiting() } else { None };
+        }
+        failpoint::reach("mirror.commit").await;
+        statement(&mut self.connection, "COMMIT").await?;
+        failpoint::reach("mirror.committed").await;
+        Ok(())
+    }
+
+    fn next_waiting(&mut self) -> Option<Box<dyn Job>> {
+        if self.closing.is_some() {
+            return None;
+        }
+        match self.inbox.try_recv().ok()? {
+            Order::Run(job) => Some(job),
+            Order::Close(sender) => {
+                self.closing = Some(sender);
+                None
+            }
+        }
+    }
+
+    /// One job in a savepoint of its own.
+    async fn job(&mut self, job: &mut Box<dyn Job>) -> Result<(), GroupFailed> {
+        statement(&mut self.connection, "SAVEPOINT job").await?;
+        match AssertUnwindSafe(job.run(&mut self.connection)).catch_unwind().await {
+            Ok(Ran::Well) => {}
+            Ok(Ran::Badly(Some(failed))) => return Err(failed),
+            Ok(Ran::Badly(None)) => statement(&mut self.connection, "ROLLBACK TO job").await?,
+            Err(_) => {
+                // The panic itself is in the log. What it left on the connection is not known.
+                self.worn = true;
+                return Err(GroupFailed::Panicked);
+            }
+        }
+        Ok(statement(&mut self.connection, "RELEASE job").await?)
+    }
+
+    /// Tries to write as much as a batch of small items needs, and to free it again.
+    async fn probe(&mut self) {
+        // Whatever of the log can go into the file makes room in the log. That it cannot is no news here.
+        let _ = statement(&mut self.connection, "PRAGMA wal_checkpoint(PASSIVE)").await;
+        let result = self.probed().await;
+        self.settle(&result).await;
+    }
+
+    async fn probed(&mut self) -> Result<(), GroupFailed> {
+        self.begin().await?;
+        statement(&mut self.connection, PROBE).await?;
+        statement(&mut self.connection, "COMMIT").await?;
+        self.begin().await?;
+        statement(&mut self.connection, FORGET_PROBE).await?;
+        Ok(statement(&mut self.connection, "COMMIT").await?)
+    }
 }
 
 async fn statement(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {

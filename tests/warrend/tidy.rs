@@ -77,6 +77,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/broker_side.rs", "Instant::now", "how long a session lasted"),
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
+    ("src/daemon/mod.rs", "Instant::now", "as above"),
 ];
 
 /// Pure modules that touch the machine nevertheless.

@@ -62,7 +62,7 @@ impl Mirror {
             query.push(" WHERE queue = ").push_bind(queue.to_owned());
         }
         query.push(" GROUP BY queue, state, kind");
-        let rows = query.build().fetch_all(self.reads()).await.map_err(failed("count items"))?;
+        let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("count items"))?;
         let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
         for row in rows {
             let (queue, state, count) = count_from_row(&row)?;
@@ -80,7 +80,7 @@ impl Mirror {
             sqlx::query_as("SELECT queue, unaccounted FROM queue_acks WHERE unaccounted > 0")
                 .fetch_all(self.reads())
                 .await
-                .map_err(failed("read what is unaccounted for"))?;
+                .map_err(self.failed("read what is unaccounted for"))?;
         Ok(rows.into_iter().map(|(queue, count)| (queue, u64::try_from(count).unwrap_or(0))).collect())
     }
 

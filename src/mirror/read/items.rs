@@ -47,7 +47,7 @@ impl Mirror {
     pub async fn item(&self, id: ItemId) -> Result<Option<Item>, MirrorError> {
         let mut query = select_items("");
         query.push("WHERE id = ").push_bind(id.to_string());
-        let row = query.build().fetch_optional(self.reads()).await.map_err(failed("read an item"))?;
+        let row = query.build().fetch_optional(self.reads()).await.map_err(self.failed("read an item"))?;
         row.as_ref().map(item_from_row).transpose()
     }
 
@@ -81,7 +81,7 @@ impl Mirror {
         // One more than asked for tells whether there is a next page.
         query.push(" LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
 
-        let rows = query.build().fetch_all(self.reads()).await.map_err(failed("list items"))?;
+        let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("list items"))?;
         let next = match rows.get(limit - 1) {
             Some(last) if rows.len() > limit => Some(cursor_of(sort, last)?),
             _ => None,
@@ -101,7 +101,7 @@ impl Mirror {
         .bind(id.to_string())
         .fetch_all(self.reads())
         .await
-        .map_err(failed("read a timeline"))?;
+        .map_err(self.failed("read a timeline"))?;
         rows.iter().map(|row| line_from_row(id, row)).collect()
     }
 
@@ -116,7 +116,7 @@ impl Mirror {
         .bind(id.to_string())
         .fetch_optional(self.reads())
         .await
-        .map_err(failed("read a payload"))?;
+        .map_err(self.failed("read a payload"))?;
         Ok(row.map(|(content_type, body)| Payload { content_type, body }))
     }
 }

@@ -1,17 +1,19 @@
+//! What happens to work when processes, connections, brokers and disks fail.
+
 mod alarm;
 mod broker_down;
 mod crash_corners;
 mod crash_points;
+mod mirror;
 mod network;
 mod restart;
 mod several_urls;
 mod stop;
 
-//! What happens to work when processes, connections and brokers fail.
-use std::collections::{BTreeMap, HashMap};
-use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, Setup, daemon};
 use crate::support::stubborn::{Books, Load};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 /// A queue of each kind: `unique`, managed without it, and direct.
 const QUEUES: [&str; 3] = ["unique", "plain", "direct"];
 fn under_load(name: &str) -> Setup {

@@ -83,11 +83,18 @@ impl Client {
 
     /// Ready messages of a queue.
     pub async fn ready(&self, queue: &str) -> u32 {
+        self.seen(queue).await.message_count()
+    }
+
+    /// Consumers of a queue.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        self.seen(queue).await.consumer_count()
+    }
+
+    async fn seen(&self, queue: &str) -> lapin::Queue {
         let channel = self.another_channel().await;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let seen =
-            channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue is there");
-        seen.message_count()
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue is there")
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Setup {
     vhost: Option<Vhost>,
     /// Where the daemon speaks AMQP, if not with the broker itself: `host:port`.
     way: Option<String>,
+    heartbeat: Option<u16>,
+    outlives_size_limits: bool,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -38,11 +40,20 @@ pub struct Daemon {
     child: Option<std::process::Child>,
     http: reqwest::Client,
     starts: u32,
+    outlives_size_limits: bool,
 }
 
 /// Begins the setup of a daemon, named after its test.
 pub fn daemon(name: &str) -> Setup {
-    Setup { name: name.to_owned(), definitions: Vec::new(), settings: Vec::new(), vhost: None, way: None }
+    Setup {
+        name: name.to_owned(),
+        definitions: Vec::new(),
+        settings: Vec::new(),
+        vhost: None,
+        way: None,
+        heartbeat: None,
+        outlives_size_limits: false,
+    }
 }
 
 impl Setup {
@@ -71,6 +82,18 @@ impl Setup {
         self
     }
 
+    /// Has its connections beat so often, in seconds.
+    pub fn heartbeat(mut self, seconds: u16) -> Self {
+        self.heartbeat = Some(seconds);
+        self
+    }
+
+    /// A file that grows beyond the process's limit is an error of the write then, and no signal that kills.
+    pub fn outlives_size_limits(mut self) -> Self {
+        self.outlives_size_limits = true;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Daemon {
         let vhost = match self.vhost {
@@ -83,7 +106,8 @@ impl Setup {
             amqp_url.set_port(port.parse().ok()).expect("a port");
         }
         // So that a connection that fell silent is noticed within a test's time.
-        amqp_url.set_query(self.way.is_some().then_some("heartbeat=2"));
+        let heartbeat = self.heartbeat.or(self.way.is_some().then_some(2));
+        amqp_url.set_query(heartbeat.map(|seconds| format!("heartbeat={seconds}")).as_deref());
         let dir = tempfile::tempdir().expect("a temporary directory");
         let queues = dir.path().join("queues");
         fs::create_dir(&queues).expect("a directory");
@@ -109,10 +133,25 @@ impl Setup {
         .expect("the environment is written");
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut daemon = Daemon { vhost: Arc::new(vhost), dir, url, child: None, http, starts: 0 };
+        let outlives_size_limits = self.outlives_size_limits;
+        let vhost = Arc::new(vhost);
+        let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0, outlives_size_limits };
         daemon.start_again().await;
         daemon
     }
+}
+
+/// `command` as `$0` and `$@` of a shell script, in the same environment.
+fn through_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 /// `a.b: c` lines as nested YAML.
@@ -185,8 +224,12 @@ impl Daemon {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let mut command = self.command();
+        if self.outlives_size_limits {
+            command = through_shell(r#"trap "" XFSZ; exec "$0" "$@""#, &command);
+        }
         self.child = Some(
-            self.command()
+            command
                 .envs(environment.iter().copied())
                 .arg("serve")
                 .stdin(Stdio::null())
@@ -250,9 +293,14 @@ impl Daemon {
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
     }
 
+    /// The process that runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Resident memory, MiB.
     pub fn memory(&self) -> u64 {
-        let pid = self.child.as_ref().expect("it runs").id();
+        let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux tells of its processes");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident memory");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
