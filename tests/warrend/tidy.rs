@@ -25,7 +25,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "daemon",
         &["item", "definition", "topology", "broker", "mirror", "settings", "status", "lanes", "control", "http"],
     ),
-    ("cli", &["item", "definition", "mirror", "settings", "daemon"]),
+    // Measures all of it from outside.
+    ("bench", &["item", "definition", "topology", "broker", "settings"]),
+    ("cli", &["item", "definition", "mirror", "settings", "daemon", "bench", "units"]),
     ("lib", &[]),
     ("main", &[]),
 ];
@@ -34,14 +36,14 @@ const PURE: &[&str] = &["item", "definition", "topology", "units"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
-    ("lapin", &["broker"]),
+    ("lapin", &["broker", "bench"]),
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
-    ("reqwest", &["broker", "cli"]),
+    ("reqwest", &["broker", "bench", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
-    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "cli"]),
+    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "bench", "cli"]),
 ];
 
 /// What reads a clock or throws dice. Everybody else is handed the time and the number.
@@ -58,6 +60,8 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
     ("src/daemon.rs", "Instant::now", "how long a session lasted, and the deadline of a stop"),
+    ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
+    ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
     ("src/daemon.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
 ];
 
