@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn measured(rates: &[f64]) -> Measured {
-        let rounds = rates.iter().zip(1..).map(|(rate, number)| Round {
+        let rounds = rates.iter().zip(1_u32..).map(|(rate, number)| Round {
             items_per_second: *rate,
             cost: Cost {
                 daemon_cpu: Some(f64::from(number)),
