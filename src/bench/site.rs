@@ -20,6 +20,9 @@ use crate::topology::version::Version;
 /// A broker under load may take long to delete a virtual host.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Two periods of the broker's statistics, and some.
+const FIRST_STATISTICS: Duration = Duration::from_secs(12);
+
 pub(super) struct Site {
     api: Api,
     amqp: Url,
@@ -88,10 +91,9 @@ impl Site {
         let node = overview["node"].as_str().unwrap_or_default().to_owned();
         let uri: AMQPUri = amqp.as_str().parse().map_err(BenchError::Settings)?;
         let user = uri.authority.userinfo.username.clone();
-        let process = match api.get("describe its node", &["nodes", &node]).await {
-            Ok(facts) if is_here(&uri).await => {
-                facts["os_pid"].as_str().and_then(|os_pid| process::broker_process(&node, os_pid))
-            }
+        let os_pid = api.os_pid(&node).await;
+        let process = match os_pid {
+            Some(os_pid) if is_here(&uri).await => process::broker_process(&node, &os_pid),
             _ => None,
         };
         Ok(Self {
@@ -214,6 +216,22 @@ impl Api {
             "the benchmark makes virtual hosts of its own, which takes an administrator; '{name}' of \
              broker.management_url is none"
         )))
+    }
+
+    /// The node's process as it knows it itself. A young node says so only with its first statistics, and some are told to
+    /// make none: `None` after a while.
+    async fn os_pid(&self, node: &str) -> Option<String> {
+        let asking = async {
+            loop {
+                if let Ok(facts) = self.get("describe its node", &["nodes", node]).await
+                    && let Some(os_pid) = facts["os_pid"].as_str()
+                {
+                    return os_pid.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(FIRST_STATISTICS, asking).await.ok()
     }
 
     async fn get(&self, operation: &'static str, path: &[&str]) -> Result<Value, BenchError> {

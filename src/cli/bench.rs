@@ -14,13 +14,14 @@ use crate::settings::Settings;
 use crate::units;
 
 /// Ends the help text.
-pub(super) const WAYS: &str = "The ways of an item, all with the same publisher and the same two robots:
+pub(super) const WAYS: &str = "The ways of an item, each with the same publisher and the same two robots:
   raw        one queue
-  shovel     two queues, RabbitMQ's shovel between them (left out where the plugin is not enabled)
-  forwarder  two queues, a bare client between them that publishes with confirm and acks then
+  shovel     two queues, RabbitMQ's shovel between them; left out where its plugin is not enabled
+  forwarder  two queues, between them a bare client that publishes with confirm, then acks
   fan-out    a topic exchange, behind it a queue and a stream: the direct lane without warrend
-  direct     our direct lane; with reports: every item reported processed, until the mirror knows all
-  managed    our managed lane; with reports: likewise
+  direct     the direct lane
+  managed    the managed lane
+Both lanes are measured with reports too: every item is reported processed, until the mirror knows all of them.
 
 Examples:
   warrend bench
@@ -38,10 +39,10 @@ const LARGEST: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Items of each way in each round
+    /// Items that take each way in each round
     #[arg(long, default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     items: u32,
-    /// Rounds; each takes every way in turn, and the medians are shown
+    /// Rounds, each of which measures every way once; medians are shown
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Size of an item, from 20B to 1MiB
@@ -50,7 +51,7 @@ pub(super) struct BenchArgs {
     /// Items per second while latency is measured
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: u32,
-    /// How many seconds latency is measured, for each way
+    /// How long latency is measured for each way, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// How to show the result

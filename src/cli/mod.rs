@@ -80,10 +80,12 @@ enum Command {
     /// Measure what the lanes cost beside the broker itself
     ///
     /// Works on the broker that the settings name, in virtual hosts of its own (warrend-bench-...), which it makes and
-    /// deletes again; nothing else on the broker is touched. The user of broker.management_url has to be an
-    /// administrator. For the lanes it starts daemons of its own, with their mirrors in the directory for temporary files
-    /// (TMPDIR): let that be on the disk in question. Only numbers of one run can be compared.
-    #[command(after_help = bench::WAYS)]
+    /// deletes again, also after a failure or Ctrl-C; nothing else on the broker is touched. The user of
+    /// broker.management_url has to be an administrator. The lanes are served by daemons of its own, whose mirrors lie in
+    /// the directory for temporary files (TMPDIR): let that be on the disk you want to know about.
+    ///
+    /// Compare numbers of one run only, on a machine that does nothing else. docs/benchmarks.md says how to read them.
+    #[command(after_help = bench::WAYS, verbatim_doc_comment)]
     Bench(bench::BenchArgs),
 }
 
