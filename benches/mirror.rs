@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 use std::env;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -35,6 +36,8 @@ const ROWS: usize = 128;
 
 const QUEUE: &str = "bench";
 const PRIORITY: u8 = 4;
+
+type Time = fn(&Times) -> Duration;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -58,7 +61,7 @@ async fn main() {
         );
     }
     println!("{:28} {:>10} {:>10} {:>7}", "", "mirror", "plain SQL", "ratio");
-    let phases: [(&str, usize, fn(&Times) -> Duration); 4] = [
+    let phases: [(&str, usize, Time); 4] = [
         ("admitted", 1, |times| times.admitted),
         ("claimed and marked", 2, |times| times.dispatched),
         ("reported processed", 1, |times| times.reported),
@@ -77,6 +80,9 @@ async fn main() {
     }
 }
 
+/// Items with their payloads that go into one transaction.
+type Batch = Arc<[(Item, Vec<u8>)]>;
+
 /// How long each kind of change took for all items.
 struct Times {
     admitted: Duration,
@@ -85,7 +91,7 @@ struct Times {
 }
 
 /// Items as the door makes them, with their payloads, by the batch.
-fn new_items(count: usize) -> Vec<Vec<(Item, Vec<u8>)>> {
+fn new_items(count: usize) -> Vec<Batch> {
     let definition = QueueDefinition::with_defaults(QUEUE);
     let all: Vec<(Item, Vec<u8>)> = (0..count)
         .map(|number| {
@@ -98,7 +104,7 @@ fn new_items(count: usize) -> Vec<Vec<(Item, Vec<u8>)>> {
             (door::admit(&definition, &arrival, PRIORITY, hash, id, now()), payload)
         })
         .collect();
-    all.chunks(BATCH).map(<[_]>::to_vec).collect()
+    all.chunks(BATCH).map(Arc::from).collect()
 }
 
 fn now() -> Timestamp {
@@ -119,10 +125,11 @@ fn admitted(item: &Item) -> (ItemId, Line) {
     (item.id, line)
 }
 
-async fn through_the_mirror(path: &Path, batches: &[Vec<(Item, Vec<u8>)>]) -> Times {
+async fn through_the_mirror(path: &Path, batches: &[Batch]) -> Times {
     let mirror = Mirror::open(&format!("sqlite://{}", path.display())).await.expect("a mirror");
     let began = Instant::now();
-    for batch in batches.iter().cloned() {
+    for batch in batches {
+        let batch = Arc::clone(batch);
         mirror.write(move |tx: &mut Tx| Box::pin(async move { admit(tx, &batch).await })).await.expect("admitted");
     }
     let admitted = began.elapsed();
@@ -189,7 +196,7 @@ async fn report(tx: &mut Tx, ids: &HashSet<ItemId>) -> Result<(), warrend::mirro
 }
 
 /// The same rows, by somebody who knows beforehand what they are.
-async fn by_plain_sql(path: &Path, batches: &[Vec<(Item, Vec<u8>)>]) -> Times {
+async fn by_plain_sql(path: &Path, batches: &[Batch]) -> Times {
     let mut connection = open(path).await;
     sqlx::migrate!("migrations/sqlite").run(&mut connection).await.expect("the schema");
     let began = Instant::now();
@@ -204,7 +211,7 @@ async fn by_plain_sql(path: &Path, batches: &[Vec<(Item, Vec<u8>)>]) -> Times {
 
     let began = Instant::now();
     let mut before: &[(Item, Vec<u8>)] = &[];
-    for batch in batches.iter().map(Vec::as_slice).chain([&[][..]]) {
+    for batch in batches.iter().map(AsRef::as_ref).chain([&[][..]]) {
         begin(&mut connection).await;
         update(&mut connection, "UPDATE items SET place = 'broker'", before).await;
         let claim = format!(

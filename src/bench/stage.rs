@@ -41,13 +41,13 @@ pub(super) struct Stage {
 pub(super) enum Helper {
     /// The broker itself.
     Nobody,
-    Forwarder(Forwarder),
+    Forwarder(Box<Forwarder>),
     Daemon(Daemon),
 }
 
 /// A stage, or why this broker cannot have it.
 pub(super) enum Staged {
-    Ready(Stage),
+    Ready(Box<Stage>),
     Unavailable(String),
 }
 
@@ -73,7 +73,7 @@ impl Stage {
             }
             Way::Forwarder => {
                 prepare(&vhost, site.version, &[FROM, TO], Copies::None).await?;
-                helper = Helper::Forwarder(Forwarder::start(&vhost).await?);
+                helper = Helper::Forwarder(Box::new(Forwarder::start(&vhost).await?));
                 route("", FROM, TO)
             }
             Way::Shovel => {
@@ -91,7 +91,7 @@ impl Stage {
                 route(&names.items(), QUEUE, &names.robots(QUEUE))
             }
         };
-        Ok(Staged::Ready(Self { vhost, route, helper }))
+        Ok(Staged::Ready(Box::new(Self { vhost, route, helper })))
     }
 
     /// Ends who carries on, and takes the virtual host away.
