@@ -4,6 +4,7 @@
 //! work on files alone. Results go to standard output, everything else to standard error. A reader who stops reading
 //! (`| head`) ends the command quietly.
 
+mod bench;
 mod check;
 mod client;
 mod enqueue;
@@ -76,6 +77,16 @@ enum Command {
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
+    /// Measure what the lanes cost beside the broker itself
+    ///
+    /// Works on the broker that the settings name, in virtual hosts of its own (warrend-bench-...), which it makes and
+    /// deletes again, also after a failure or Ctrl-C; nothing else on the broker is touched. The user of
+    /// broker.management_url has to be an administrator. The lanes are served by daemons of its own, whose mirrors lie in
+    /// the directory for temporary files (TMPDIR): let that be on the disk you want to know about.
+    ///
+    /// Compare numbers of one run only, on a machine that does nothing else. docs/benchmarks.md says how to read them.
+    #[command(after_help = bench::WAYS, verbatim_doc_comment)]
+    Bench(bench::BenchArgs),
 }
 
 /// Where the daemon is, for commands that ask it.
@@ -123,6 +134,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Queues(args) => wait_for(queues::run(&args, &args.daemon.client(config)?)),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Bench(args) => bench::run(&args, &settings(config)?),
         Command::Parked(args) => wait_for(parked::run(&args, &args.daemon.client(config)?)),
     }
 }

@@ -13,7 +13,7 @@ use super::exit::Failed;
 pub(super) enum Output {
     /// For reading
     Table,
-    /// As the daemon answers
+    /// Everything, for programs
     Json,
     /// Every field, for spreadsheets
     Csv,

@@ -36,6 +36,8 @@ fn what_is_documented_is_taken() {
         "enqueue q --file f --reference r --priority high --name n --due-at t --expires-at t --not-before t --label a=b",
         "enqueue q --payload -1",
         "parked --limit 5 --cursor c --output csv",
+        "bench",
+        "bench --items 300 --rounds 1 --size 64B --rate 100 --seconds 1 --output csv",
     ] {
         assert!(parse(words).is_ok(), "{words}: {}", parse(words).unwrap_err());
     }
@@ -63,6 +65,10 @@ fn what_is_not_understood_ends_with_64() {
         "enqueue q stdin",
         "check --output csv",
         "queues --url ftp://h",
+        "bench --rounds 0",
+        "bench --items none",
+        "bench --size 8B",
+        "bench --fast",
     ] {
         assert_eq!(exit(&words.split_whitespace().collect::<Vec<_>>()), Exit::Usage, "{words}");
     }
@@ -76,7 +82,10 @@ fn every_help_text_tells_the_exit_codes() {
     }
     for mut command in leaves(&Cli::command()).into_iter().chain([Cli::command()]) {
         let help = command.render_long_help().to_string();
-        assert!(help.contains("69  the daemon cannot be reached"), "{help}");
+        assert!(
+            ["daemon", "broker"].iter().any(|whom| help.contains(&format!("69  the {whom} cannot be reached"))),
+            "{help}"
+        );
     }
 }
 

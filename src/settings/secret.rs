@@ -20,6 +20,12 @@ impl SecretUrls {
     pub fn expose(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(Url::as_str)
     }
+
+    /// The first of them; empty where there is none.
+    #[must_use]
+    pub fn first(&self) -> &str {
+        self.expose().next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for SecretUrls {

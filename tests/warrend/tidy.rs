@@ -40,7 +40,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "http",
         ],
     ),
-    ("cli", &["item", "definition", "mirror", "settings", "daemon"]),
+    // Measures all of it from outside.
+    ("bench", &["item", "definition", "topology", "broker", "settings"]),
+    ("cli", &["item", "definition", "mirror", "settings", "daemon", "bench", "units"]),
     ("lib", &[]),
     ("main", &[]),
 ];
@@ -49,15 +51,15 @@ const PURE: &[&str] = &["item", "definition", "topology", "units"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
-    ("lapin", &["broker"]),
+    ("lapin", &["broker", "bench"]),
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
-    ("reqwest", &["broker", "cli"]),
+    ("reqwest", &["broker", "bench", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
     ("metrics_exporter_prometheus", &["metrics"]),
-    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "cli", "failpoint"]),
+    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "bench", "cli", "failpoint"]),
 ];
 
 /// What reads a clock or throws dice. Everybody else is handed the time and the number.
@@ -78,6 +80,8 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
     ("src/daemon/mod.rs", "Instant::now", "as above"),
+    ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
+    ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
 ];
 
 /// Pure modules that touch the machine nevertheless.

@@ -278,6 +278,7 @@ fn help_is_complete_and_has_no_endless_lines() {
         &["items", "show", "--help"],
         &["enqueue", "--help"],
         &["parked", "--help"],
+        &["bench", "--help"],
     ] {
         let ran = run(&mut alone(), words);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{words:?}");

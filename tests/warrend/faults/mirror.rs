@@ -322,7 +322,8 @@ async fn damage(mirror: &Path, table: &str) {
     let leaves = leaves(mirror, table).await;
     assert!(leaves.len() > 4, "{table} has {} pages", leaves.len());
     let file = std::fs::File::options().write(true).open(mirror).expect("the file");
-    file.write_all_at(&[0x5a; PAGE as usize], (leaves[leaves.len() / 2] - 1) * PAGE).expect("damaged");
+    file.write_all_at(&vec![0x5a; usize::try_from(PAGE).unwrap()], (leaves[leaves.len() / 2] - 1) * PAGE)
+        .expect("damaged");
 }
 
 /// A daemon with items that wait in the mirror for a queue without room, and the client of its vhost.

@@ -22,6 +22,8 @@ use testcontainers::{GenericImage, ImageExt};
 use url::Url;
 use uuid::Uuid;
 
+/// The benchmark needs shovels.
+const PLUGINS: &str = "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management].";
 const DEFAULT_IMAGE: &str = "rabbitmq:4.3-management";
 /// An image may have to be pulled first.
 const DOCKER_START: Duration = Duration::from_secs(300);
@@ -110,6 +112,7 @@ fn from_docker() -> Result<TestBroker, String> {
                 .with_exposed_port(15672.tcp())
                 .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
                 .with_container_name(name)
+                .with_copy_to("/etc/rabbitmq/enabled_plugins", PLUGINS.as_bytes().to_vec())
                 .with_startup_timeout(DOCKER_START);
             let started = async {
                 let container = tokio::time::timeout(DOCKER_START, request.start()).await??;
