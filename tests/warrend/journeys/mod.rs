@@ -1,1 +1,2 @@
 mod northwind;
+mod upgrade;

@@ -30,6 +30,7 @@ pub struct Setup {
     way: Option<String>,
     heartbeat: Option<u16>,
     outlives_size_limits: bool,
+    mirror: Option<PathBuf>,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -53,6 +54,7 @@ pub fn daemon(name: &str) -> Setup {
         way: None,
         heartbeat: None,
         outlives_size_limits: false,
+        mirror: None,
     }
 }
 
@@ -73,6 +75,18 @@ impl Setup {
     /// Puts it on a broker of the test's own.
     pub async fn on(mut self, broker: &OwnBroker) -> Self {
         self.vhost = Some(broker.vhost(&self.name).await);
+        self
+    }
+
+    /// Puts it into a virtual host that is there.
+    pub fn in_vhost(mut self, vhost: Vhost) -> Self {
+        self.vhost = Some(vhost);
+        self
+    }
+
+    /// Lets it begin with a copy of this mirror.
+    pub fn with_mirror(mut self, mirror: &Path) -> Self {
+        self.mirror = Some(mirror.to_owned());
         self
     }
 
@@ -113,6 +127,9 @@ impl Setup {
         fs::create_dir(&queues).expect("a directory");
         for (name, text) in &self.definitions {
             fs::write(queues.join(name), text).expect("a definition is written");
+        }
+        if let Some(mirror) = &self.mirror {
+            fs::copy(mirror, dir.path().join("mirror.db")).expect("a copy of the mirror");
         }
         let port = free_port();
         let mut settings = String::new();

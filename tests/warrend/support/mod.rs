@@ -4,6 +4,7 @@ pub mod amqp;
 pub mod broker;
 pub mod crew;
 pub mod daemon;
+pub mod frozen;
 pub mod own_broker;
 pub mod python;
 pub mod raw;
