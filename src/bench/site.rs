@@ -44,7 +44,7 @@ pub(super) struct Site {
 struct Made {
     names: Mutex<Vec<String>>,
     /// Held while one is being made: to delete it in the same moment might come too early.
-    making: tokio::sync::Mutex<()>,
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A virtual host of one measurement.
@@ -115,8 +115,9 @@ impl Site {
         let name = format!("{}-{}", self.prefix, self.count.fetch_add(1, Ordering::Relaxed) + 1);
         let (api, made, user, vhost) = (self.api.clone(), Arc::clone(&self.made), self.user.clone(), name.clone());
         // Asked for to the end, also when nobody waits for it any more.
+        let held = Arc::clone(&self.made.making).lock_owned().await;
         let making = tokio::spawn(async move {
-            let _held = made.making.lock().await;
+            let _held = held;
             made.note(&vhost);
             api.send(Method::PUT, "make a virtual host", &["vhosts", &vhost], Some(json!({}))).await?;
             let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});

@@ -136,12 +136,13 @@ const THROUGHPUT: [Column; 10] = [
     Column { title: "BROKER MEM", cell: |line| mebibytes(&line["broker_memory"]) },
 ];
 
-const LATENCY: [Column; 5] = [
+const LATENCY: [Column; 6] = [
     Column { title: "WAY", cell: |line| text(&line["way"]) },
     Column { title: "P50", cell: |line| number(&line["latency"]["p50_ms"]) },
     Column { title: "P95", cell: |line| number(&line["latency"]["p95_ms"]) },
     Column { title: "P99", cell: |line| number(&line["latency"]["p99_ms"]) },
     Column { title: "MAX", cell: |line| number(&line["latency"]["max_ms"]) },
+    Column { title: "PUBLISHER BEHIND", cell: |line| number(&line["latency"]["publisher_behind_ms"]) },
 ];
 
 const FIELDS: [&str; 18] = [
@@ -204,12 +205,12 @@ fn tables(report: &Value, lines: &[Value]) -> String {
     let bytes = units::format_bytes(plan["size"].as_u64().unwrap_or_default());
     let mut shown = format!(
         "warrend {}, RabbitMQ {} ({} queues), {} cores; {bytes} items, persistent, with confirms\n\n\
-         Throughput: medians of {} rounds of {} items. CPU: seconds per 1,000 items. Memory: MiB at the peak.\n{}",
+         Throughput: medians of {} of {} items. CPU: seconds per 1,000 items. Memory: MiB at the peak.\n{}",
         text(&report["warrend"]),
         text(&broker["version"]),
         text(&broker["queue_type"]),
         text(&report["machine"]["cores"]),
-        text(&plan["rounds"]),
+        if plan["rounds"] == 1 { "1 round".to_owned() } else { format!("{} rounds", text(&plan["rounds"])) },
         text(&plan["items"]),
         table(&THROUGHPUT, &measured),
     );
@@ -239,7 +240,7 @@ mod tests {
             "plan": {"items": 8000, "rounds": 3, "size": 1024, "rate": 500, "seconds": 10},
             "ways": [
                 {"way": "raw", "unavailable": null, "items_per_second": 7000.0, "to_raw": 1.0, "broker_cpu": 0.21,
-                 "broker_memory": 220_200_960, "latency": {"p50_ms": 1.2, "p95_ms": 2.0, "p99_ms": 3.0, "max_ms": 9.0}},
+                 "broker_memory": 220_200_960, "latency": {"p50_ms": 1.2, "p95_ms": 2.0, "p99_ms": 3.0, "max_ms": 9.0, "publisher_behind_ms": 0.5}},
                 {"way": "shovel", "unavailable": "no plugin", "latency": null},
                 {"way": "managed, with reports", "unavailable": null, "items_per_second": 1900.0, "to_raw": 0.27,
                  "to_forwarder": 0.6, "daemon_cpu": 0.4, "daemon_memory": 41_943_040, "latency": null},
@@ -258,7 +259,7 @@ mod tests {
         assert!(shown.contains("\nshovel: left out, no plugin\n"), "{shown}");
         let latency: Vec<&str> = shown.lines().skip_while(|line| !line.starts_with("Latency")).collect();
         assert_eq!(latency.len(), 3, "{shown}");
-        assert_eq!(words(latency[2]), ["raw", "1.2", "2", "3", "9"]);
+        assert_eq!(words(latency[2]), ["raw", "1.2", "2", "3", "9", "0.5"]);
         assert!(shown.lines().all(|line| line.chars().count() <= 130), "{shown}");
     }
 
@@ -267,7 +268,7 @@ mod tests {
         let shown = shown(&report(), Output::Csv);
         assert_eq!(shown.matches("\r\n").count(), 4, "{shown}");
         assert!(shown.starts_with("way,unavailable,items_per_second,to_raw,"), "{shown}");
-        assert!(shown.contains("\r\nraw,,7000.0,1.0,,,,,0.21,,,220200960,1.2,2.0,3.0,9.0,,"), "{shown}");
+        assert!(shown.contains("\r\nraw,,7000.0,1.0,,,,,0.21,,,220200960,1.2,2.0,3.0,9.0,0.5,"), "{shown}");
     }
 
     #[test]
