@@ -1,7 +1,7 @@
 # A machine with Rust needs no more than `make demo` and `make test`: each gets what it lacks and says so.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fmt ci clean
+.PHONY: help build demo test soak lint fmt ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,12 @@ demo: ## the main job: items in, robots, a crash midway, a ledger that balances
 test: ## all tests, against a real broker (see scripts/broker)
 	@scripts/broker prepare
 	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked
+
+soak: ## a million items waiting in the mirror, the broker and the tap: figures of the release build
+	@scripts/broker prepare
+	cargo build --release --locked
+	WARREND_SOAK_ITEMS=$${WARREND_SOAK_ITEMS:-1000000} WARREND_TEST_BINARY="$${CARGO_TARGET_DIR:-target}/release/warrend" \
+		cargo test --locked --test warrend load::waiting::many -- --nocapture --test-threads 1
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check

@@ -112,7 +112,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     doors_close.cancel();
     let deadline = settings.shutdown.deadline;
     let until = tokio::time::Instant::now() + deadline;
-    crew.finish(deadline - CLOSING.min(deadline / 4)).await;
+    crew.finish(deadline.saturating_sub(CLOSING.min(deadline / 4))).await;
     if tokio::time::timeout_at(until, mirror.close()).await.is_err() {
         tracing::warn!("the mirror was not closed in time and is left as it is; nothing is lost by it");
     }

@@ -42,7 +42,7 @@ pub enum Admission {
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut intake = Batches::open(&session, &context.names.intake(), BATCH).await?;
+    let mut intake = Batches::open_adapting(&session, &context.names.intake(), BATCH).await?;
     loop {
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -63,6 +63,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
             })
             .await?;
         batch.ack().await?;
+        intake.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }

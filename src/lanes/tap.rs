@@ -67,6 +67,7 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
             context.status.update(|status| status.tap_lost += lost);
         }
         batch.ack().await?;
+        copies.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }

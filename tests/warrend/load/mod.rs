@@ -11,6 +11,8 @@ use crate::support::broker::Vhost;
 /// Publishes in flight at once.
 const IN_FLIGHT: usize = 1000;
 
+const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+
 /// Items that wait, and how many bytes each has.
 const ITEMS: usize = 20_000;
 const BODY: usize = 512;
@@ -21,10 +23,14 @@ fn items() -> usize {
 
 /// Sends items of these numbers to a queue, each confirmed.
 async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
+    publish_sized(vhost, queue, numbers, BODY).await;
+}
+
+async fn publish_sized(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>, bytes: usize) {
     let connection = Connection::connect(&vhost.amqp_url, ConnectionProperties::default()).await.expect("a connection");
     let channel = connection.create_channel().await.expect("a channel");
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-    let body = vec![b'x'; BODY];
+    let body = vec![b'x'; bytes];
     stream::iter(numbers)
         .map(|number| {
             let (channel, body) = (&channel, &body);
@@ -38,7 +44,7 @@ async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
                 assert!(confirmation.is_ack() && confirmation.take_message().is_none(), "{queue} did not take it");
             }
         })
-        .buffer_unordered(IN_FLIGHT)
+        .buffer_unordered((IN_FLIGHT_BYTES / bytes).clamp(1, IN_FLIGHT))
         .for_each(|()| std::future::ready(()))
         .await;
 }

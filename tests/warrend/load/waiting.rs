@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{items, publish};
+use super::{items, publish, publish_sized};
 use crate::support::amqp::Client;
 use crate::support::daemon::{Daemon, daemon};
 
@@ -187,4 +187,31 @@ async fn reads_in(name: &str, place: &'static str, definition: &str, queue: &str
     assert_eq!(daemon.get("/readyz").await["attention"]["tap_lost"], json!(0));
     assert!(with_many.max(peak) <= few + MEMORY, "{few} MiB with {FEW} items, then {with_many}, at most {peak}");
     assert!(full <= empty + START, "ready after {full:?}, with nothing to read after {empty:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_large_items_only_a_few_are_in_memory_at_once() {
+    /// Of 1 MB each, in each lane: with every delivery that may be unacked in memory, it would be all of them.
+    const LARGE: usize = 200;
+    /// MiB for a batch as it was delivered, as it is read and as it is written, what is held behind it, and what is on
+    /// its way out again.
+    const IN_HAND: u64 = 160;
+    let queues = "queue: m\n---\nqueue: d\nlane: direct\n";
+    let mut daemon = daemon("large items").queues(queues).start().await;
+    for queue in ["m", "d"] {
+        publish(&daemon.vhost, queue, 0..FEW).await;
+        until_queued(&daemon, queue, FEW).await;
+    }
+    let few = daemon.memory();
+    assert!(daemon.stop().success());
+    for queue in ["m", "d"] {
+        publish_sized(&daemon.vhost, queue, FEW..FEW + LARGE, 1_000_000).await;
+    }
+    start(&mut daemon).await;
+    for queue in ["m", "d"] {
+        until_queued(&daemon, queue, FEW + LARGE).await;
+    }
+    let peak = daemon.peak_memory();
+    println!("{LARGE} items of 1 MB in each lane: {few} MiB before, at most {peak} MiB");
+    assert!(peak <= few + IN_HAND, "{few} MiB before, then at most {peak} MiB");
 }
