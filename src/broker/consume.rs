@@ -18,13 +18,13 @@ use super::{BrokerError, convert};
 use crate::item::message::Message;
 
 /// A batch is closed once its bodies have this many bytes.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Bytes that the deliveries held unacked should have at most.
 const HELD_BYTES: usize = 16 * 1024 * 1024;
 
 /// Deliveries held at first, while their sizes are not known, and the fewest that keep both sides busy.
-const FIRST_PREFETCH: u16 = 32;
+const FIRST_PREFETCH: u16 = 16;
 const FEWEST: u16 = 4;
 
 /// A consumer with a channel of its own.

@@ -26,7 +26,7 @@ pub struct Claimed {
 }
 
 /// Payload bytes that are read into memory for one round of claims.
-pub const CLAIMED_BYTES: u64 = 16 * 1024 * 1024;
+pub const CLAIMED_BYTES: u64 = 8 * 1024 * 1024;
 
 const CLAIMED_COLUMNS: &str = "items.id, items.queue, items.attempt, items.priority, items.reference, items.name, \
      items.content_type, items.traceparent, items.due_at, items.expires_at, payloads.body";
