@@ -1,7 +1,7 @@
 # A machine with Rust needs no more than `make demo` and `make test`: each gets what it lacks and says so.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint fmt ci clean
+.PHONY: help build demo test bench soak lint fmt ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,12 @@ test: ## all tests, against a real broker (see scripts/broker)
 
 bench: ## what the lanes cost beside the broker itself (BENCH="--items 20000": its arguments)
 	@scripts/bench $(BENCH)
+
+soak: ## a million items waiting in the mirror, the broker and the tap: figures of the release build
+	@scripts/broker prepare
+	cargo build --release --locked
+	WARREND_SOAK_ITEMS=$${WARREND_SOAK_ITEMS:-1000000} WARREND_TEST_BINARY="$${CARGO_TARGET_DIR:-target}/release/warrend" \
+		cargo test --locked --test warrend load::waiting::many -- --nocapture --test-threads 1
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check

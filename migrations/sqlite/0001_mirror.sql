@@ -51,15 +51,44 @@ CREATE TABLE items (
         WHEN 'processing' THEN place IN ('claimed', 'broker')
         ELSE place = 'settled' END)
 );
-CREATE INDEX items_by_reference ON items (queue, reference) WHERE reference IS NOT NULL;
+CREATE INDEX items_by_reference ON items (reference, queue) WHERE reference IS NOT NULL;
 CREATE UNIQUE INDEX items_unique ON items (queue, unique_reference) WHERE unique_reference IS NOT NULL;
-CREATE INDEX items_by_state ON items (queue, state, kind);
+-- Lists, newest or oldest first, of a queue and of all queues.
+CREATE INDEX items_by_queue ON items (queue, state, seq);
+CREATE INDEX items_by_state ON items (state, seq);
+-- What dispatch and the timers look for.
 CREATE INDEX items_ready ON items (queue, priority, seq) WHERE place = 'ready';
+CREATE INDEX items_deadline ON items (queue, priority, due_at IS NULL, due_at, seq) WHERE place = 'ready';
+CREATE INDEX items_claimed ON items (queue, priority DESC, seq) WHERE place = 'claimed';
+-- With every column its questions name, or SQLite would fetch each row.
+CREATE INDEX items_out ON items (queue, priority, place, rejected_at) WHERE place IN ('claimed', 'broker') AND rejected_at IS NULL;
 CREATE INDEX items_delayed ON items (ready_at) WHERE place = 'delayed';
-CREATE INDEX items_out ON items (queue, place, priority) WHERE place IN ('claimed', 'broker');
 CREATE INDEX items_expiring ON items (expires_at) WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready');
 CREATE INDEX items_rejected ON items (rejected_at) WHERE rejected_at IS NOT NULL AND place IN ('claimed', 'broker');
-CREATE INDEX items_deadline ON items (queue, priority, due_at IS NULL, due_at, seq) WHERE place = 'ready';
+
+-- How many items there are of each state, so that nobody has to count them. Kept by the triggers alone.
+CREATE TABLE item_counts (
+    queue TEXT    NOT NULL,
+    state TEXT    NOT NULL,
+    kind  TEXT    NOT NULL,                              -- '' but for exceptions
+    items INTEGER NOT NULL,
+    PRIMARY KEY (queue, state, kind)
+) WITHOUT ROWID;
+CREATE TRIGGER items_come AFTER INSERT ON items BEGIN
+    INSERT INTO item_counts VALUES (NEW.queue, NEW.state, coalesce(NEW.kind, ''), 1)
+        ON CONFLICT (queue, state, kind) DO UPDATE SET items = items + 1;
+END;
+CREATE TRIGGER items_change AFTER UPDATE OF queue, state, kind ON items
+    WHEN OLD.state <> NEW.state OR OLD.kind IS NOT NEW.kind OR OLD.queue <> NEW.queue BEGIN
+    UPDATE item_counts SET items = items - 1
+        WHERE queue = OLD.queue AND state = OLD.state AND kind = coalesce(OLD.kind, '');
+    INSERT INTO item_counts VALUES (NEW.queue, NEW.state, coalesce(NEW.kind, ''), 1)
+        ON CONFLICT (queue, state, kind) DO UPDATE SET items = items + 1;
+END;
+CREATE TRIGGER items_go AFTER DELETE ON items BEGIN
+    UPDATE item_counts SET items = items - 1
+        WHERE queue = OLD.queue AND state = OLD.state AND kind = coalesce(OLD.kind, '');
+END;
 
 CREATE TABLE payloads (
     item TEXT NOT NULL PRIMARY KEY REFERENCES items (id),

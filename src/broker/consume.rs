@@ -1,9 +1,15 @@
 //! Consuming in batches with manual acks. A batch is acked as a whole, by the last delivery's own acker: a raw tag
 //! could ack other messages on a later channel.
+//!
+//! RabbitMQ bounds what a consumer holds by a number of deliveries, never by bytes. So a consumer begins with few, and
+//! [`Batches::adapt`] consumes anew with as many as the sizes seen lately allow.
+
+use std::collections::VecDeque;
 
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::Acker;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 
@@ -12,7 +18,14 @@ use super::{BrokerError, answered, convert};
 use crate::item::message::Message;
 
 /// A batch is closed once its bodies have this many bytes.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// Bytes that the deliveries held unacked should have at most.
+const HELD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Deliveries held at first, while their sizes are not known, and the fewest that keep both sides busy.
+const FIRST_PREFETCH: u16 = 16;
+const FEWEST: u16 = 4;
 
 /// A consumer with a channel of its own.
 pub struct Batches {
@@ -20,6 +33,14 @@ pub struct Batches {
     channel: Channel,
     consumer: Consumer,
     at_most: usize,
+    prefetch: u16,
+    /// The largest body seen lately: it shrinks by an eighth with every batch of smaller ones.
+    largest: usize,
+    /// Delivered to the consumer before this one.
+    held: VecDeque<Delivery>,
+    /// Of a stream: the offset behind the last delivery. Whatever a queue's messages say of offsets means nothing.
+    next_offset: Option<i64>,
+    is_stream: bool,
 }
 
 /// Deliveries that belong to one ack.
@@ -33,15 +54,23 @@ pub struct Batch {
 }
 
 impl Batches {
-    /// Starts consuming; at most twice `at_most` deliveries are held unacked.
+    /// Starts consuming; at most twice `at_most` deliveries are held unacked, whatever their size.
     ///
     /// # Errors
     /// Where the queue is not there or the connection is gone.
     pub async fn open(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
-        Self::open_with(session, queue, at_most, FieldTable::default()).await
+        Self::open_with(session, queue, at_most, at_most.saturating_mul(2), None).await
     }
 
-    /// Starts reading a stream at `offset`, or at its beginning.
+    /// As [`Self::open`], but beginning with few: [`Self::adapt`] has to be called after each batch.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_adapting(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
+        Self::open_with(session, queue, at_most, FIRST_PREFETCH, None).await
+    }
+
+    /// Starts reading a stream at `offset`, or at its beginning; adapting as well.
     ///
     /// # Errors
     /// Where the stream is not there or the connection is gone.
@@ -55,24 +84,53 @@ impl Batches {
             Some(Ok(offset)) => AMQPValue::LongLongInt(offset),
             Some(Err(_)) | None => AMQPValue::LongString("first".into()),
         };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), from);
-        Self::open_with(session, queue, at_most, arguments).await
+        Self::open_with(session, queue, at_most, FIRST_PREFETCH, Some(from)).await
     }
 
     async fn open_with(
         session: &Session,
         queue: &str,
         at_most: u16,
-        arguments: FieldTable,
+        prefetch: u16,
+        from: Option<AMQPValue>,
     ) -> Result<Self, BrokerError> {
         let channel = session.consuming_channel().await?;
-        let operation = || format!("consume from {queue}");
-        let prefetch = at_most.saturating_mul(2);
-        answered(operation(), channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let consume = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
-        let consumer = answered(operation(), consume).await?;
-        Ok(Self { queue: queue.to_owned(), channel, consumer, at_most: usize::from(at_most) })
+        Ok(Self {
+            is_stream: from.is_some(),
+            consumer: consume(&channel, queue, prefetch, from).await?,
+            queue: queue.to_owned(),
+            channel,
+            at_most: usize::from(at_most),
+            prefetch,
+            largest: 0,
+            held: VecDeque::new(),
+            next_offset: None,
+        })
+    }
+
+    /// Consumes anew where many more or far fewer deliveries should be held than are. What is held already stays, ahead of
+    /// what comes then. Not to be dropped before it answers.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn adapt(&mut self) -> Result<(), BrokerError> {
+        let wanted = prefetch_for(self.largest, self.at_most);
+        if wanted / 2 < self.prefetch && self.prefetch / 2 < wanted {
+            return Ok(());
+        }
+        let operation = format!("consume from {} anew", self.queue);
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        answered(operation.as_str(), cancel).await?;
+        // All that was delivered came before the broker's answer, and the end behind it.
+        while let Some(delivery) = self.consumer.next().await {
+            let delivery = delivery.map_err(|source| BrokerError::Amqp { operation: operation.clone(), source })?;
+            self.note_offset(&delivery);
+            self.held.push_back(delivery);
+        }
+        let from = self.next_offset.map(AMQPValue::LongLongInt);
+        self.consumer = consume(&self.channel, &self.queue, wanted, from).await?;
+        self.prefetch = wanted;
+        Ok(())
     }
 
     /// Waits for a delivery and takes what else is at hand. Safe to drop while it waits for the first.
@@ -80,7 +138,10 @@ impl Batches {
     /// # Errors
     /// Where the consumer was cancelled or the connection is gone.
     pub async fn next(&mut self) -> Result<Batch, BrokerError> {
-        let first = self.consumer.next().await;
+        let first = match self.held.pop_front() {
+            Some(held) => Some(Ok(held)),
+            None => self.consumer.next().await,
+        };
         self.collect(first)
     }
 
@@ -89,39 +150,55 @@ impl Batches {
     /// # Errors
     /// As [`Self::next`].
     pub fn at_hand(&mut self) -> Result<Option<Batch>, BrokerError> {
-        match self.consumer.next().now_or_never() {
+        match self.next_at_hand() {
             Some(first) => self.collect(first).map(Some),
             None => Ok(None),
         }
     }
 
-    fn collect(&mut self, first: Option<Result<lapin::message::Delivery, lapin::Error>>) -> Result<Batch, BrokerError> {
+    fn next_at_hand(&mut self) -> Option<Option<Result<Delivery, lapin::Error>>> {
+        match self.held.pop_front() {
+            Some(held) => Some(Some(Ok(held))),
+            None => self.consumer.next().now_or_never(),
+        }
+    }
+
+    fn collect(&mut self, first: Option<Result<Delivery, lapin::Error>>) -> Result<Batch, BrokerError> {
         let first = self.delivery(first)?;
         let mut ackers = vec![first.acker.clone()];
         let mut messages = vec![convert::message(first)];
         let mut drained = false;
         let mut bytes = messages[0].body.len();
+        let mut largest = bytes;
         while messages.len() < self.at_most && bytes < BATCH_BYTES {
-            let Some(next) = self.consumer.next().now_or_never() else {
+            let Some(next) = self.next_at_hand() else {
                 drained = true;
                 break;
             };
             let next = self.delivery(next)?;
             ackers.push(next.acker.clone());
             bytes += next.data.len();
+            largest = largest.max(next.data.len());
             messages.push(convert::message(next));
         }
+        self.largest = largest.max(self.largest - self.largest / 8);
         Ok(Batch { messages, drained, ackers })
     }
 
-    fn delivery(
-        &self,
-        next: Option<Result<lapin::message::Delivery, lapin::Error>>,
-    ) -> Result<lapin::message::Delivery, BrokerError> {
+    fn delivery(&mut self, next: Option<Result<Delivery, lapin::Error>>) -> Result<Delivery, BrokerError> {
         match next {
-            Some(Ok(delivery)) => Ok(delivery),
+            Some(Ok(delivery)) => {
+                self.note_offset(&delivery);
+                Ok(delivery)
+            }
             Some(Err(source)) => Err(BrokerError::Amqp { operation: format!("read from {}", self.queue), source }),
             None => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
+        }
+    }
+
+    fn note_offset(&mut self, delivery: &Delivery) {
+        if self.is_stream {
+            self.next_offset = offset_behind(delivery).max(self.next_offset);
         }
     }
 
@@ -139,6 +216,36 @@ impl Batches {
     /// Where the queue or the connection is gone.
     pub async fn waiting(&self) -> Result<u64, BrokerError> {
         count_ready(&self.channel, &self.queue).await
+    }
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: &str,
+    prefetch: u16,
+    from: Option<AMQPValue>,
+) -> Result<Consumer, BrokerError> {
+    let operation = || format!("consume from {queue}");
+    let mut arguments = FieldTable::default();
+    if let Some(from) = from {
+        arguments.insert("x-stream-offset".into(), from);
+    }
+    answered(operation(), channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let consume = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    answered(operation(), consume).await
+}
+
+/// Deliveries to hold where the largest has so many bytes: two batches of them, and no more bytes than may be held.
+fn prefetch_for(largest: usize, at_most: usize) -> u16 {
+    let by_bytes = HELD_BYTES / largest.max(1);
+    u16::try_from(by_bytes.min(at_most.saturating_mul(2))).unwrap_or(u16::MAX).max(FEWEST)
+}
+
+/// The offset behind a delivery of a stream; `None` for one of a queue.
+fn offset_behind(delivery: &Delivery) -> Option<i64> {
+    match delivery.properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => offset.checked_add(1),
+        _ => None,
     }
 }
 
@@ -204,5 +311,19 @@ impl Lookout {
     /// Where the queue is not there, after which this lookout is of no use any more, or the connection is gone.
     pub async fn look(&self, queue: &str) -> Result<(u64, u64), BrokerError> {
         passive(&self.channel, queue).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_the_bodies_the_fewer_are_held() {
+        for (largest, expected) in
+            [(0, 512), (1024, 512), (32 * 1024, 512), (256 * 1024, 64), (1 << 20, 16), (20 << 20, 4), (usize::MAX, 4)]
+        {
+            assert_eq!(prefetch_for(largest, 256), expected, "{largest}");
+        }
     }
 }

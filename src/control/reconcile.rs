@@ -124,12 +124,11 @@ async fn pass(
             tell_of_policy(&context.names.robots(queue), then.stats.policy.as_deref());
         }
         see(context, queue, then.stats.acks()).await?;
-        let out: u64 = context.mirror.out_by_priority(queue).await?.values().sum();
         if at_rest(before.get(queue), &then, gap) {
             if all_was_read(context, definition.lane, then.at).await {
                 settle(context, queue, then.stats.acks(), then.at).await?;
             }
-        } else if then.stats.at_rest() && out > 0 {
+        } else if then.stats.at_rest() && context.mirror.any_out(queue).await? {
             due = Due::SecondLook;
         }
         // The older of two equal observations stays, so that the gap between them can grow.
@@ -203,9 +202,9 @@ fn observe(account: AckAccount, acks: i64) -> Option<AckAccount> {
 /// Items that are out though nothing is on the broker: done where the acks cover them all, else unaccounted.
 async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestamp) -> Result<(), MirrorError> {
     let account = context.mirror.ack_account(queue).await?;
-    let out: u64 = context.mirror.out_by_priority(queue).await?.values().sum();
+    let any_out = context.mirror.any_out(queue).await?;
     let even = account.base == acks.cast_signed() - account.explained;
-    if out == 0 && even && context.mirror.unaccounted(queue).await? == 0 {
+    if !any_out && even && context.mirror.unaccounted(queue).await? == 0 {
         return Ok(());
     }
     loop {

@@ -30,7 +30,7 @@ use crate::failpoint;
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
 use crate::item::{HIGHEST_PRIORITY, ItemId, Lane, Timestamp, lifecycle};
-use crate::mirror::dispatch::{Claimed, claim, mark_dispatched, unconfirmed};
+use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, claim, mark_dispatched, unconfirmed};
 use crate::mirror::{MirrorError, Tx, acks, items, records};
 
 /// Items claimed and published together.
@@ -293,13 +293,18 @@ async fn mark_and_claim(
     wishes: &[(u8, u32)],
 ) -> Result<Vec<Claimed>, MirrorError> {
     mark_dispatched(tx, sent).await?;
-    let mut claimed = Vec::new();
+    let mut claimed: Vec<Claimed> = Vec::new();
+    let mut left = Allowance { items: BATCH, bytes: CLAIMED_BYTES };
     for (level, room) in wishes {
-        let left = BATCH - u32::try_from(claimed.len()).unwrap_or(BATCH).min(BATCH);
-        if left == 0 {
+        let allowance = Allowance { items: left.items.min(*room), ..left };
+        let claim = claim(tx, queue, *level, order, allowance, now()).await?;
+        left.items = left.items.saturating_sub(u32::try_from(claim.items.len()).unwrap_or(u32::MAX));
+        left.bytes = left.bytes.saturating_sub(claim.items.iter().map(|item| item.payload.len() as u64).sum());
+        claimed.extend(claim.items);
+        // What the bytes kept back goes ahead of every lower level, in the next round.
+        if claim.out_of_bytes || left.items == 0 || left.bytes == 0 {
             break;
         }
-        claimed.extend(claim(tx, queue, *level, order, left.min(*room), now()).await?);
     }
     Ok(claimed)
 }

@@ -47,7 +47,7 @@ pub enum Admission {
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut intake = Batches::open(&session, &context.names.intake(), BATCH).await?;
+    let mut intake = Batches::open_adapting(&session, &context.names.intake(), BATCH).await?;
     loop {
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -73,6 +73,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         batch.ack().await?;
         failpoint::reach("intake.acked").await;
         metrics::taken("intake", taken);
+        intake.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }
@@ -93,7 +94,7 @@ pub async fn enqueue(
     new: NewItem,
 ) -> Result<Admission, MirrorError> {
     let arrival = Arrival { new, producer: Some("api".to_owned()), ..Arrival::default() };
-    let candidate = Candidate::new(Arc::clone(definition), arrival);
+    let candidate = Candidate::new(Arc::clone(definition), Arc::new(arrival));
     let admission = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
@@ -111,7 +112,8 @@ pub async fn enqueue(
 /// An arrival that was read and checked, for one queue.
 struct Candidate {
     definition: Arc<QueueDefinition>,
-    arrival: Arrival,
+    /// Shared by the copies for several queues.
+    arrival: Arc<Arrival>,
     priority: u8,
     problems: Vec<Problem>,
     content_hash: String,
@@ -119,7 +121,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(definition: Arc<QueueDefinition>, arrival: Arrival) -> Self {
+    fn new(definition: Arc<QueueDefinition>, arrival: Arc<Arrival>) -> Self {
         let (priority, checked) = door::check(&definition, &arrival.new);
         let problems = arrival.problems.iter().cloned().chain(checked).collect();
         let content_hash = door::content_hash(&arrival.new.payload);
@@ -139,15 +141,15 @@ fn read_batch(context: &Context, messages: &[Message], at: Timestamp) -> (Vec<Ca
     let mut candidates = Vec::with_capacity(messages.len());
     let mut parked = Vec::new();
     for message in messages {
-        let arrival = door::read(message, at, |queue| context.replies.may_go_to(queue));
+        let arrival = Arc::new(door::read(message, at, |queue| context.replies.may_go_to(queue)));
         match destinations(&context.definitions, &message.routing_key, &arrival.copies_for) {
             Ok(definitions) => {
                 candidates
-                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, arrival.clone())));
+                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, Arc::clone(&arrival))));
             }
             Err((definitions, reason)) => {
                 candidates
-                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, arrival.clone())));
+                    .extend(definitions.into_iter().map(|definition| Candidate::new(definition, Arc::clone(&arrival))));
                 parked.push((message.clone(), reason));
             }
         }

@@ -41,8 +41,9 @@ use crate::topology::names::Names;
 /// Items judged in one transaction.
 const JUDGED: u32 = 500;
 
-/// How many batches may be at hand at once: the prefetch is two full ones, and closing them by bytes makes more.
-const UNACKED_BATCHES: usize = 2 * BATCH as usize;
+/// How many batches may be at hand at once: the prefetch is two full ones, it may just have been changed, and closing
+/// them by bytes makes more.
+const UNACKED_BATCHES: usize = 4 * BATCH as usize;
 
 /// How often a queue that is never seen empty is judged by the grace.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ const JUDGE_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut reports = Batches::open(&session, &context.names.reports(), BATCH).await?;
+    let mut reports = Batches::open_adapting(&session, &context.names.reports(), BATCH).await?;
     // A former session may have left rejects that nobody judged.
     let mut unjudged = true;
     loop {
@@ -69,6 +70,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
             Some(batch) => {
                 let drained = batch.drained;
                 unjudged |= take(&context, batch).await?;
+                reports.adapt().await?;
                 drained
             }
             None => true,

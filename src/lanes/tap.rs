@@ -74,6 +74,7 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         batch.ack().await?;
         failpoint::reach("tap.acked").await;
         metrics::taken("tap", taken);
+        copies.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }
@@ -92,7 +93,7 @@ struct Page {
 struct Copy {
     definition: Arc<QueueDefinition>,
     reference: String,
-    arrival: Arrival,
+    arrival: Arc<Arrival>,
     content_hash: String,
 }
 
@@ -112,6 +113,7 @@ impl Page {
             page.next_offset = offset + 1;
             let mut arrival = direct::read(message, at);
             arrival.ignored.retain(|line| !line.starts_with("x-stream-offset"));
+            let arrival = Arc::new(arrival);
             for key in queues_of(definitions, message, &arrival) {
                 match arrival.new.reference.clone() {
                     Some(reference) => {
@@ -120,7 +122,7 @@ impl Page {
                             definition: definition.unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(key))),
                             content_hash: door::content_hash(&arrival.new.payload),
                             reference,
-                            arrival: arrival.clone(),
+                            arrival: Arc::clone(&arrival),
                         });
                     }
                     None => *page.anonymous.entry(key.to_owned()).or_default() += 1,

@@ -25,14 +25,29 @@ pub struct Claimed {
     pub payload: Vec<u8>,
 }
 
-/// Payload bytes that are read into memory for one claim.
-const CLAIMED_BYTES: i64 = 16 * 1024 * 1024;
+/// Payload bytes that are read into memory for one round of claims.
+pub const CLAIMED_BYTES: u64 = 8 * 1024 * 1024;
 
 const CLAIMED_COLUMNS: &str = "items.id, items.queue, items.attempt, items.priority, items.reference, items.name, \
      items.content_type, items.traceparent, items.due_at, items.expires_at, payloads.body";
 
-/// Claims the next items of one priority: attempt + 1, and from now on they may be out. The robots' queue gets them
-/// in the order of the answer. At most `limit` items, and no more than 16 MiB of payload unless the first alone has more.
+/// How much may be claimed: so many items, with so many bytes of payload.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    pub items: u32,
+    /// The first item is claimed even if it alone has more.
+    pub bytes: u64,
+}
+
+/// What was claimed of one priority, in the order in which the robots' queue is to get it.
+#[derive(Debug)]
+pub struct Claim {
+    pub items: Vec<Claimed>,
+    /// The bytes allowed no more, though there is more.
+    pub out_of_bytes: bool,
+}
+
+/// Claims the next items of one priority: attempt + 1, and from now on they may be out.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
@@ -41,47 +56,60 @@ pub async fn claim(
     queue: &str,
     priority: u8,
     order: Order,
-    limit: u32,
+    allowance: Allowance,
     now: Timestamp,
-) -> Result<Vec<Claimed>, MirrorError> {
-    let order = match order {
-        Order::Fifo => "seq",
-        Order::Deadline => "due_at IS NULL, due_at, seq",
-    };
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT seq, size FROM items WHERE place = 'ready' AND queue = ");
-    query.push_bind(queue).push(" AND priority = ").push_bind(priority);
-    // What is over waits for the timers, which end it.
-    query.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(micros(now)).push(")");
-    query.push(format!(" ORDER BY {order} LIMIT ")).push_bind(limit);
-    let picked = query.build().fetch_all(&mut *tx).await.map_err(failed("find ready items"))?;
+) -> Result<Claim, MirrorError> {
+    let picked = pick(queue, priority, order, allowance.items, now)
+        .build()
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed("find ready items"))?;
+    let order = order_by(order);
     let mut bytes = 0;
     let mut numbers = Vec::with_capacity(picked.len());
     for row in &picked {
-        bytes += row.try_get::<i64, _>(1).map_err(failed("find ready items"))?;
-        if bytes > CLAIMED_BYTES && !numbers.is_empty() {
+        bytes += row.try_get::<i64, _>(1).map_err(failed("find ready items"))?.cast_unsigned();
+        if bytes > allowance.bytes && !numbers.is_empty() {
             break;
         }
         numbers.push(row.try_get(0).map_err(failed("find ready items"))?);
     }
 
     let mut claimed = Vec::with_capacity(numbers.len());
-    for picked in numbers.chunks(200) {
+    for numbers in numbers.chunks(200) {
         let mut update = QueryBuilder::<Sqlite>::new(
             "UPDATE items SET place = 'claimed', attempt = attempt + 1, deliveries = 0, silent = 0, rejected_at = NULL, \
              progress = NULL, revision = revision + 1, dispatched_at = ",
         );
         update.push_bind(micros(now)).push(" WHERE place = 'ready' AND seq IN (");
-        in_list(&mut update, picked);
+        in_list(&mut update, numbers);
         update.build().execute(&mut *tx).await.map_err(failed("claim items"))?;
 
         let mut select = QueryBuilder::<Sqlite>::new(format!(
             "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE seq IN ("
         ));
-        in_list(&mut select, picked);
+        in_list(&mut select, numbers);
         select.push(format!(" ORDER BY {order}"));
         claimed.extend(fetch(select.build().fetch_all(&mut *tx).await)?);
     }
-    Ok(claimed)
+    Ok(Claim { items: claimed, out_of_bytes: numbers.len() < picked.len() })
+}
+
+const fn order_by(order: Order) -> &'static str {
+    match order {
+        Order::Fifo => "seq",
+        Order::Deadline => "due_at IS NULL, due_at, seq",
+    }
+}
+
+/// The items of one priority that go out next.
+pub(super) fn pick(queue: &str, priority: u8, order: Order, limit: u32, now: Timestamp) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT seq, size FROM items WHERE place = 'ready' AND queue = ");
+    query.push_bind(queue.to_owned()).push(" AND priority = ").push_bind(priority);
+    // What is over waits for the timers, which end it.
+    query.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(micros(now)).push(")");
+    query.push(format!(" ORDER BY {} LIMIT ", order_by(order))).push_bind(limit);
+    query
 }
 
 fn in_list(query: &mut QueryBuilder<Sqlite>, numbers: &[i64]) {
@@ -134,14 +162,25 @@ pub async fn promote_due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn unconfirmed(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Claimed>, MirrorError> {
-    // The second condition is implied by the first, and lets the index of what is out answer.
-    let sql = sqlx::AssertSqlSafe(format!(
-        "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
-         AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') \
-         ORDER BY items.priority DESC, items.seq LIMIT $2"
-    ));
-    fetch(sqlx::query(sql).bind(queue).bind(limit).fetch_all(tx).await)
+    fetch(sqlx::query(sqlx::AssertSqlSafe(unconfirmed_sql())).bind(queue).bind(limit).fetch_all(tx).await)
 }
+
+pub(super) fn unconfirmed_sql() -> String {
+    format!(
+        "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
+         AND items.place = 'claimed' ORDER BY items.priority DESC, items.seq LIMIT $2"
+    )
+}
+
+pub(super) const READY_LEVEL: &str =
+    "SELECT max(priority) FROM items WHERE queue = $1 AND place = 'ready' AND priority < $2";
+pub(super) const OUT_BY_PRIORITY: &str = "SELECT priority, count(*) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
+                               AND rejected_at IS NULL GROUP BY priority";
+pub(super) const ANY_OUT: &str = "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
+                       AND rejected_at IS NULL)";
+pub(super) const NEXT_DUE: &str = "SELECT min(ready_at) FROM items WHERE place = 'delayed' AND size IS NOT NULL";
+pub(super) const NEXT_EXPIRY: &str =
+    "SELECT min(expires_at) FROM items WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready')";
 
 impl Mirror {
     /// The highest priority below `below` that has items ready to go out. Finds it by the index, whatever waits.
@@ -149,7 +188,7 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn ready_level(&self, queue: &str, below: u8) -> Result<Option<u8>, MirrorError> {
-        sqlx::query_scalar("SELECT max(priority) FROM items WHERE queue = $1 AND place = 'ready' AND priority < $2")
+        sqlx::query_scalar(READY_LEVEL)
             .bind(queue)
             .bind(below)
             .fetch_one(self.reads())
@@ -162,18 +201,24 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn out_by_priority(&self, queue: &str) -> Result<BTreeMap<u8, u64>, MirrorError> {
-        let rows = sqlx::query(
-            "SELECT priority, count(*) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
-             AND rejected_at IS NULL GROUP BY priority",
-        )
-        .bind(queue)
-        .fetch_all(self.reads())
-        .await
-        .map_err(self.failed("count items"))?;
+        let rows = sqlx::query(OUT_BY_PRIORITY)
+            .bind(queue)
+            .fetch_all(self.reads())
+            .await
+            .map_err(self.failed("count items"))?;
         rows.iter()
             .map(|row| Ok((row.try_get::<u8, _>(0)?, row.try_get::<i64, _>(1)?.cast_unsigned())))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(failed("count items"))
+    }
+
+    /// Whether an item of this queue is out whose dead letter did not come.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn any_out(&self, queue: &str) -> Result<bool, MirrorError> {
+        let any = sqlx::query_scalar(ANY_OUT).bind(queue).fetch_one(self.reads());
+        any.await.map_err(self.failed("look for items that are out"))
     }
 
     /// When the next delayed item becomes ready.
@@ -181,11 +226,10 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn next_due(&self) -> Result<Option<Timestamp>, MirrorError> {
-        let at: Option<i64> =
-            sqlx::query_scalar("SELECT min(ready_at) FROM items WHERE place = 'delayed' AND size IS NOT NULL")
-                .fetch_one(self.reads())
-                .await
-                .map_err(self.failed("find the next delayed item"))?;
+        let at: Option<i64> = sqlx::query_scalar(NEXT_DUE)
+            .fetch_one(self.reads())
+            .await
+            .map_err(self.failed("find the next delayed item"))?;
         Ok(at.map(timestamp))
     }
 
@@ -194,12 +238,10 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn next_expiry(&self) -> Result<Option<Timestamp>, MirrorError> {
-        let at: Option<i64> = sqlx::query_scalar(
-            "SELECT min(expires_at) FROM items WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready')",
-        )
-        .fetch_one(self.reads())
-        .await
-        .map_err(self.failed("find the next item to expire"))?;
+        let at: Option<i64> = sqlx::query_scalar(NEXT_EXPIRY)
+            .fetch_one(self.reads())
+            .await
+            .map_err(self.failed("find the next item to expire"))?;
         Ok(at.map(timestamp))
     }
 }

@@ -87,6 +87,11 @@ impl MirrorError {
     }
 }
 
+/// Pages that connections keep in memory, in KiB with a minus: however much waits, this is what they grow to. What is
+/// written stands together in the indexes, and the rest is in the operating system's cache.
+const WRITER_CACHE: &str = "-16384";
+const READER_CACHE: &str = "-4096";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
 impl Mirror {
@@ -113,7 +118,7 @@ impl Mirror {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
-            .pragma("cache_size", "-65536")
+            .pragma("cache_size", WRITER_CACHE)
             .foreign_keys(true);
         let writer = open_for_writing(&options).await.map_err(|error| match error.trouble() {
             Some(trouble) => MirrorError::Unusable { path: path.to_owned(), reason: trouble.to_string() },
@@ -122,7 +127,7 @@ impl Mirror {
         let options = options.create_if_missing(false);
         let reads = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.clone().read_only(true))
+            .connect_with(options.clone().read_only(true).pragma("cache_size", READER_CACHE))
             .await
             .map_err(|source| MirrorError::Sql { operation: "be opened for reading", source })?;
         let health = Arc::new(Health::new(path));
@@ -263,3 +268,12 @@ fn timestamp(micros: i64) -> crate::item::Timestamp {
 
 #[cfg(test)]
 mod tests;
+
+/// The steps in which SQLite would answer a statement.
+#[cfg(test)]
+async fn plan(mirror: &Mirror, sql: &str) -> Vec<String> {
+    use sqlx::Row as _;
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = sqlx::query(explain).fetch_all(mirror.reads()).await.unwrap();
+    rows.iter().map(|row| row.get("detail")).collect()
+}

@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod plans;
+
 /// A mirror in a folder of its own.
 struct Bench {
     folder: tempfile::TempDir,

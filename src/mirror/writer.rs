@@ -99,7 +99,8 @@ impl GroupFailed {
 }
 
 struct Work<T, W> {
-    task: Option<W>,
+    /// Until it has begun.
+    todo: Option<W>,
     done: Option<Result<T, MirrorError>>,
     caller: oneshot::Sender<Result<T, MirrorError>>,
     health: Arc<Health>,
@@ -112,7 +113,7 @@ where
 {
     fn run<'j>(&'j mut self, tx: &'j mut Tx) -> BoxFuture<'j, Ran> {
         Box::pin(async move {
-            let Some(work) = self.task.take() else { return Ran::Well };
+            let Some(work) = self.todo.take() else { return Ran::Well };
             let done = work(tx).await;
             let ran = match &done {
                 Ok(_) => Ran::Well,
@@ -164,7 +165,7 @@ impl Writer {
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        let job = Work { task: Some(work), done: None, caller, health: Arc::clone(&self.health) };
+        let job = Work { todo: Some(work), done: None, caller, health: Arc::clone(&self.health) };
         self.orders.send(Order::Run(Box::new(job))).await.map_err(|_| MirrorError::Closed)?;
         answer.await.map_err(|_| MirrorError::Closed)?
     }

@@ -6,6 +6,7 @@ mod doors;
 mod faults;
 mod journeys;
 mod lanes;
+mod load;
 mod support;
 mod tidy;
 mod topology;

@@ -1,4 +1,4 @@
-//! How many items stand where, by queue.
+//! How many items stand where, by queue. The schema's triggers keep count, so the answer costs the same however many there are.
 
 use std::collections::BTreeMap;
 
@@ -57,11 +57,12 @@ impl Mirror {
     }
 
     async fn counted(&self, queue: Option<&str>) -> Result<BTreeMap<String, Counts>, MirrorError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT queue, state, kind, COUNT(*) AS items FROM items");
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT queue, state, nullif(kind, '') AS kind, items FROM item_counts WHERE items > 0",
+        );
         if let Some(queue) = queue {
-            query.push(" WHERE queue = ").push_bind(queue.to_owned());
+            query.push(" AND queue = ").push_bind(queue.to_owned());
         }
-        query.push(" GROUP BY queue, state, kind");
         let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("count items"))?;
         let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
         for row in rows {

@@ -7,9 +7,12 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{ItemCursor, MAX_PAGE, Page, Sort, failed};
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Kind, Timestamp};
+use crate::item::{Item, ItemId, Kind, State, Timestamp};
 use crate::mirror::row::{ITEM_COLUMNS, item_from_row, time_from_micros};
 use crate::mirror::{Mirror, MirrorError};
+
+/// The one state that has kinds.
+const EXCEPTION: &str = "exception";
 
 /// Which items a list shows: those that meet everything that is given.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -66,20 +69,8 @@ impl Mirror {
     ) -> Result<Page<Item, ItemCursor>, MirrorError> {
         let sort = after.map_or(sort, |cursor| cursor.sort);
         let limit = usize::try_from(limit.clamp(1, MAX_PAGE)).unwrap_or(1);
-        let mut query = select_items("seq, ");
-        query.push("WHERE 1 = 1");
-        push_filter(&mut query, filter);
-        if let Some(cursor) = after {
-            push_cursor(&mut query, cursor);
-        }
-        query.push(match sort {
-            Sort::Newest => " ORDER BY seq DESC",
-            Sort::Oldest => " ORDER BY seq",
-            Sort::Priority => " ORDER BY priority DESC, seq",
-            Sort::Due => " ORDER BY due_at IS NULL, due_at, seq",
-        });
         // One more than asked for tells whether there is a next page.
-        query.push(" LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+        let mut query = list(filter, sort, i64::try_from(limit + 1).unwrap_or(i64::MAX), after);
 
         let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("list items"))?;
         let next = match rows.get(limit - 1) {
@@ -127,11 +118,60 @@ fn select_items(more: &str) -> QueryBuilder<Sqlite> {
     query
 }
 
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &ItemFilter) {
+/// The statement that answers a page of `rows` rows.
+///
+/// By `seq` it never sorts: each state is read in that order from an index of its own, as far as a page needs, and the
+/// page is put together from those. Left to itself, SQLite would fetch and sort every item of a queue for one page.
+pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<ItemCursor>) -> QueryBuilder<Sqlite> {
+    let order = match sort {
+        Sort::Newest => " ORDER BY seq DESC LIMIT ",
+        Sort::Oldest => " ORDER BY seq LIMIT ",
+        Sort::Priority => " ORDER BY priority DESC, seq LIMIT ",
+        Sort::Due => " ORDER BY due_at IS NULL, due_at, seq LIMIT ",
+    };
+    let by_seq = matches!(sort, Sort::Newest | Sort::Oldest);
+    let by_state = by_seq && filter.reference.is_none() && (filter.queue.is_some() || filter.names_states());
+    let mut query = select_items("seq, ");
+    if by_state {
+        query.push("WHERE seq IN (SELECT NULL WHERE 1 = 0");
+        for state in filter.possible_states() {
+            query.push(" UNION ALL SELECT seq FROM (SELECT seq FROM items WHERE state = ").push_bind(state);
+            push_filter(&mut query, filter, after);
+            query.push(order).push_bind(rows).push(")");
+        }
+        query.push(")");
+    } else {
+        query.push("WHERE 1 = 1");
+        push_any(&mut query, "state", filter.states.iter().copied());
+        push_filter(&mut query, filter, after);
+    }
+    query.push(order).push_bind(rows);
+    query
+}
+
+impl ItemFilter {
+    const fn names_states(&self) -> bool {
+        !self.states.is_empty() || !self.kinds.is_empty()
+    }
+
+    /// The states an item may be in that meets the filter.
+    fn possible_states(&self) -> Vec<&'static str> {
+        let named = |state: &&str| {
+            let by_state = self.states.is_empty() || self.states.contains(state);
+            by_state && (self.kinds.is_empty() || *state == EXCEPTION)
+        };
+        State::WORDS.into_iter().filter(named).collect()
+    }
+}
+
+/// Everything the filter asks for but the states, and the place of the cursor.
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &ItemFilter, after: Option<ItemCursor>) {
+    if let Some(cursor) = after {
+        push_cursor(query, cursor);
+    }
     if let Some(queue) = &filter.queue {
         query.push(" AND queue = ").push_bind(queue.clone());
     }
-    push_any(query, "state", filter.states.iter().copied());
     push_any(query, "kind", filter.kinds.iter().map(|kind| kind.word()));
     if let Some(reference) = &filter.reference {
         query.push(" AND reference = ").push_bind(reference.clone());

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::items::list;
 use super::*;
 use crate::item::{ItemId, Kind, Lane, Place, State, Timestamp};
+use crate::mirror::plan;
 
 /// One row of `items` with the columns that tests care for.
 struct Sample {
@@ -304,4 +306,37 @@ async fn what_was_committed_is_there_when_the_mirror_is_opened_again() {
     drop(mirror);
     let again = Mirror::open(&format!("sqlite://{}/m.db", folder.path().display())).await.unwrap();
     assert!(again.item(id(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_page_of_a_list_is_read_from_an_index_in_its_order() {
+    let (_folder, mirror) = mirror(Vec::new()).await;
+    let queue = Some("invoices".to_owned());
+    let after = Some(ItemCursor { sort: Sort::Newest, key: None, seq: 7 });
+    let all = ItemFilter::default();
+    let by_queue = ItemFilter { queue: queue.clone(), ..all.clone() };
+    let by_state = ItemFilter { states: vec!["exception", "queued"], ..all.clone() };
+    let by_kind = ItemFilter { kinds: vec![Kind::Business], ..all.clone() };
+    let by_both = ItemFilter { queue: queue.clone(), ..by_state.clone() };
+    let by_reference = ItemFilter { reference: Some("INV-1".to_owned()), ..all.clone() };
+    for (filter, cursor, expected) in [
+        (&all, None, "SCAN items"),
+        (&all, after, "SEARCH items USING INTEGER PRIMARY KEY (rowid<?)"),
+        (&by_queue, None, "SEARCH items USING COVERING INDEX items_by_queue (queue=? AND state=?)"),
+        (&by_queue, after, "SEARCH items USING COVERING INDEX items_by_queue (queue=? AND state=? AND seq<?)"),
+        (&by_state, None, "SEARCH items USING COVERING INDEX items_by_state (state=?)"),
+        (&by_state, after, "SEARCH items USING COVERING INDEX items_by_state (state=? AND seq<?)"),
+        (&by_kind, None, "SEARCH items USING INDEX items_by_state (state=?)"),
+        (&by_both, None, "SEARCH items USING COVERING INDEX items_by_queue (queue=? AND state=?)"),
+        (&by_reference, None, "SEARCH items USING INDEX items_by_reference (reference=?)"),
+    ] {
+        let plan = plan(&mirror, &list(filter, Sort::Newest, 101, cursor).into_string()).await;
+        assert!(plan.iter().any(|step| step == expected), "{filter:?}: {plan:#?}");
+        // Each state's part is cut off before anything is put together.
+        let mut scans = plan.iter().filter(|step| step.starts_with("SCAN items"));
+        assert!(expected == "SCAN items" || scans.next().is_none(), "{filter:?}: {plan:#?}");
+        // With one exception nothing is sorted at all: items of one reference are few.
+        let sorts = plan.iter().any(|step| step.contains("TEMP B-TREE"));
+        assert!(!sorts || filter == &by_reference, "{filter:?}: {plan:#?}");
+    }
 }

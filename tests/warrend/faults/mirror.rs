@@ -318,12 +318,11 @@ async fn leaves(mirror: &Path, table: &str) -> Vec<u64> {
 
 /// Overwrites the page in the middle, as a disk does that fails.
 async fn damage(mirror: &Path, table: &str) {
-    const PAGE: u64 = 4096;
+    const PAGE: [u8; 4096] = [0x5a; 4096];
     let leaves = leaves(mirror, table).await;
     assert!(leaves.len() > 4, "{table} has {} pages", leaves.len());
     let file = std::fs::File::options().write(true).open(mirror).expect("the file");
-    file.write_all_at(&vec![0x5a; usize::try_from(PAGE).unwrap()], (leaves[leaves.len() / 2] - 1) * PAGE)
-        .expect("damaged");
+    file.write_all_at(&PAGE, (leaves[leaves.len() / 2] - 1) * PAGE.len() as u64).expect("damaged");
 }
 
 /// A daemon with items that wait in the mirror for a queue without room, and the client of its vhost.

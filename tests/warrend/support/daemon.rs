@@ -259,7 +259,9 @@ impl Daemon {
 
     /// A command of the binary with this daemon's settings, in a clean environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_warrend"));
+        let built = env!("CARGO_BIN_EXE_warrend").to_owned();
+        // `make soak` measures the release build.
+        let mut command = Command::new(std::env::var("WARREND_TEST_BINARY").unwrap_or(built));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WARREND_")) {
             command.env_remove(name);
         }
@@ -317,9 +319,17 @@ impl Daemon {
 
     /// Resident memory, MiB.
     pub fn memory(&self) -> u64 {
-        let pid = self.pid();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux tells of its processes");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident memory");
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most resident memory since it was started, MiB.
+    pub fn peak_memory(&self) -> u64 {
+        self.status_mib("VmHWM:")
+    }
+
+    fn status_mib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("Linux tells of its processes");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("its memory");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
         kib / 1024
     }

@@ -1,0 +1,60 @@
+//! What is asked often is answered from an index, however much waits.
+
+use super::super::dispatch::{ANY_OUT, NEXT_DUE, NEXT_EXPIRY, OUT_BY_PRIORITY, READY_LEVEL, pick, unconfirmed_sql};
+use super::super::plan;
+use super::*;
+use crate::definition::Order;
+use crate::item::Timestamp;
+
+#[tokio::test]
+async fn dispatch_and_timers_ask_indexes_alone() {
+    let bench = Bench::new().await;
+    let pick = |order| pick("a", 4, order, 500, Timestamp::UNIX_EPOCH).into_string();
+    for (sql, expected) in [
+        (READY_LEVEL.to_owned(), "(queue=? AND priority<?)"),
+        (OUT_BY_PRIORITY.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
+        (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
+        (pick(Order::Fifo), "USING INDEX items_ready (queue=? AND priority=?)"),
+        (pick(Order::Deadline), "USING INDEX items_deadline (queue=? AND priority=?)"),
+        (unconfirmed_sql(), "USING INDEX items_claimed (queue=?)"),
+    ] {
+        let plan = plan(&bench.mirror, &sql).await;
+        assert!(
+            plan.iter().any(|step| step.ends_with(expected) || step.contains(&format!("{expected} "))),
+            "{sql}: {plan:#?}"
+        );
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{sql}: {plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn counts_follow_every_change() {
+    let bench = Bench::new().await;
+    let item = |id: &str, queue: &str, state: &str| {
+        format!(
+            "INSERT INTO items (id, queue, lane, state, place, priority, attempt, deliveries, retries, requeues, silent, \
+             possible_repeat, ran_anyway, stub, enqueued_at, ready_at, revision) \
+             VALUES ('{id}', '{queue}', 'managed', '{state}', 'ready', 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1)"
+        )
+    };
+    let all = [
+        item("1", "a", "queued"),
+        item("2", "a", "queued"),
+        item("3", "b", "queued"),
+        "UPDATE items SET state = 'exception', kind = 'it', place = 'settled' WHERE id = '1'".to_owned(),
+        "UPDATE items SET kind = 'business' WHERE id = '1'".to_owned(),
+        "UPDATE items SET state = 'processed', place = 'settled' WHERE id = '2'".to_owned(),
+        "UPDATE items SET note = 'nothing moves' WHERE id = '3'".to_owned(),
+    ];
+    for sql in all {
+        bench.write(sql.leak()).await.unwrap();
+    }
+    let counts = bench.mirror.counts().await.unwrap();
+    assert_eq!((counts["a"].exception, counts["a"].processed, counts["a"].queued), (1, 1, 0));
+    assert_eq!(counts["a"].exceptions.keys().copied().collect::<Vec<_>>(), [crate::item::Kind::Business]);
+    assert_eq!(counts["b"].queued, 1);
+    bench.write("DELETE FROM items WHERE id = '3'").await.unwrap();
+    assert!(!bench.mirror.counts().await.unwrap().contains_key("b"));
+}
