@@ -9,6 +9,7 @@ mod lanes;
 mod support;
 mod tidy;
 mod topology;
+mod torture;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
