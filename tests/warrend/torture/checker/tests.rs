@@ -252,6 +252,35 @@ fn every_end_has_a_cause() {
 }
 
 #[test]
+fn an_item_stays_open_only_where_that_is_explained() {
+    let open = |run: &mut Run, of: usize, queue: &str| {
+        run.items[of].item["state"] = json!("queued");
+        run.items[of].timeline.pop();
+        run.queues.get_mut(queue).expect("it is there").unaccounted = 1;
+        run.forget(|what| matches!(what, What::Reported { hand, .. } if hand.queue == queue));
+    };
+    let may_be_silent = |run: &mut Run| run.queues.get_mut("m").expect("it is there").rules.all_report = false;
+    check_that(|run| open(run, 0, "m"), "it is still open");
+    fine(|run| {
+        open(run, 0, "m");
+        may_be_silent(run);
+    });
+    check_that(
+        |run| {
+            open(run, 0, "m");
+            may_be_silent(run);
+            run.forget(|what| matches!(what, What::Released { hand, .. } if hand.queue == "m"));
+        },
+        "it is still open",
+    );
+    check_that(|run| open(run, 2, "d"), "1 items of d are unaccounted");
+    fine(|run| {
+        open(run, 2, "d");
+        run.note(What::Published(publish("d")));
+    });
+}
+
+#[test]
 fn work_done_is_never_refused() {
     check_that(
         |run| {
