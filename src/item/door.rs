@@ -279,6 +279,24 @@ pub struct Known {
     pub refused: bool,
 }
 
+impl Known {
+    #[must_use]
+    pub fn of(item: &Item) -> Self {
+        Self {
+            id: item.id,
+            content_hash: item.content_hash.clone(),
+            open: item.state.is_open(),
+            refused: item.attempt == 0 && matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate)),
+        }
+    }
+}
+
+/// Why an arrival is a duplicate of an item.
+#[must_use]
+pub fn duplicate(reference: &str, of: ItemId) -> Problem {
+    Problem::new("duplicate", format!("reference '{reference}' belongs to item {of}, which has other content"))
+}
+
 /// What the rules of identity say to an arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {

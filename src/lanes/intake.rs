@@ -256,15 +256,7 @@ enum Decision {
 }
 
 fn decide(candidate: &Candidate, known: &[Item]) -> Decision {
-    let known: Vec<Known> = known
-        .iter()
-        .map(|item| Known {
-            id: item.id,
-            content_hash: item.content_hash.clone(),
-            open: item.state.is_open(),
-            refused: item.attempt == 0 && matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate)),
-        })
-        .collect();
+    let known: Vec<Known> = known.iter().map(Known::of).collect();
     let identity =
         door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
     match identity {
@@ -272,8 +264,7 @@ fn decide(candidate: &Candidate, known: &[Item]) -> Decision {
         _ if !candidate.problems.is_empty() => Decision::Refuse(Kind::Invalid, candidate.problems.clone()),
         Identity::Duplicate(id) => {
             let reference = candidate.arrival.new.reference.as_deref().unwrap_or_default();
-            let text = format!("reference '{reference}' belongs to item {id}, which has other content");
-            Decision::Refuse(Kind::Duplicate, vec![Problem { code: "duplicate", text }])
+            Decision::Refuse(Kind::Duplicate, vec![door::duplicate(reference, id)])
         }
         Identity::New => Decision::Admit,
     }

@@ -119,6 +119,24 @@ impl Ledger {
         self.items.insert(item.id, item);
     }
 
+    /// Adds a line to an item that stays as it is.
+    pub(crate) fn note(&mut self, id: ItemId, actor: &str, why: &str) {
+        let Some(item) = self.items.get_mut(&id) else { return };
+        item.revision += 1;
+        let line = Line {
+            revision: item.revision,
+            at: self.moment.now,
+            actor: actor.to_owned(),
+            user: None,
+            event: "noted".into(),
+            why: Some(why.to_owned()),
+            attempt: item.attempt,
+            state: item.state.to_string(),
+        };
+        self.lines.push((id, line));
+        self.changed.insert(id);
+    }
+
     /// Keeps the payload that a dead letter brings along, where the item's was not known.
     pub(crate) fn learn_payload(&mut self, id: ItemId, message: &Message) {
         let at = self.moment.now;

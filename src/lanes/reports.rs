@@ -29,7 +29,7 @@ use crate::broker::consume::{Batch, Batches};
 use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::direct;
-use crate::item::door::{self, Problem};
+use crate::item::door::{self, Identity, Known, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
 use crate::item::report::{self, Death, DeathReason, Report, Saying};
@@ -329,24 +329,33 @@ impl Reading {
         self.unjudged |= self.ledger.item(id).is_some_and(waits);
     }
 
-    /// Before the door: the item is made as the door would have made it, expired.
+    /// Before the door: the item is made as the door would have made it, expired, and is one with those before it as
+    /// the door would have had it.
     fn enter_expired(&mut self, message: Message) {
         let queue = message.routing_key.clone();
+        let reference = message.properties.message_id.clone().unwrap_or_default();
         let at = self.ledger.moment().now;
         let hash = door::content_hash(&message.body);
-        let known =
-            message.properties.message_id.clone().and_then(|about| self.by_reference.get(&(queue.clone(), about)));
-        let same = |id: &ItemId| self.ledger.item(*id).is_some_and(|item| item.content_hash.as_ref() == Some(&hash));
-        if message.redelivered && known.is_some_and(|known| known.iter().any(same)) {
-            return;
-        }
         let definition = self.ledger.definition(&queue);
+        let known = self.by_reference.get(&(queue, reference.clone())).map_or(&[][..], Vec::as_slice);
+        let known: Vec<Known> = known.iter().filter_map(|id| self.ledger.item(*id)).map(Known::of).collect();
+        let (kind, problem) = match door::identify(definition.unique, &known, &hash, message.redelivered) {
+            Identity::Same(_) if message.redelivered => return,
+            Identity::Same(id) => {
+                self.ledger.note(id, "broker", "sent again with the same content, which expired: the same item");
+                return;
+            }
+            Identity::Duplicate(id) => (Kind::Duplicate, door::duplicate(&reference, id)),
+            Identity::New => {
+                let text = "its life ended before it reached the door".to_owned();
+                (Kind::Expired, Problem { code: "expired", text })
+            }
+        };
         let mut arrival = door::read(&message, at, |_| false);
         arrival.new.expires_at = Some(at);
         let (priority, _) = door::check(&definition, &arrival.new);
         let mut item = door::admit(&definition, &arrival, priority, hash, new_id(), at);
-        let text = "its life ended before it reached the door".to_owned();
-        door::refuse(&mut item, Kind::Expired, &[Problem { code: "expired", text }], at);
+        door::refuse(&mut item, kind, &[problem], at);
         let why = item.reason.clone();
         self.add(item, Some(message.body), "broker", "refused", why);
     }

@@ -10,6 +10,7 @@ mod load;
 mod support;
 mod tidy;
 mod topology;
+mod torture;
 
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};

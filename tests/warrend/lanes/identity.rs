@@ -127,6 +127,48 @@ async fn one_batch_knows_itself() {
 }
 
 #[tokio::test]
+async fn what_expires_before_the_door_goes_by_the_same_rules() {
+    let mut daemon = daemon("expired before the door").queues(UNIQUE).queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("u", "there", &json!({"n": 1})).await;
+    let there = item_in(&daemon, "u", "there", "queued").await;
+    assert!(daemon.stop().success());
+    // Each of these ends in the intake, while nobody reads it.
+    let mut dead = 0;
+    for (queue, reference, body) in [
+        ("u", "there", r#"{"n":1}"#),
+        ("u", "new", r#"{"n":2}"#),
+        ("u", "new", r#"{"n":2}"#),
+        ("u", "new", r#"{"n":3}"#),
+        ("a", "new", "2"),
+        ("a", "new", "2"),
+    ] {
+        enqueue(&client, queue, properties(reference).with_expiration("1".into()), body.as_bytes()).await;
+        dead += 1;
+    }
+    daemon
+        .wait_until("all have expired", async |_: &Daemon| {
+            client.ready("wq.reports").await == dead && client.ready("wq.intake").await == 0
+        })
+        .await;
+    daemon.start_again().await;
+    daemon.wait_until("all are read", async |daemon: &Daemon| states(daemon, "a", "new").await.len() == 2).await;
+    assert_eq!(states(&daemon, "u", "there").await, ["queued"]);
+    assert_eq!(states(&daemon, "u", "new").await, ["exception: expired", "exception: duplicate"]);
+    let again = "noted: sent again with the same content, which expired: the same item";
+    assert!(story(&daemon, &there).await.contains(&again.to_owned()));
+
+    // And what comes through the door afterwards finds its reference taken.
+    client.send("u", "new", &json!({"n": 2})).await;
+    client.send("u", "new", &json!({"n": 4})).await;
+    daemon.wait_until("both are read", async |daemon: &Daemon| states(daemon, "u", "new").await.len() == 3).await;
+    assert_eq!(
+        states(&daemon, "u", "new").await,
+        ["exception: expired", "exception: duplicate", "exception: duplicate"]
+    );
+}
+
+#[tokio::test]
 async fn over_http_the_answer_says_which_it_is() {
     let daemon = daemon("identity over http").queues(UNIQUE).queues("queue: a\n").start().await;
     let client = Client::connect(&daemon.vhost).await;

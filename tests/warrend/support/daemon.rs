@@ -409,6 +409,16 @@ impl Daemon {
         answer["items"].as_array().expect("lines").clone()
     }
 
+    /// What an item carries, as text; `None` where the daemon has it not.
+    pub async fn payload(&self, item: &Value) -> Option<String> {
+        let id = item["id"].as_str().expect("an id");
+        let answer = self.http.get(format!("{}/api/v1/items/{id}/payload", self.url)).send().await.expect("an answer");
+        if !answer.status().is_success() {
+            return None;
+        }
+        Some(answer.text().await.expect("a body"))
+    }
+
     /// Waits until a condition holds, looked at again and again. Fails the test after [`PATIENCE`], with the log's end.
     pub async fn wait_until(&self, what: &str, condition: impl AsyncFn(&Daemon) -> bool) {
         let began = Instant::now();

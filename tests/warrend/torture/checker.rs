@@ -1,0 +1,446 @@
+//! Holds what the daemon's API says at the end of a run against what producers, robots and the nemesis noted. Pure:
+//! values in, violations out. It knows the contract (docs/amqp.md, docs/lifecycle.md) and nothing of the daemon's code.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::history::{Event, Hand, Outcome, Publish, Release, What};
+
+#[cfg(test)]
+mod tests;
+
+/// What a queue is defined to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub direct: bool,
+    pub unique: bool,
+    /// Retries of `it`, of `generic`, and a robot's own requeues.
+    pub it: u64,
+    pub generic: u64,
+    pub requeues: u64,
+    /// Every delivery is reported about, so nothing is to stay unaccounted.
+    pub all_report: bool,
+}
+
+/// An item as the API shows it at the end.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub item: Value,
+    pub timeline: Vec<Value>,
+    /// What it carries; `None` where that is not there.
+    pub payload: Option<String>,
+}
+
+/// A queue at the end.
+#[derive(Clone, Debug)]
+pub struct QueueEnd {
+    pub rules: Rules,
+    pub unaccounted: u64,
+}
+
+/// Everything there is to judge.
+pub struct Evidence<'e> {
+    pub events: &'e [Event],
+    pub items: &'e [Shown],
+    pub queues: &'e BTreeMap<String, QueueEnd>,
+    /// Messages the daemon could not place.
+    pub parked: &'e [Value],
+}
+
+/// What is wrong, one line each; empty where the books balance.
+pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
+    let records = Records::of(evidence);
+    let mut wrong = Vec::new();
+    for shown in evidence.items {
+        let Some(queue) = evidence.queues.get(text(&shown.item, "queue")) else {
+            wrong.push(format!("an item of a queue that is none: {}", shown.item));
+            continue;
+        };
+        let mut say = |what: String| wrong.push(format!("{what}: {}", brief(&shown.item)));
+        timeline_is_legal(shown, &mut say);
+        attempts_keep_the_limits(shown, queue, &records, &mut say);
+        its_end_has_a_cause(shown, queue, &records, &mut say);
+        comes_from_a_publish(shown, &records, &mut say);
+    }
+    confirmed_is_there(evidence, &records, &mut wrong);
+    no_more_items_than_sends(evidence, &records, &mut wrong);
+    processed_is_never_refused(evidence, &records, &mut wrong);
+    direct_lane_never_stops(evidence, &mut wrong);
+    for (key, queue) in evidence.queues {
+        let of_queue = evidence.items.iter().filter(|shown| text(&shown.item, "queue") == key);
+        let explained = of_queue.filter(|shown| is_ambiguous(shown, queue, &records)).count() as u64;
+        if queue.unaccounted > explained && queue.rules.all_report {
+            wrong.push(format!("{} items of {key} are unaccounted, though robots report all", queue.unaccounted));
+        }
+    }
+    wrong.extend(evidence.parked.iter().map(|parked| format!("the daemon could not place a message: {parked}")));
+    wrong
+}
+
+/// One who says so has seen the whole item.
+fn brief(item: &Value) -> String {
+    let field = |name: &str| item[name].as_str().unwrap_or("-").to_owned();
+    format!(
+        "{} {} of {} ({}{}, attempt {}, retries {}, requeues {}, inferred {}, revision {})",
+        field("id"),
+        field("reference"),
+        field("queue"),
+        field("state"),
+        item["kind"].as_str().map(|kind| format!(": {kind}")).unwrap_or_default(),
+        item["attempt"],
+        item["retries"],
+        item["requeues"],
+        item["inferred"],
+        item["revision"],
+    )
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or_default()
+}
+
+fn number(value: &Value, field: &str) -> u64 {
+    value[field].as_u64().unwrap_or_default()
+}
+
+/// The events, by what they are about.
+struct Records<'e> {
+    publishes: HashMap<(&'e str, &'e str), Vec<&'e Publish>>,
+    bodies: HashSet<(&'e str, &'e str)>,
+    nameless_bodies: HashSet<(&'e str, &'e str)>,
+    /// By queue and `message-id`.
+    deliveries: HashMap<(&'e str, &'e str), Vec<&'e Hand>>,
+    delivered_bodies: HashSet<(&'e str, &'e str)>,
+    reports: HashMap<(&'e str, &'e str), Vec<(&'e Hand, &'e str, Outcome)>>,
+    releases: HashMap<(&'e str, &'e str), Vec<(&'e Hand, Release)>>,
+}
+
+fn about(hand: &Hand) -> Option<(&str, &str)> {
+    Some((hand.queue.as_str(), hand.id.as_deref()?))
+}
+
+impl<'e> Records<'e> {
+    fn of(evidence: &'e Evidence<'_>) -> Self {
+        let mut records = Self {
+            publishes: HashMap::new(),
+            bodies: HashSet::new(),
+            nameless_bodies: HashSet::new(),
+            deliveries: HashMap::new(),
+            delivered_bodies: HashSet::new(),
+            reports: HashMap::new(),
+            releases: HashMap::new(),
+        };
+        for event in evidence.events {
+            match &event.what {
+                What::Published(publish) => {
+                    let body = (publish.queue.as_str(), publish.body.as_str());
+                    records.bodies.insert(body);
+                    match &publish.reference {
+                        Some(reference) => {
+                            records.publishes.entry((&publish.queue, reference)).or_default().push(publish);
+                        }
+                        None if publish.outcome == Outcome::Confirmed => drop(records.nameless_bodies.insert(body)),
+                        None => {}
+                    }
+                }
+                What::Delivered { hand, body, .. } => {
+                    records.delivered_bodies.insert((&hand.queue, body));
+                    if let Some(about) = about(hand) {
+                        records.deliveries.entry(about).or_default().push(hand);
+                    }
+                }
+                What::Reported { hand, kind, outcome } => {
+                    if let Some(about) = about(hand) {
+                        records.reports.entry(about).or_default().push((hand, kind, *outcome));
+                    }
+                }
+                What::Released { hand, how } => match about(hand) {
+                    Some(about) => records.releases.entry(about).or_default().push((hand, *how)),
+                    None => {}
+                },
+                What::Began { .. } | What::Fault { .. } | What::Stood { .. } => {}
+            }
+        }
+        records
+    }
+
+    /// Everything of a kind about an item: under its id, and, of the first attempt of a direct one, its reference.
+    fn of_item<'r, T>(
+        &self,
+        by_id: &'r HashMap<(&'r str, &'r str), Vec<T>>,
+        shown: &'r Shown,
+        direct: bool,
+    ) -> Vec<&'r T> {
+        let (queue, id) = (text(&shown.item, "queue"), text(&shown.item, "id"));
+        let mut found: Vec<&T> = by_id.get(&(queue, id)).into_iter().flatten().collect();
+        if let (true, Some(reference)) = (direct, shown.item["reference"].as_str()) {
+            found.extend(by_id.get(&(queue, reference)).into_iter().flatten());
+        }
+        found
+    }
+}
+
+/// From and to of one line to the next, as docs/lifecycle.md allows it without operators. What was inferred may be
+/// corrected.
+fn may_follow(from: &str, inferred: bool, to: &str) -> bool {
+    if from == to {
+        return true; // noted
+    }
+    let kind = to.strip_prefix("exception: ");
+    if to == "cancelled"
+        || kind.is_some_and(|kind| !matches!(kind, "business" | "it" | "generic" | "expired" | "poison"))
+    {
+        return false;
+    }
+    match from {
+        "queued" | "processing" => true,
+        "exception: generic" => {
+            matches!(to, "processed" | "exception: business" | "exception: it" | "queued" | "on_hold")
+        }
+        "processed" => inferred && to != "processing",
+        "on_hold" => to == "processed",
+        exception => exception.starts_with("exception: ") && to == "processed",
+    }
+}
+
+fn timeline_is_legal(shown: &Shown, say: &mut impl FnMut(String)) {
+    let Some(first) = shown.timeline.first() else {
+        say("it has no timeline".to_owned());
+        return;
+    };
+    let begins = match text(first, "event") {
+        "admitted" | "seen" => text(first, "state") == "queued",
+        "refused" => {
+            matches!(text(first, "state"), "exception: invalid" | "exception: duplicate" | "exception: expired")
+        }
+        _ => false,
+    };
+    if !begins {
+        say(format!("its timeline begins with {first}"));
+    }
+    for pair in shown.timeline.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        if number(after, "revision") <= number(before, "revision") {
+            say(format!("revision {} comes after {}", after["revision"], before["revision"]));
+        }
+        let times = (text(before, "at").parse::<Timestamp>(), text(after, "at").parse::<Timestamp>());
+        if !matches!(times, (Ok(before), Ok(after)) if before <= after) {
+            say(format!("time goes back from {} to {}", before["at"], after["at"]));
+        }
+        // Lines about it that were only noted may stand between.
+        let upto = shown.timeline.iter().filter(|line| number(line, "revision") <= number(before, "revision"));
+        let inferred = upto.rev().find(|line| text(line, "event") == "processed");
+        let inferred = inferred.is_some_and(|line| text(line, "why").contains("inferred at rest"));
+        if !may_follow(text(before, "state"), inferred, text(after, "state")) {
+            say(format!("it went from {} to {} by {after}", before["state"], after["state"]));
+        }
+    }
+    let last = &shown.timeline[shown.timeline.len() - 1];
+    let state = match shown.item["kind"].as_str() {
+        Some(kind) => format!("{}: {kind}", text(&shown.item, "state")),
+        None => text(&shown.item, "state").to_owned(),
+    };
+    if text(last, "state") != state || number(last, "revision") > number(&shown.item, "revision") {
+        say(format!("its last line says {} in revision {}", last["state"], last["revision"]));
+    }
+}
+
+fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let (item, rules) = (&shown.item, &queue.rules);
+    let (attempt, retries, requeues) = (number(item, "attempt"), number(item, "retries"), number(item, "requeues"));
+    if retries > rules.it.max(rules.generic) {
+        say(format!("it was retried {retries} times"));
+    }
+    if requeues > rules.requeues {
+        say(format!("it was requeued {requeues} times"));
+    }
+    if attempt > 1 + retries + requeues {
+        say("it has more attempts than retries and requeues explain".to_owned());
+    }
+    let delivered: BTreeSet<u64> = records
+        .of_item(&records.deliveries, shown, rules.direct)
+        .into_iter()
+        .map(|hand| hand.attempt.map_or(1, |attempt| u64::try_from(attempt).unwrap_or_default()))
+        .collect();
+    if let Some(last) = delivered.last().copied() {
+        if last > attempt {
+            say(format!("attempt {last} was delivered"));
+        }
+        // A nameless direct item was delivered under no id of its own the first time.
+        let first = if rules.direct && item["reference"].is_null() { 2 } else { 1 };
+        if let Some(gap) = (first..=last).find(|attempt| !delivered.contains(attempt)) {
+            say(format!("attempt {gap} was never delivered, attempt {last} was"));
+        }
+    }
+}
+
+/// Whether anybody did what leads to where it stands.
+fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let (item, direct) = (&shown.item, queue.rules.direct);
+    let (key, reference) = (text(item, "queue"), item["reference"].as_str());
+    let reports = records.of_item(&records.reports, shown, direct);
+    let releases = records.of_item(&records.releases, shown, direct);
+    let deliveries = records.of_item(&records.deliveries, shown, direct);
+    let said = |kind: &str| reports.iter().any(|(_, said, _)| *said == kind);
+    let released = |any: &[Release]| releases.iter().any(|(_, how)| any.contains(how));
+    let publishes = reference.and_then(|reference| records.publishes.get(&(key, reference)));
+    let nameless = direct && reference.is_none();
+    let holds = match (text(item, "state"), text(item, "kind")) {
+        ("queued" | "processing", _) => {
+            let acked_in_silence = !queue.rules.all_report && released(&[Release::Acked, Release::Unsure]);
+            if !(acked_in_silence || is_ambiguous(shown, queue, records)) {
+                say("it is still open".to_owned());
+            }
+            true
+        }
+        ("processed", _) if item["inferred"] == true => {
+            !deliveries.is_empty() && released(&[Release::Acked, Release::Unsure])
+        }
+        ("processed", _) => said("processed"),
+        ("on_hold", _) => said("hold"),
+        ("exception", "business") => said("business_exception"),
+        ("exception", "it") => said("it_exception"),
+        ("exception", "generic") => {
+            let rejected = released(&[Release::Rejected, Release::Unsure]);
+            said("generic_exception") || said("requeue") || rejected || nameless
+        }
+        ("exception", "poison") => released(&[Release::Died, Release::Unsure, Release::Requeued]),
+        ("exception", "expired") => publishes.is_some_and(|sent| sent.iter().any(|publish| publish.expires)),
+        ("exception", "duplicate") => {
+            let contents: BTreeSet<&str> =
+                publishes.into_iter().flatten().map(|publish| publish.body.as_str()).collect();
+            queue.rules.unique && contents.len() > 1
+        }
+        _ => false,
+    };
+    if !holds {
+        say("nobody did what would lead there".to_owned());
+    }
+}
+
+/// A first direct delivery is known by its reference alone. Where that was sent more than once, a report cannot say
+/// which of the messages it is about: an item may stay open whose robot has spoken.
+fn is_ambiguous(shown: &Shown, queue: &QueueEnd, records: &Records<'_>) -> bool {
+    let about = (text(&shown.item, "queue"), text(&shown.item, "reference"));
+    queue.rules.direct && records.publishes.get(&about).is_some_and(|sent| sent.len() > 1)
+}
+
+fn comes_from_a_publish(shown: &Shown, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let queue = text(&shown.item, "queue");
+    let known = match shown.item["reference"].as_str() {
+        Some(reference) => records.publishes.get(&(queue, reference)).is_some_and(|sent| match &shown.payload {
+            Some(payload) => sent.iter().any(|publish| publish.body == *payload),
+            None => true,
+        }),
+        None => shown.payload.as_deref().is_none_or(|payload| records.bodies.contains(&(queue, payload))),
+    };
+    if !known {
+        say(format!("nobody ever sent it, with the content {:?}", shown.payload));
+    }
+}
+
+/// The items of each queue and reference, with their content.
+fn by_reference<'e>(items: &'e [Shown]) -> HashMap<(&'e str, &'e str), Vec<&'e Shown>> {
+    let mut found: HashMap<(&str, &str), Vec<&Shown>> = HashMap::new();
+    for shown in items {
+        if let Some(reference) = shown.item["reference"].as_str() {
+            found.entry((text(&shown.item, "queue"), reference)).or_default().push(shown);
+        }
+    }
+    found
+}
+
+fn confirmed_is_there(evidence: &Evidence<'_>, records: &Records<'_>, wrong: &mut Vec<String>) {
+    let items = by_reference(evidence.items);
+    for ((queue, reference), publishes) in &records.publishes {
+        let found = items.get(&(*queue, *reference)).map_or(&[][..], Vec::as_slice);
+        let contents: BTreeSet<&str> = publishes
+            .iter()
+            .filter(|publish| publish.outcome == Outcome::Confirmed)
+            .map(|publish| publish.body.as_str())
+            .collect();
+        for content in contents {
+            if !found.iter().any(|shown| shown.payload.as_deref() == Some(content)) {
+                wrong.push(format!("{reference} of {queue} was confirmed and is not in the mirror with {content}"));
+            }
+        }
+    }
+    // Without a name it is known by what robots got, or, refused or expired, by its content in the mirror.
+    let contents: HashSet<(&str, &str)> = evidence
+        .items
+        .iter()
+        .filter_map(|shown| Some((text(&shown.item, "queue"), shown.payload.as_deref()?)))
+        .collect();
+    for body in records.nameless_bodies.iter().filter(|body| evidence.queues.contains_key(body.0)) {
+        let direct = evidence.queues[body.0].rules.direct;
+        if !records.delivered_bodies.contains(body) || (!direct && !contents.contains(body)) {
+            wrong.push(format!("{} of {}, without a name, was confirmed and is lost", body.1, body.0));
+        }
+    }
+}
+
+fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wrong: &mut Vec<String>) {
+    for ((queue, reference), found) in by_reference(evidence.items) {
+        let Some(QueueEnd { rules, .. }) = evidence.queues.get(queue) else { continue };
+        let sends = records.publishes.get(&(queue, reference)).map_or(0, Vec::len);
+        let refused = |shown: &&&Shown| matches!(text(&shown.item, "kind"), "invalid" | "duplicate");
+        let admitted = found.iter().filter(|shown| !refused(shown)).count();
+        if rules.unique && admitted > 1 {
+            wrong.push(format!("{reference} of {queue} is unique and there {admitted} times"));
+        }
+        if found.len() > sends {
+            wrong.push(format!("{reference} of {queue} was sent {sends} times and is there {} times", found.len()));
+        }
+    }
+}
+
+/// One `processed` that the broker confirmed, of whichever attempt, ends its item as processed.
+fn processed_is_never_refused(evidence: &Evidence<'_>, records: &Records<'_>, wrong: &mut Vec<String>) {
+    let by_id: HashMap<&str, &Shown> = evidence.items.iter().map(|shown| (text(&shown.item, "id"), shown)).collect();
+    let by_reference = by_reference(evidence.items);
+    for (about, reports) in &records.reports {
+        let done = reports.iter().any(|(_, kind, outcome)| *kind == "processed" && *outcome == Outcome::Confirmed);
+        if !done {
+            continue;
+        }
+        let items = match by_id.get(about.1) {
+            Some(shown) => vec![*shown],
+            None => by_reference.get(about).cloned().unwrap_or_default(),
+        };
+        if !items.iter().any(|shown| shown.item["state"] == "processed") {
+            let shown: Vec<String> = items.iter().map(|shown| brief(&shown.item)).collect();
+            wrong.push(format!("{} of {} was reported processed and is {}", about.1, about.0, shown.join(", ")));
+        }
+    }
+}
+
+/// Where the nemesis took the daemon away and left the broker alone, direct items were handed out meanwhile.
+fn direct_lane_never_stops(evidence: &Evidence<'_>, wrong: &mut Vec<String>) {
+    let mut away: Option<(Timestamp, usize)> = None;
+    for event in evidence.events {
+        match &event.what {
+            What::Fault { name } => match name.as_str() {
+                "daemon killed" | "daemon stopped" => away = Some((event.at, 0)),
+                "daemon started" => {
+                    if let Some((since, 0)) = away.take() {
+                        wrong.push(format!(
+                            "no direct item was delivered from {since} to {}, without the daemon",
+                            event.at
+                        ));
+                    }
+                }
+                _ => {}
+            },
+            What::Delivered { hand, .. } => {
+                let direct = evidence.queues.get(&hand.queue).is_some_and(|queue| queue.rules.direct);
+                if let (true, Some((_, delivered))) = (direct, away.as_mut()) {
+                    *delivered += 1;
+                }
+            }
+            What::Stood { what } => wrong.push(format!("it stood still: {what}")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A run under torture: producers and robots of every kind at work, while a nemesis kills, stops, cuts, stalls and
+//! blocks the daemon, the broker and what is between them. In the end everything is healed, and a checker holds what
+//! the API says against what everybody noted.
+//!
+//! Every decision comes from the seed, each actor having dice of its own: `WARREND_TEST_SEED`, 42 where none is given.
+//! `WARREND_TORTURE_SECONDS` says how long it rages (`make torture SECONDS=600 SEED=42`).
+
+mod checker;
+mod history;
+mod nemesis;
+mod producers;
+mod robots;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::checker::{Evidence, QueueEnd, Rules, Shown, check};
+use self::history::{History, What};
+use self::nemesis::Nemesis;
+use self::producers::Producer;
+use self::robots::Robot;
+use crate::support::daemon::{Daemon, daemon};
+use crate::support::own_broker::OwnBroker;
+use crate::support::relay::Relay;
+
+const RETRY: &str = "retry:
+  it: {limit: 2, backoff: {first: 300ms, factor: 2, max: 2s, jitter: 20%}}
+  generic: {limit: 1, backoff: {first: 300ms, factor: 2, max: 2s, jitter: 20%}}
+  requeue: {limit: 3}
+crash_limit: 4
+";
+
+/// Long enough for everything that waits, and for the daemon to conclude what it can.
+const REST: Duration = Duration::from_secs(240);
+
+const ROBOTS_PER_QUEUE: usize = 4;
+
+struct Queue {
+    key: &'static str,
+    /// Beyond [`RETRY`].
+    definition: &'static str,
+    direct: bool,
+    unique: bool,
+    named: bool,
+    /// Robots ack without a word.
+    silent: bool,
+}
+
+const QUEUES: [Queue; 6] = [
+    Queue { key: "m", definition: "", direct: false, unique: false, named: true, silent: false },
+    Queue { key: "u", definition: "unique: true\n", direct: false, unique: true, named: true, silent: false },
+    Queue { key: "n", definition: "window: 20\n", direct: false, unique: false, named: false, silent: false },
+    Queue { key: "a", definition: "order: deadline\n", direct: false, unique: false, named: true, silent: true },
+    Queue { key: "d", definition: "lane: direct\n", direct: true, unique: false, named: true, silent: false },
+    Queue { key: "x", definition: "lane: direct\n", direct: true, unique: false, named: false, silent: false },
+];
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_nothing_confirmed_is_lost() {
+    let seed = from_environment("WARREND_TEST_SEED", 42);
+    let seconds = from_environment("WARREND_TORTURE_SECONDS", 60);
+    let history = Arc::new(History::new(&format!("torture-{seed}")));
+    let how = format!("WARREND_TEST_SEED={seed} WARREND_TORTURE_SECONDS={seconds}, {}", history.path().display());
+    eprintln!("torture: {how}");
+    let told = Told(how);
+
+    let broker = OwnBroker::start().await;
+    history.note(What::Began { seed, seconds, broker: broker.version.clone() });
+    let relay = Relay::to(&broker.amqp_url).await;
+    let mut setup = daemon("torture").on(&broker).await.through(&relay);
+    for queue in QUEUES {
+        setup = setup.queues(&format!("queue: {}\n{}{RETRY}", queue.key, queue.definition));
+    }
+    let mut daemon =
+        setup.setting("CONTROL__RECONCILE_PERIOD", "2s").setting("BROKER__CONNECT_TIMEOUT", "2s").start().await;
+
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut crowd = Crowd::default();
+    crowd.gather(&daemon, &history, &mut dice);
+    // A broker that is killed in the second in which its first stream was declared forgets that stream for good
+    // ("Stream not found"): this run is about those that are in use.
+    daemon
+        .wait_until("all queues are in use", async |_: &Daemon| {
+            QUEUES.iter().all(|queue| history.deliveries(queue.key) >= 30)
+        })
+        .await;
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let random = dice.fork();
+    let faults = Nemesis {
+        daemon: &mut daemon,
+        broker: &broker,
+        relay: &relay,
+        history: Arc::clone(&history),
+        random,
+        direct: "d",
+    }
+    .rage(until)
+    .await;
+
+    crowd.settle_down().await;
+    let queues = wait_for_rest(&daemon, &history).await;
+    crowd.dismiss().await;
+    let items = everything(&daemon).await;
+    history.append(items.iter().map(|shown| json!({"item": shown.item, "timeline": shown.timeline})));
+    let parked = daemon.get("/api/v1/parked?limit=1000").await["items"].as_array().expect("a list").clone();
+    let events = history.events();
+    eprintln!("torture: {faults} faults, {} items, {} events", items.len(), events.len());
+    assert!(faults > 0 && items.len() > 100, "the run has to be one");
+    let wrong = check(&Evidence { events: &events, items: &items, queues: &queues, parked: &parked });
+    assert!(wrong.is_empty(), "{} violations\n{}", wrong.len(), wrong.join("\n"));
+    drop(told);
+}
+
+/// Says on failure how to have it again.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("torture: again with {}", self.0);
+        }
+    }
+}
+
+/// Producers and robots.
+#[derive(Default)]
+struct Crowd {
+    producers: JoinSet<()>,
+    robots: JoinSet<()>,
+    enough: CancellationToken,
+    well_behaved: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Crowd {
+    fn gather(&mut self, daemon: &Daemon, history: &Arc<History>, dice: &mut fastrand::Rng) {
+        for queue in QUEUES {
+            let producer = Producer {
+                vhost: Arc::clone(&daemon.vhost),
+                history: Arc::clone(history),
+                queue: queue.key,
+                named: queue.named,
+                managed: !queue.direct,
+                random: dice.fork(),
+            };
+            self.producers.spawn(producer.run(self.enough.clone()));
+            for number in 0..ROBOTS_PER_QUEUE {
+                let robot = Robot {
+                    name: format!("{}-{number}", queue.key),
+                    vhost: Arc::clone(&daemon.vhost),
+                    history: Arc::clone(history),
+                    queue: queue.key,
+                    silent: queue.silent,
+                    random: dice.fork(),
+                    well_behaved: self.well_behaved.clone(),
+                    stop: self.stop.clone(),
+                };
+                self.robots.spawn(robot.run());
+            }
+        }
+        let over_http =
+            producers::over_http(daemon.url().to_owned(), "u", Arc::clone(history), dice.fork(), self.enough.clone());
+        self.producers.spawn(over_http);
+    }
+
+    /// Ends the producers, each with its last item confirmed; robots do as they should from now on.
+    async fn settle_down(&mut self) {
+        self.enough.cancel();
+        self.well_behaved.cancel();
+        in_time("the producers end", &mut self.producers).await;
+    }
+
+    async fn dismiss(&mut self) {
+        self.stop.cancel();
+        in_time("the robots end", &mut self.robots).await;
+    }
+}
+
+async fn in_time(what: &str, tasks: &mut JoinSet<()>) {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("it did its work");
+        }
+    };
+    tokio::time::timeout(REST, all).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+/// Waits until nothing moves any more: nothing is open but what the daemon says it cannot account for.
+async fn wait_for_rest(daemon: &Daemon, history: &History) -> BTreeMap<String, QueueEnd> {
+    let began = Instant::now();
+    loop {
+        let mut queues = BTreeMap::new();
+        let mut restless = Vec::new();
+        for queue in QUEUES {
+            let shown = daemon.queue(queue.key).await;
+            let open = shown["counts"]["queued"].as_u64().unwrap() + shown["counts"]["processing"].as_u64().unwrap();
+            let unaccounted = shown["unaccounted"].as_u64().expect("a count");
+            if open != unaccounted || shown["ready"] != 0 {
+                restless.push(shown);
+            }
+            let rules = Rules {
+                direct: queue.direct,
+                unique: queue.unique,
+                it: 2,
+                generic: 1,
+                requeues: 3,
+                all_report: queue.named && !queue.silent,
+            };
+            queues.insert(queue.key.to_owned(), QueueEnd { rules, unaccounted });
+        }
+        if restless.is_empty() {
+            return queues;
+        }
+        if began.elapsed() > REST {
+            history.append(restless.iter().cloned());
+            panic!("it does not come to rest: {restless:?}\n{}", open_items(daemon).await);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn open_items(daemon: &Daemon) -> String {
+    let mut lines = Vec::new();
+    for item in daemon.items("state=queued,processing").await.iter().take(10) {
+        lines.push(format!("{item}\n  {}", json!(daemon.timeline(item).await)));
+    }
+    lines.join("\n")
+}
+
+/// Every item with its timeline and payload.
+async fn everything(daemon: &Daemon) -> Vec<Shown> {
+    let items = daemon.items("").await;
+    futures::stream::iter(items)
+        .map(async |item: Value| {
+            let timeline = daemon.timeline(&item).await;
+            let payload = daemon.payload(&item).await;
+            Shown { item, timeline, payload }
+        })
+        .buffered(8)
+        .collect()
+        .await
+}
