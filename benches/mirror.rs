@@ -26,6 +26,7 @@ use warrend::item::lifecycle::{self, Moment, Rules};
 use warrend::item::report::{Report, Saying};
 use warrend::item::timeline::Line;
 use warrend::item::{Item, ItemId, Timestamp};
+use warrend::mirror::dispatch::{Allowance, CLAIMED_BYTES};
 use warrend::mirror::{Mirror, Tx, acks, dispatch, items, records};
 
 /// Items per transaction, as the lanes take them.
@@ -143,12 +144,13 @@ async fn through_the_mirror(path: &Path, batches: &[Batch]) -> Times {
                 Box::pin(async move {
                     dispatch::mark_dispatched(tx, &marked).await?;
                     #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
-                    let limit = BATCH as u32;
-                    dispatch::claim(tx, QUEUE, PRIORITY, Order::Fifo, limit, now()).await
+                    let allowance = Allowance { items: BATCH as u32, bytes: CLAIMED_BYTES };
+                    dispatch::claim(tx, QUEUE, PRIORITY, Order::Fifo, allowance, now()).await
                 })
             })
             .await
-            .expect("claimed");
+            .expect("claimed")
+            .items;
         if claimed.is_empty() {
             break;
         }
