@@ -109,7 +109,7 @@ impl Page {
             if offset < page.next_offset {
                 continue;
             }
-            page.lost += offset - page.next_offset;
+            page.lost += lost_in(offset - page.next_offset);
             page.next_offset = offset + 1;
             let mut arrival = direct::read(message, at);
             arrival.ignored.retain(|line| !line.starts_with("x-stream-offset"));
@@ -192,6 +192,12 @@ impl Page {
     }
 }
 
+/// How many copies are missing in a gap between two offsets. A stream has entries of its own that nobody is given: it
+/// begins each segment with one, once in some hundred megabytes. What it drops are whole segments, never one message.
+const fn lost_in(gap: u64) -> u64 {
+    if gap == 1 { 0 } else { gap }
+}
+
 /// The direct queues that a message is in: the stream holds one copy, however many keys (`CC`) lead to it. A key that
 /// leads to none by now did when the message came.
 fn queues_of<'m>(definitions: &Definitions, message: &'m Message, arrival: &'m Arrival) -> Vec<&'m str> {
@@ -239,6 +245,35 @@ impl Copy {
             why,
             attempt: item.attempt,
             state: item.state.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(offset: i64) -> Message {
+        let mut message = Message { routing_key: "d".to_owned(), ..Message::default() };
+        message.properties.headers.insert("x-stream-offset".to_owned(), Header::Int(offset));
+        message
+    }
+
+    #[test]
+    fn gaps_are_lost_copies_but_for_the_entries_of_the_stream_itself() {
+        for (offsets, lost) in [
+            (vec![0, 1, 2], 0),
+            // A segment begins.
+            (vec![0, 1, 3, 4], 0),
+            (vec![0, 500], 499),
+            (vec![100], 100),
+            // The broker begins ahead of what was asked for.
+            (vec![0, 0, 1], 0),
+        ] {
+            let messages: Vec<Message> = offsets.iter().copied().map(copy).collect();
+            let page = Page::read(&Definitions::default(), &messages, 0, Timestamp::UNIX_EPOCH);
+            let last = offsets.last().unwrap().cast_unsigned();
+            assert_eq!((page.lost, page.next_offset), (lost, last + 1), "{offsets:?}");
         }
     }
 }
