@@ -36,8 +36,10 @@ use crate::mirror::{MirrorError, Tx, acks, items, records};
 /// Items claimed and published together.
 const BATCH: u32 = 500;
 
-/// How soon to look again while items wait for room in the window: robots' acks cannot be seen, only their effect.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How soon to look again while items wait for room in the window: robots' acks cannot be seen, only their effect. The
+/// faster they are, the sooner.
+const SOONEST: Duration = Duration::from_millis(4);
+const LATEST: Duration = Duration::from_millis(50);
 
 /// How soon to look again while nothing waits; every change wakes us before.
 const IDLE: Duration = Duration::from_secs(5);
@@ -57,6 +59,7 @@ pub async fn run(
         lookout: Lookout::open(&session).await?,
         robots: context.names.robots(&definition.key),
         sent: Vec::new(),
+        pace: Pace { wait: LATEST, ready: 0 },
         context,
         definition,
     };
@@ -72,7 +75,7 @@ pub async fn run(
         };
         let wait = match round {
             Round::Sent => continue_at_once(&stop).await,
-            Round::Full => runner.wait(LOOK_AGAIN, &stop).await,
+            Round::Full => runner.wait(runner.pace.wait, &stop).await,
             Round::Idle => runner.wait(IDLE, &stop).await,
         };
         if wait == Wait::Stopped {
@@ -102,6 +105,29 @@ enum Round {
     Idle,
 }
 
+/// How fast robots take what is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    /// Until the next look while the window is full.
+    wait: Duration,
+    /// What should be ready if nobody took anything.
+    ready: u64,
+}
+
+impl Pace {
+    /// So many were seen ready.
+    fn seen(&mut self, ready: u64) {
+        let taken = ready < self.ready;
+        self.wait = if taken { self.wait / 2 } else { self.wait * 2 }.clamp(SOONEST, LATEST);
+        self.ready = ready;
+    }
+
+    /// Whether robots wait for nothing: small top-ups cost a commit each.
+    fn is_slow(self) -> bool {
+        self.wait == LATEST
+    }
+}
+
 struct Runner {
     context: Context,
     definition: Arc<QueueDefinition>,
@@ -110,6 +136,7 @@ struct Runner {
     robots: String,
     /// Confirmed by the broker, not marked yet.
     sent: Vec<(ItemId, u32)>,
+    pace: Pace,
 }
 
 impl Runner {
@@ -127,6 +154,7 @@ impl Runner {
             let seen = status.queues.entry(self.definition.key.clone()).or_default();
             (seen.ready, seen.consumers) = (Some(ready), Some(consumers));
         });
+        self.pace.seen(ready);
         let wishes = self.wishes(ready).await?;
         let waiting = !wishes.is_empty();
         let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
@@ -139,6 +167,7 @@ impl Runner {
             return Ok(Round::Idle);
         }
         failpoint::reach("dispatch.claimed").await;
+        self.pace.ready += claimed.len() as u64;
         self.send(claimed).await?;
         failpoint::reach("dispatch.published").await;
         Ok(Round::Sent)
@@ -155,15 +184,12 @@ impl Runner {
                 // What comes back to a direct queue shares it with items that nobody windows.
                 Lane::Direct => BATCH,
                 Lane::Managed => {
+                    let window = self.definition.window;
                     let levels = match in_broker.take() {
                         Some(levels) => levels,
-                        None => ready_by_level(
-                            ready,
-                            self.definition.window,
-                            &self.context.mirror.out_by_priority(key).await?,
-                        ),
+                        None => ready_by_level(ready, window, &self.context.mirror.out_by_priority(key, window).await?),
                     };
-                    let room = room(self.definition.window, levels.get(&level).copied().unwrap_or(0));
+                    let room = room(window, levels.get(&level).copied().unwrap_or(0), self.pace.is_slow());
                     in_broker = Some(levels);
                     room
                 }
@@ -327,8 +353,10 @@ fn ready_by_level(ready: u64, window: u32, out: &BTreeMap<u8, u64>) -> BTreeMap<
     levels
 }
 
-fn room(window: u32, ready: u64) -> u32 {
-    u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX)
+/// How many more may go out. While robots are fast a window is topped up by halves, else to the brim.
+fn room(window: u32, ready: u64, to_the_brim: bool) -> u32 {
+    let room = u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX);
+    if to_the_brim || room >= window.div_ceil(2) { room } else { 0 }
 }
 
 /// The delivery a robot gets (docs/amqp.md).
@@ -382,6 +410,25 @@ mod tests {
 
     #[test]
     fn the_window_never_goes_below_nothing() {
-        assert_eq!((room(200, 0), room(200, 150), room(200, 900)), (200, 50, 0));
+        assert_eq!((room(200, 0, true), room(200, 150, true), room(200, 900, true)), (200, 50, 0));
+    }
+
+    #[test]
+    fn fast_robots_get_half_a_window_at_a_time() {
+        assert_eq!((room(200, 0, false), room(200, 100, false), room(200, 101, false)), (200, 100, 0));
+        assert_eq!((room(1, 0, false), room(1, 1, false), room(3, 1, false)), (1, 0, 2));
+    }
+
+    #[test]
+    fn the_faster_robots_are_the_sooner_we_look() {
+        let mut pace = Pace { wait: LATEST, ready: 200 };
+        for ready in [150, 100, 50, 20, 10, 5] {
+            pace.seen(ready);
+        }
+        assert_eq!(pace, Pace { wait: SOONEST, ready: 5 });
+        for _ in 0..5 {
+            pace.seen(5);
+        }
+        assert!(pace.is_slow());
     }
 }

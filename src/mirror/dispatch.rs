@@ -174,8 +174,13 @@ pub(super) fn unconfirmed_sql() -> String {
 
 pub(super) const READY_LEVEL: &str =
     "SELECT max(priority) FROM items WHERE queue = $1 AND place = 'ready' AND priority < $2";
-pub(super) const OUT_BY_PRIORITY: &str = "SELECT priority, count(*) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
-                               AND rejected_at IS NULL GROUP BY priority";
+/// Counts no further than asked: rows that were acked without a report may be many.
+pub(super) const OUT_BY_PRIORITY: &str = "WITH RECURSIVE levels (priority) AS (\
+     SELECT max(priority) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
+     UNION ALL SELECT (SELECT max(items.priority) FROM items WHERE queue = $1 AND items.priority < levels.priority \
+     AND place IN ('claimed', 'broker') AND rejected_at IS NULL) FROM levels WHERE levels.priority IS NOT NULL) \
+     SELECT priority, (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND items.priority = levels.priority \
+     AND place IN ('claimed', 'broker') AND rejected_at IS NULL LIMIT $2)) FROM levels WHERE priority IS NOT NULL";
 pub(super) const ANY_OUT: &str = "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
                        AND rejected_at IS NULL)";
 pub(super) const NEXT_DUE: &str = "SELECT min(ready_at) FROM items WHERE place = 'delayed' AND size IS NOT NULL";
@@ -196,13 +201,15 @@ impl Mirror {
             .map_err(self.failed("find ready items"))
     }
 
-    /// How many unfinished items of each priority are out, as far as the mirror knows.
+    /// How many unfinished items of each priority are out, as far as the mirror knows; `at_most` stands for that many
+    /// and more.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn out_by_priority(&self, queue: &str) -> Result<BTreeMap<u8, u64>, MirrorError> {
+    pub async fn out_by_priority(&self, queue: &str, at_most: u32) -> Result<BTreeMap<u8, u64>, MirrorError> {
         let rows = sqlx::query(OUT_BY_PRIORITY)
             .bind(queue)
+            .bind(at_most)
             .fetch_all(self.reads())
             .await
             .map_err(self.failed("count items"))?;

@@ -92,6 +92,9 @@ impl MirrorError {
 const WRITER_CACHE: &str = "-16384";
 const READER_CACHE: &str = "-4096";
 
+/// Pages of the log before it is written back into the database file: the same page changes many times meanwhile.
+const LOG_PAGES: &str = "4000";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
 impl Mirror {
@@ -119,6 +122,9 @@ impl Mirror {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .pragma("cache_size", WRITER_CACHE)
+            // A savepoint keeps what pages were before; in a file that is half of all writes.
+            .pragma("temp_store", "MEMORY")
+            .pragma("wal_autocheckpoint", LOG_PAGES)
             .foreign_keys(true);
         let writer = open_for_writing(&options).await.map_err(|error| match error.trouble() {
             Some(trouble) => MirrorError::Unusable { path: path.to_owned(), reason: trouble.to_string() },
