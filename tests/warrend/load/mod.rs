@@ -15,7 +15,10 @@ const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Items that wait, and how many bytes each has.
 const ITEMS: usize = 20_000;
-const BODY: usize = 512;
+const BODY: usize = 4 * 1024;
+
+/// The bytes where there are more items than usual: a million is enough to see, and has to fit on a disk.
+const SOAK_BODY: usize = 512;
 
 fn items() -> usize {
     std::env::var("WARREND_SOAK_ITEMS").map_or(ITEMS, |items| items.parse().expect("a number"))
@@ -23,7 +26,7 @@ fn items() -> usize {
 
 /// Sends items of these numbers to a queue, each confirmed.
 async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
-    publish_sized(vhost, queue, numbers, BODY).await;
+    publish_sized(vhost, queue, numbers, if items() > ITEMS { SOAK_BODY } else { BODY }).await;
 }
 
 async fn publish_sized(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>, bytes: usize) {
