@@ -1,7 +1,7 @@
 # A machine with Rust needs no more than `make demo` and `make test`: each gets what it lacks and says so.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fmt ci clean
+.PHONY: help build demo test torture lint fmt ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,12 @@ demo: ## the main job: items in, robots, a crash midway, a ledger that balances
 test: ## all tests, against a real broker (see scripts/broker)
 	@scripts/broker prepare
 	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked
+
+SECONDS ?= 600
+SEED ?= 42
+torture: ## everything is broken again and again, and the books are checked: SECONDS=600 SEED=42
+	@scripts/broker prepare
+	WARREND_TORTURE_SECONDS=$(SECONDS) WARREND_TEST_SEED=$(SEED) cargo test --locked --test warrend torture::whatever -- --nocapture
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check

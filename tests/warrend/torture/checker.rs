@@ -20,6 +20,7 @@ pub struct Rules {
     pub it: u64,
     pub generic: u64,
     pub requeues: u64,
+    pub crash_limit: u64,
     /// Every delivery is reported about, so nothing is to stay unaccounted.
     pub all_report: bool,
 }
@@ -105,16 +106,24 @@ fn number(value: &Value, field: &str) -> u64 {
     value[field].as_u64().unwrap_or_default()
 }
 
+/// Queue, and the `message-id` or reference in it.
+type About<'e> = (&'e str, &'e str);
+
+/// A report: whose, of which type, and whether it arrived.
+type Said<'e> = (&'e Hand, &'e str, Outcome);
+
 /// The events, by what they are about.
 struct Records<'e> {
-    publishes: HashMap<(&'e str, &'e str), Vec<&'e Publish>>,
-    bodies: HashSet<(&'e str, &'e str)>,
-    nameless_bodies: HashSet<(&'e str, &'e str)>,
+    publishes: HashMap<About<'e>, Vec<&'e Publish>>,
+    bodies: HashSet<About<'e>>,
+    nameless_bodies: HashSet<About<'e>>,
     /// By queue and `message-id`.
-    deliveries: HashMap<(&'e str, &'e str), Vec<&'e Hand>>,
-    delivered_bodies: HashSet<(&'e str, &'e str)>,
-    reports: HashMap<(&'e str, &'e str), Vec<(&'e Hand, &'e str, Outcome)>>,
-    releases: HashMap<(&'e str, &'e str), Vec<(&'e Hand, Release)>>,
+    deliveries: HashMap<About<'e>, Vec<&'e Hand>>,
+    delivered_bodies: HashSet<About<'e>>,
+    reports: HashMap<About<'e>, Vec<Said<'e>>>,
+    releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,
+    /// Times at which robots lost their connections.
+    broker_falls: u64,
 }
 
 fn about(hand: &Hand) -> Option<(&str, &str)> {
@@ -131,6 +140,7 @@ impl<'e> Records<'e> {
             delivered_bodies: HashSet::new(),
             reports: HashMap::new(),
             releases: HashMap::new(),
+            broker_falls: 0,
         };
         for event in evidence.events {
             match &event.what {
@@ -156,30 +166,29 @@ impl<'e> Records<'e> {
                         records.reports.entry(about).or_default().push((hand, kind, *outcome));
                     }
                 }
-                What::Released { hand, how } => match about(hand) {
-                    Some(about) => records.releases.entry(about).or_default().push((hand, *how)),
-                    None => {}
-                },
+                What::Released { hand, how } => {
+                    if let Some(about) = about(hand) {
+                        records.releases.entry(about).or_default().push((hand, *how));
+                    }
+                }
+                What::Fault { name } if matches!(name.as_str(), "broker killed" | "broker told to stop") => {
+                    records.broker_falls += 1;
+                }
                 What::Began { .. } | What::Fault { .. } | What::Stood { .. } => {}
             }
         }
         records
     }
+}
 
-    /// Everything of a kind about an item: under its id, and, of the first attempt of a direct one, its reference.
-    fn of_item<'r, T>(
-        &self,
-        by_id: &'r HashMap<(&'r str, &'r str), Vec<T>>,
-        shown: &'r Shown,
-        direct: bool,
-    ) -> Vec<&'r T> {
-        let (queue, id) = (text(&shown.item, "queue"), text(&shown.item, "id"));
-        let mut found: Vec<&T> = by_id.get(&(queue, id)).into_iter().flatten().collect();
-        if let (true, Some(reference)) = (direct, shown.item["reference"].as_str()) {
-            found.extend(by_id.get(&(queue, reference)).into_iter().flatten());
-        }
-        found
+/// Everything of a kind about an item: under its id, and, of the first attempt of a direct one, its reference.
+fn of_item<'r, T>(records: &'r HashMap<About<'r>, Vec<T>>, shown: &'r Shown, direct: bool) -> Vec<&'r T> {
+    let (queue, id) = (text(&shown.item, "queue"), text(&shown.item, "id"));
+    let mut found: Vec<&T> = records.get(&(queue, id)).into_iter().flatten().collect();
+    if let (true, Some(reference)) = (direct, shown.item["reference"].as_str()) {
+        found.extend(records.get(&(queue, reference)).into_iter().flatten());
     }
+    found
 }
 
 /// From and to of one line to the next, as docs/lifecycle.md allows it without operators. What was inferred may be
@@ -259,8 +268,7 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
     if attempt > 1 + retries + requeues {
         say("it has more attempts than retries and requeues explain".to_owned());
     }
-    let delivered: BTreeSet<u64> = records
-        .of_item(&records.deliveries, shown, rules.direct)
+    let delivered: BTreeSet<u64> = of_item(&records.deliveries, shown, rules.direct)
         .into_iter()
         .map(|hand| hand.attempt.map_or(1, |attempt| u64::try_from(attempt).unwrap_or_default()))
         .collect();
@@ -280,9 +288,9 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
 fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
     let (item, direct) = (&shown.item, queue.rules.direct);
     let (key, reference) = (text(item, "queue"), item["reference"].as_str());
-    let reports = records.of_item(&records.reports, shown, direct);
-    let releases = records.of_item(&records.releases, shown, direct);
-    let deliveries = records.of_item(&records.deliveries, shown, direct);
+    let reports = of_item(&records.reports, shown, direct);
+    let releases = of_item(&records.releases, shown, direct);
+    let deliveries = of_item(&records.deliveries, shown, direct);
     let said = |kind: &str| reports.iter().any(|(_, said, _)| *said == kind);
     let released = |any: &[Release]| releases.iter().any(|(_, how)| any.contains(how));
     let publishes = reference.and_then(|reference| records.publishes.get(&(key, reference)));
@@ -306,7 +314,13 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             let rejected = released(&[Release::Rejected, Release::Unsure]);
             said("generic_exception") || said("requeue") || rejected || nameless
         }
-        ("exception", "poison") => released(&[Release::Died, Release::Unsure, Release::Requeued]),
+        ("exception", "poison") => {
+            let attempt = number(item, "attempt");
+            let of_attempt = |hand: &&&&Hand| hand.attempt.map_or(attempt == 1, |of| of.unsigned_abs() == attempt);
+            let seen = deliveries.iter().filter(of_attempt).count() as u64;
+            // A robot may lose its connection before it sees what the broker had handed to it.
+            nameless || seen + records.broker_falls >= queue.rules.crash_limit
+        }
         ("exception", "expired") => publishes.is_some_and(|sent| sent.iter().any(|publish| publish.expires)),
         ("exception", "duplicate") => {
             let contents: BTreeSet<&str> =
@@ -342,7 +356,7 @@ fn comes_from_a_publish(shown: &Shown, records: &Records<'_>, say: &mut impl FnM
 }
 
 /// The items of each queue and reference, with their content.
-fn by_reference<'e>(items: &'e [Shown]) -> HashMap<(&'e str, &'e str), Vec<&'e Shown>> {
+fn by_reference(items: &[Shown]) -> HashMap<About<'_>, Vec<&Shown>> {
     let mut found: HashMap<(&str, &str), Vec<&Shown>> = HashMap::new();
     for shown in items {
         if let Some(reference) = shown.item["reference"].as_str() {

@@ -13,7 +13,8 @@ struct Run {
     parked: Vec<Value>,
 }
 
-const RULES: Rules = Rules { direct: false, unique: false, it: 2, generic: 1, requeues: 3, all_report: true };
+const RULES: Rules =
+    Rules { direct: false, unique: false, it: 2, generic: 1, requeues: 3, crash_limit: 4, all_report: true };
 
 fn publish(queue: &str) -> Publish {
     Publish { queue: queue.to_owned(), reference: Some("r".to_owned()), body: "{}".to_owned(), ..Publish::default() }
@@ -241,6 +242,11 @@ fn every_end_has_a_cause() {
     ] {
         check_that(|run| run.ends(state, kind), nobody);
     }
+    fine(|run| {
+        run.ends("exception", Some("poison"));
+        (0..2).for_each(|_| run.note(delivered(hand("m"))));
+        run.note(fault("broker killed"));
+    });
     // What nobody ever delivered is not done.
     check_that(
         |run| {
