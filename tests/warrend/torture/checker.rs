@@ -64,9 +64,12 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
         attempts_keep_the_limits(shown, queue, &records, &mut say);
         its_end_has_a_cause(shown, queue, &records, &mut say);
         comes_from_a_publish(shown, &records, &mut say);
+        last_word_counts(shown, queue, &records, &mut say);
+        nobody_gets_it_too_early(shown, &records, &mut say);
     }
     confirmed_is_there(evidence, &records, &mut wrong);
     no_more_items_than_sends(evidence, &records, &mut wrong);
+    nameless_repeats_are_marked(evidence, &mut wrong);
     processed_is_never_refused(evidence, &records, &mut wrong);
     direct_lane_never_stops(evidence, &mut wrong);
     for (key, queue) in evidence.queues {
@@ -120,6 +123,7 @@ struct Records<'e> {
     /// By queue and `message-id`.
     deliveries: HashMap<About<'e>, Vec<&'e Hand>>,
     delivered_bodies: HashSet<About<'e>>,
+    first_delivered: HashMap<About<'e>, Timestamp>,
     reports: HashMap<About<'e>, Vec<Said<'e>>>,
     releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,
     /// Times at which robots lost their connections.
@@ -138,6 +142,7 @@ impl<'e> Records<'e> {
             nameless_bodies: HashSet::new(),
             deliveries: HashMap::new(),
             delivered_bodies: HashSet::new(),
+            first_delivered: HashMap::new(),
             reports: HashMap::new(),
             releases: HashMap::new(),
             broker_falls: 0,
@@ -159,6 +164,7 @@ impl<'e> Records<'e> {
                     records.delivered_bodies.insert((&hand.queue, body));
                     if let Some(about) = about(hand) {
                         records.deliveries.entry(about).or_default().push(hand);
+                        records.first_delivered.entry(about).or_insert(event.at);
                     }
                 }
                 What::Reported { hand, kind, outcome } => {
@@ -334,6 +340,44 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
     }
 }
 
+/// Where robots said one thing alone of the last attempt, that is where the item stands.
+fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let (item, direct) = (&shown.item, queue.rules.direct);
+    if is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired") {
+        return;
+    }
+    let reports = of_item(&records.reports, shown, direct);
+    if reports.iter().any(|(_, kind, _)| *kind == "processed") {
+        return;
+    }
+    let last = |hand: &Hand| hand.attempt.map_or(1, i64::unsigned_abs) == number(item, "attempt");
+    let words: BTreeSet<(&str, bool)> = reports
+        .iter()
+        .filter(|(hand, kind, _)| last(hand) && *kind != "started")
+        .map(|(_, kind, outcome)| (*kind, *outcome == Outcome::Confirmed))
+        .collect();
+    let [(word, true)] = Vec::from_iter(words)[..] else { return };
+    let expected = match word {
+        "business_exception" => ("exception", "business"),
+        "it_exception" => ("exception", "it"),
+        "hold" => ("on_hold", ""),
+        _ => ("exception", "generic"),
+    };
+    if expected != (text(item, "state"), text(item, "kind")) {
+        say(format!("robots said {word} of its last attempt and nothing else"));
+    }
+}
+
+fn nobody_gets_it_too_early(shown: &Shown, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let about = (text(&shown.item, "queue"), text(&shown.item, "id"));
+    let first = records.first_delivered.get(&about);
+    if let (Ok(not_before), Some(first)) = (text(&shown.item, "not_before").parse::<Timestamp>(), first) {
+        if *first < not_before {
+            say(format!("it was not to be handed out before {not_before}, and was at {first}"));
+        }
+    }
+}
+
 /// A first direct delivery is known by its reference alone. Where that was sent more than once, a report cannot say
 /// which of the messages it is about: an item may stay open whose robot has spoken.
 fn is_ambiguous(shown: &Shown, queue: &QueueEnd, records: &Records<'_>) -> bool {
@@ -406,6 +450,30 @@ fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wron
         }
         if found.len() > sends {
             wrong.push(format!("{reference} of {queue} was sent {sends} times and is there {} times", found.len()));
+        }
+    }
+}
+
+/// Without a reference a crash may admit a message twice: then the second is marked.
+fn nameless_repeats_are_marked(evidence: &Evidence<'_>, wrong: &mut Vec<String>) {
+    let mut sends: HashMap<About<'_>, usize> = HashMap::new();
+    for event in evidence.events {
+        if let What::Published(Publish { queue, reference: None, body, .. }) = &event.what {
+            *sends.entry((queue, body)).or_default() += 1;
+        }
+    }
+    let mut items: BTreeMap<About<'_>, usize> = BTreeMap::new();
+    for shown in evidence.items {
+        let queue = text(&shown.item, "queue");
+        let managed = evidence.queues.get(queue).is_some_and(|queue| !queue.rules.direct);
+        if let (true, true, Some(payload)) = (managed, shown.item["reference"].is_null(), &shown.payload) {
+            *items.entry((queue, payload)).or_default() += usize::from(shown.item["possible_repeat"] != true);
+        }
+    }
+    for ((queue, body), found) in items {
+        let sends = sends.get(&(queue, body)).copied().unwrap_or_default();
+        if found > sends {
+            wrong.push(format!("{body} of {queue} was sent {sends} times and is there {found} times, unmarked"));
         }
     }
 }

@@ -287,6 +287,44 @@ fn an_item_stays_open_only_where_that_is_explained() {
 }
 
 #[test]
+fn the_last_word_counts() {
+    let said = |run: &mut Run, kind: &str| {
+        run.ends("exception", Some("business"));
+        run.note(reported(hand("m"), "business_exception"));
+        run.items[0].item["kind"] = json!(kind);
+        run.items[0].timeline[1]["state"] = json!(format!("exception: {kind}"));
+    };
+    fine(|run| said(run, "business"));
+    check_that(|run| said(run, "generic"), "robots said business_exception of its last attempt and nothing else");
+}
+
+#[test]
+fn nobody_gets_it_before_its_time() {
+    check_that(
+        |run| run.items[0].item["not_before"] = json!("1970-01-01T00:00:01Z"),
+        "it was not to be handed out before",
+    );
+    fine(|run| run.items[0].item["not_before"] = json!("1970-01-01T00:00:00Z"));
+}
+
+#[test]
+fn a_repeat_without_a_name_is_marked() {
+    let twin = |run: &mut Run, marked: bool| {
+        run.note(What::Published(Publish { reference: None, ..publish("m") }));
+        for id in ["one", "two"] {
+            let mut twin = run.items[0].clone();
+            (twin.item["id"], twin.item["reference"]) = (json!(id), Value::Null);
+            twin.item["possible_repeat"] = json!(marked && id == "two");
+            run.note(delivered(Hand { id: Some(id.into()), ..hand("m") }));
+            run.note(reported(Hand { id: Some(id.into()), ..hand("m") }, "processed"));
+            run.items.push(twin);
+        }
+    };
+    fine(|run| twin(run, true));
+    check_that(|run| twin(run, false), "{} of m was sent 1 times and is there 2 times, unmarked");
+}
+
+#[test]
 fn work_done_is_never_refused() {
     check_that(
         |run| {
