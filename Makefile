@@ -1,7 +1,7 @@
 # A machine with Rust needs no more than `make demo` and `make test`: each gets what it lacks and says so.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench soak lint fmt ci clean
+.PHONY: help build demo test torture bench soak lint fmt ci clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ soak: ## a million items waiting in the mirror, the broker and the tap: figures 
 	cargo build --release --locked
 	WARREND_SOAK_ITEMS=$${WARREND_SOAK_ITEMS:-1000000} WARREND_TEST_BINARY="$${CARGO_TARGET_DIR:-target}/release/warrend" \
 		cargo test --locked --test warrend load::waiting::many -- --nocapture --test-threads 1
+
+SECONDS ?= 600
+SEED ?= 42
+torture: ## everything is broken again and again, and the books are checked: SECONDS=600 SEED=42
+	@scripts/broker prepare
+	WARREND_TORTURE_SECONDS=$(SECONDS) WARREND_TEST_SEED=$(SEED) cargo test --locked --test warrend torture::whatever -- --nocapture
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check

@@ -20,6 +20,7 @@ pub struct Rules {
     pub it: u64,
     pub generic: u64,
     pub requeues: u64,
+    pub crash_limit: u64,
     /// Every delivery is reported about, so nothing is to stay unaccounted.
     pub all_report: bool,
 }
@@ -63,9 +64,12 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
         attempts_keep_the_limits(shown, queue, &records, &mut say);
         its_end_has_a_cause(shown, queue, &records, &mut say);
         comes_from_a_publish(shown, &records, &mut say);
+        last_word_counts(shown, queue, &records, &mut say);
+        nobody_gets_it_too_early(shown, &records, &mut say);
     }
     confirmed_is_there(evidence, &records, &mut wrong);
     no_more_items_than_sends(evidence, &records, &mut wrong);
+    nameless_repeats_are_marked(evidence, &mut wrong);
     processed_is_never_refused(evidence, &records, &mut wrong);
     direct_lane_never_stops(evidence, &mut wrong);
     for (key, queue) in evidence.queues {
@@ -105,16 +109,25 @@ fn number(value: &Value, field: &str) -> u64 {
     value[field].as_u64().unwrap_or_default()
 }
 
+/// Queue, and the `message-id` or reference in it.
+type About<'e> = (&'e str, &'e str);
+
+/// A report: whose, of which type, and whether it arrived.
+type Said<'e> = (&'e Hand, &'e str, Outcome);
+
 /// The events, by what they are about.
 struct Records<'e> {
-    publishes: HashMap<(&'e str, &'e str), Vec<&'e Publish>>,
-    bodies: HashSet<(&'e str, &'e str)>,
-    nameless_bodies: HashSet<(&'e str, &'e str)>,
+    publishes: HashMap<About<'e>, Vec<&'e Publish>>,
+    bodies: HashSet<About<'e>>,
+    nameless_bodies: HashSet<About<'e>>,
     /// By queue and `message-id`.
-    deliveries: HashMap<(&'e str, &'e str), Vec<&'e Hand>>,
-    delivered_bodies: HashSet<(&'e str, &'e str)>,
-    reports: HashMap<(&'e str, &'e str), Vec<(&'e Hand, &'e str, Outcome)>>,
-    releases: HashMap<(&'e str, &'e str), Vec<(&'e Hand, Release)>>,
+    deliveries: HashMap<About<'e>, Vec<&'e Hand>>,
+    delivered_bodies: HashSet<About<'e>>,
+    first_delivered: HashMap<About<'e>, Timestamp>,
+    reports: HashMap<About<'e>, Vec<Said<'e>>>,
+    releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,
+    /// Times at which robots lost their connections.
+    broker_falls: u64,
 }
 
 fn about(hand: &Hand) -> Option<(&str, &str)> {
@@ -129,8 +142,10 @@ impl<'e> Records<'e> {
             nameless_bodies: HashSet::new(),
             deliveries: HashMap::new(),
             delivered_bodies: HashSet::new(),
+            first_delivered: HashMap::new(),
             reports: HashMap::new(),
             releases: HashMap::new(),
+            broker_falls: 0,
         };
         for event in evidence.events {
             match &event.what {
@@ -149,6 +164,7 @@ impl<'e> Records<'e> {
                     records.delivered_bodies.insert((&hand.queue, body));
                     if let Some(about) = about(hand) {
                         records.deliveries.entry(about).or_default().push(hand);
+                        records.first_delivered.entry(about).or_insert(event.at);
                     }
                 }
                 What::Reported { hand, kind, outcome } => {
@@ -156,30 +172,29 @@ impl<'e> Records<'e> {
                         records.reports.entry(about).or_default().push((hand, kind, *outcome));
                     }
                 }
-                What::Released { hand, how } => match about(hand) {
-                    Some(about) => records.releases.entry(about).or_default().push((hand, *how)),
-                    None => {}
-                },
+                What::Released { hand, how } => {
+                    if let Some(about) = about(hand) {
+                        records.releases.entry(about).or_default().push((hand, *how));
+                    }
+                }
+                What::Fault { name } if matches!(name.as_str(), "broker killed" | "broker told to stop") => {
+                    records.broker_falls += 1;
+                }
                 What::Began { .. } | What::Fault { .. } | What::Stood { .. } => {}
             }
         }
         records
     }
+}
 
-    /// Everything of a kind about an item: under its id, and, of the first attempt of a direct one, its reference.
-    fn of_item<'r, T>(
-        &self,
-        by_id: &'r HashMap<(&'r str, &'r str), Vec<T>>,
-        shown: &'r Shown,
-        direct: bool,
-    ) -> Vec<&'r T> {
-        let (queue, id) = (text(&shown.item, "queue"), text(&shown.item, "id"));
-        let mut found: Vec<&T> = by_id.get(&(queue, id)).into_iter().flatten().collect();
-        if let (true, Some(reference)) = (direct, shown.item["reference"].as_str()) {
-            found.extend(by_id.get(&(queue, reference)).into_iter().flatten());
-        }
-        found
+/// Everything of a kind about an item: under its id, and, of the first attempt of a direct one, its reference.
+fn of_item<'r, T>(records: &'r HashMap<About<'r>, Vec<T>>, shown: &'r Shown, direct: bool) -> Vec<&'r T> {
+    let (queue, id) = (text(&shown.item, "queue"), text(&shown.item, "id"));
+    let mut found: Vec<&T> = records.get(&(queue, id)).into_iter().flatten().collect();
+    if let (true, Some(reference)) = (direct, shown.item["reference"].as_str()) {
+        found.extend(records.get(&(queue, reference)).into_iter().flatten());
     }
+    found
 }
 
 /// From and to of one line to the next, as docs/lifecycle.md allows it without operators. What was inferred may be
@@ -259,8 +274,7 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
     if attempt > 1 + retries + requeues {
         say("it has more attempts than retries and requeues explain".to_owned());
     }
-    let delivered: BTreeSet<u64> = records
-        .of_item(&records.deliveries, shown, rules.direct)
+    let delivered: BTreeSet<u64> = of_item(&records.deliveries, shown, rules.direct)
         .into_iter()
         .map(|hand| hand.attempt.map_or(1, |attempt| u64::try_from(attempt).unwrap_or_default()))
         .collect();
@@ -280,9 +294,9 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
 fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
     let (item, direct) = (&shown.item, queue.rules.direct);
     let (key, reference) = (text(item, "queue"), item["reference"].as_str());
-    let reports = records.of_item(&records.reports, shown, direct);
-    let releases = records.of_item(&records.releases, shown, direct);
-    let deliveries = records.of_item(&records.deliveries, shown, direct);
+    let reports = of_item(&records.reports, shown, direct);
+    let releases = of_item(&records.releases, shown, direct);
+    let deliveries = of_item(&records.deliveries, shown, direct);
     let said = |kind: &str| reports.iter().any(|(_, said, _)| *said == kind);
     let released = |any: &[Release]| releases.iter().any(|(_, how)| any.contains(how));
     let publishes = reference.and_then(|reference| records.publishes.get(&(key, reference)));
@@ -306,7 +320,13 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             let rejected = released(&[Release::Rejected, Release::Unsure]);
             said("generic_exception") || said("requeue") || rejected || nameless
         }
-        ("exception", "poison") => released(&[Release::Died, Release::Unsure, Release::Requeued]),
+        ("exception", "poison") => {
+            let attempt = number(item, "attempt");
+            let of_attempt = |hand: &&&&Hand| hand.attempt.map_or(attempt == 1, |of| of.unsigned_abs() == attempt);
+            let seen = deliveries.iter().filter(of_attempt).count() as u64;
+            // A robot may lose its connection before it sees what the broker had handed to it.
+            nameless || seen + records.broker_falls >= queue.rules.crash_limit
+        }
         ("exception", "expired") => publishes.is_some_and(|sent| sent.iter().any(|publish| publish.expires)),
         ("exception", "duplicate") => {
             let contents: BTreeSet<&str> =
@@ -317,6 +337,44 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
     };
     if !holds {
         say("nobody did what would lead there".to_owned());
+    }
+}
+
+/// Where robots said one thing alone of the last attempt, that is where the item stands.
+fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let (item, direct) = (&shown.item, queue.rules.direct);
+    if is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired") {
+        return;
+    }
+    let reports = of_item(&records.reports, shown, direct);
+    if reports.iter().any(|(_, kind, _)| *kind == "processed") {
+        return;
+    }
+    let last = |hand: &Hand| hand.attempt.map_or(1, i64::unsigned_abs) == number(item, "attempt");
+    let words: BTreeSet<(&str, bool)> = reports
+        .iter()
+        .filter(|(hand, kind, _)| last(hand) && *kind != "started")
+        .map(|(_, kind, outcome)| (*kind, *outcome == Outcome::Confirmed))
+        .collect();
+    let [(word, true)] = Vec::from_iter(words)[..] else { return };
+    let expected = match word {
+        "business_exception" => ("exception", "business"),
+        "it_exception" => ("exception", "it"),
+        "hold" => ("on_hold", ""),
+        _ => ("exception", "generic"),
+    };
+    if expected != (text(item, "state"), text(item, "kind")) {
+        say(format!("robots said {word} of its last attempt and nothing else"));
+    }
+}
+
+fn nobody_gets_it_too_early(shown: &Shown, records: &Records<'_>, say: &mut impl FnMut(String)) {
+    let about = (text(&shown.item, "queue"), text(&shown.item, "id"));
+    let first = records.first_delivered.get(&about);
+    if let (Ok(not_before), Some(first)) = (text(&shown.item, "not_before").parse::<Timestamp>(), first) {
+        if *first < not_before {
+            say(format!("it was not to be handed out before {not_before}, and was at {first}"));
+        }
     }
 }
 
@@ -342,7 +400,7 @@ fn comes_from_a_publish(shown: &Shown, records: &Records<'_>, say: &mut impl FnM
 }
 
 /// The items of each queue and reference, with their content.
-fn by_reference<'e>(items: &'e [Shown]) -> HashMap<(&'e str, &'e str), Vec<&'e Shown>> {
+fn by_reference(items: &[Shown]) -> HashMap<About<'_>, Vec<&Shown>> {
     let mut found: HashMap<(&str, &str), Vec<&Shown>> = HashMap::new();
     for shown in items {
         if let Some(reference) = shown.item["reference"].as_str() {
@@ -392,6 +450,30 @@ fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wron
         }
         if found.len() > sends {
             wrong.push(format!("{reference} of {queue} was sent {sends} times and is there {} times", found.len()));
+        }
+    }
+}
+
+/// Without a reference a crash may admit a message twice: then the second is marked.
+fn nameless_repeats_are_marked(evidence: &Evidence<'_>, wrong: &mut Vec<String>) {
+    let mut sends: HashMap<About<'_>, usize> = HashMap::new();
+    for event in evidence.events {
+        if let What::Published(Publish { queue, reference: None, body, .. }) = &event.what {
+            *sends.entry((queue, body)).or_default() += 1;
+        }
+    }
+    let mut items: BTreeMap<About<'_>, usize> = BTreeMap::new();
+    for shown in evidence.items {
+        let queue = text(&shown.item, "queue");
+        let managed = evidence.queues.get(queue).is_some_and(|queue| !queue.rules.direct);
+        if let (true, true, Some(payload)) = (managed, shown.item["reference"].is_null(), &shown.payload) {
+            *items.entry((queue, payload)).or_default() += usize::from(shown.item["possible_repeat"] != true);
+        }
+    }
+    for ((queue, body), found) in items {
+        let sends = sends.get(&(queue, body)).copied().unwrap_or_default();
+        if found > sends {
+            wrong.push(format!("{body} of {queue} was sent {sends} times and is there {found} times, unmarked"));
         }
     }
 }

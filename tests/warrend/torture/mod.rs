@@ -111,7 +111,9 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
     let queues = wait_for_rest(&daemon, &history).await;
     crowd.dismiss().await;
     let items = everything(&daemon).await;
-    history.append(items.iter().map(|shown| json!({"item": shown.item, "timeline": shown.timeline})));
+    history.append(
+        items.iter().map(|shown| json!({"item": shown.item, "timeline": shown.timeline, "payload": shown.payload})),
+    );
     let parked = daemon.get("/api/v1/parked?limit=1000").await["items"].as_array().expect("a list").clone();
     let events = history.events();
     eprintln!("torture: {faults} faults, {} items, {} events", items.len(), events.len());
@@ -214,6 +216,7 @@ async fn wait_for_rest(daemon: &Daemon, history: &History) -> BTreeMap<String, Q
                 it: 2,
                 generic: 1,
                 requeues: 3,
+                crash_limit: 4,
                 all_report: queue.named && !queue.silent,
             };
             queues.insert(queue.key.to_owned(), QueueEnd { rules, unaccounted });

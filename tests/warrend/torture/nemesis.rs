@@ -17,23 +17,33 @@ enum Fault {
     BrokerKilled,
     BothKilled,
     Cut,
+    /// Cut again as soon as they are there.
+    Storm,
     Stalled,
+    /// The daemon is killed with everything on its way.
+    StalledAndKilled,
     HalfOpen,
     HalfOpenForTheDaemon,
     Alarm,
 }
 
-const FAULTS: [Fault; 10] = [
+/// One round of them, in an order of its own each time. What is over soon comes more often.
+const FAULTS: [Fault; 15] = [
     Fault::DaemonKilled,
-    Fault::Stalled,
-    Fault::BrokerKilled,
-    Fault::Cut,
+    Fault::DaemonKilled,
+    Fault::DaemonKilled,
     Fault::DaemonStopped,
-    Fault::HalfOpen,
-    Fault::Alarm,
-    Fault::BothKilled,
-    Fault::HalfOpenForTheDaemon,
     Fault::BrokerStopped,
+    Fault::BrokerKilled,
+    Fault::BothKilled,
+    Fault::Cut,
+    Fault::Cut,
+    Fault::Storm,
+    Fault::Stalled,
+    Fault::StalledAndKilled,
+    Fault::HalfOpen,
+    Fault::HalfOpenForTheDaemon,
+    Fault::Alarm,
 ];
 
 /// Direct items that robots get while the daemon is away, before it may come back.
@@ -140,6 +150,23 @@ impl Nemesis<'_> {
                     self.note("connections cut");
                     self.breathe(0..2500).await;
                 }
+            }
+            Fault::Storm => {
+                for _ in 0..self.random.usize(3..12) {
+                    self.relay.cut();
+                    self.note("connections cut");
+                    self.breathe(20..700).await;
+                }
+            }
+            Fault::StalledAndKilled => {
+                self.relay.stall(true);
+                self.note("connections stalled");
+                self.breathe(0..1500).await;
+                self.daemon.kill();
+                self.note("daemon killed");
+                self.relay.stall(false);
+                self.without_daemon().await;
+                self.start_daemon().await;
             }
             Fault::Stalled => {
                 self.relay.stall(true);

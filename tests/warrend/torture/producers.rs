@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::types::AMQPValue;
 use lapin::{BasicProperties, Channel, Connection};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -76,8 +75,7 @@ impl Producer {
             let later = jiff::Timestamp::now() + Duration::from_millis(self.random.u64(200..4000));
             properties = properties.with_headers(headers(&[("wq-not-before", text(&later.to_string()))]));
         } else {
-            properties =
-                properties.with_headers(headers(&[("wq-label-number", AMQPValue::LongLongInt(number as i64))]));
+            properties = properties.with_headers(headers(&[("wq-label-number", text(&number.to_string()))]));
         }
         let body = json!({"token": format!("{}-{number}", self.queue)}).to_string();
         Draft { reference, body, properties, expires }

@@ -13,7 +13,8 @@ struct Run {
     parked: Vec<Value>,
 }
 
-const RULES: Rules = Rules { direct: false, unique: false, it: 2, generic: 1, requeues: 3, all_report: true };
+const RULES: Rules =
+    Rules { direct: false, unique: false, it: 2, generic: 1, requeues: 3, crash_limit: 4, all_report: true };
 
 fn publish(queue: &str) -> Publish {
     Publish { queue: queue.to_owned(), reference: Some("r".to_owned()), body: "{}".to_owned(), ..Publish::default() }
@@ -241,6 +242,11 @@ fn every_end_has_a_cause() {
     ] {
         check_that(|run| run.ends(state, kind), nobody);
     }
+    fine(|run| {
+        run.ends("exception", Some("poison"));
+        (0..2).for_each(|_| run.note(delivered(hand("m"))));
+        run.note(fault("broker killed"));
+    });
     // What nobody ever delivered is not done.
     check_that(
         |run| {
@@ -278,6 +284,44 @@ fn an_item_stays_open_only_where_that_is_explained() {
         open(run, 2, "d");
         run.note(What::Published(publish("d")));
     });
+}
+
+#[test]
+fn the_last_word_counts() {
+    let said = |run: &mut Run, kind: &str| {
+        run.ends("exception", Some("business"));
+        run.note(reported(hand("m"), "business_exception"));
+        run.items[0].item["kind"] = json!(kind);
+        run.items[0].timeline[1]["state"] = json!(format!("exception: {kind}"));
+    };
+    fine(|run| said(run, "business"));
+    check_that(|run| said(run, "generic"), "robots said business_exception of its last attempt and nothing else");
+}
+
+#[test]
+fn nobody_gets_it_before_its_time() {
+    check_that(
+        |run| run.items[0].item["not_before"] = json!("1970-01-01T00:00:01Z"),
+        "it was not to be handed out before",
+    );
+    fine(|run| run.items[0].item["not_before"] = json!("1970-01-01T00:00:00Z"));
+}
+
+#[test]
+fn a_repeat_without_a_name_is_marked() {
+    let twin = |run: &mut Run, marked: bool| {
+        run.note(What::Published(Publish { reference: None, ..publish("m") }));
+        for id in ["one", "two"] {
+            let mut twin = run.items[0].clone();
+            (twin.item["id"], twin.item["reference"]) = (json!(id), Value::Null);
+            twin.item["possible_repeat"] = json!(marked && id == "two");
+            run.note(delivered(Hand { id: Some(id.into()), ..hand("m") }));
+            run.note(reported(Hand { id: Some(id.into()), ..hand("m") }, "processed"));
+            run.items.push(twin);
+        }
+    };
+    fine(|run| twin(run, true));
+    check_that(|run| twin(run, false), "{} of m was sent 1 times and is there 2 times, unmarked");
 }
 
 #[test]
