@@ -374,10 +374,11 @@ fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say:
 fn nobody_gets_it_too_early(shown: &Shown, records: &Records<'_>, say: &mut impl FnMut(String)) {
     let about = (text(&shown.item, "queue"), text(&shown.item, "id"));
     let first = records.first_delivered.get(&about);
-    if let (Ok(not_before), Some(first)) = (text(&shown.item, "not_before").parse::<Timestamp>(), first) {
-        if *first < not_before {
-            say(format!("it was not to be handed out before {not_before}, and was at {first}"));
-        }
+    let not_before = text(&shown.item, "not_before").parse::<Timestamp>();
+    if let (Ok(not_before), Some(first)) = (not_before, first)
+        && *first < not_before
+    {
+        say(format!("it was not to be handed out before {not_before}, and was at {first}"));
     }
 }
 
