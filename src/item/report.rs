@@ -159,15 +159,19 @@ pub fn read_death(message: &Message) -> Result<Death, String> {
         other => return Err(format!("its x-death header gives the unknown reason '{}'", other.unwrap_or("none"))),
     };
     let queue = text("queue").ok_or("its x-death header names no queue")?.to_owned();
-    let deliveries = ["x-acquired-count", "x-delivery-count"]
-        .iter()
-        .find_map(|name| message.properties.header(name))
-        .and_then(|header| match header {
-            Header::Int(count) => u32::try_from(*count).ok(),
-            _ => None,
-        });
+    let deliveries = deliveries_of(message);
     let attempt = attempt_of(message, &mut Vec::new());
     Ok(Death { reason, queue, attempt, deliveries })
+}
+
+/// How often the broker handed a dead letter out before it died, where it says so (quorum queues do).
+#[must_use]
+pub fn deliveries_of(message: &Message) -> Option<u32> {
+    let count = ["x-acquired-count", "x-delivery-count"].iter().find_map(|name| message.properties.header(name))?;
+    match count {
+        Header::Int(count) => u32::try_from(*count).ok(),
+        _ => None,
+    }
 }
 
 fn attempt_of(message: &Message, problems: &mut Vec<String>) -> Option<u32> {

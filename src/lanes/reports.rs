@@ -339,7 +339,9 @@ impl Reading {
         let definition = self.ledger.definition(&queue);
         let known = self.by_reference.get(&(queue, reference.clone())).map_or(&[][..], Vec::as_slice);
         let known: Vec<Known> = known.iter().filter_map(|id| self.ledger.item(*id)).map(Known::of).collect();
-        let (kind, problem) = match door::identify(definition.unique, &known, &hash, message.redelivered) {
+        // It may have come through the door and into the mirror, and only our ack got lost before its life ended.
+        let redelivered = message.redelivered || report::deliveries_of(&message).is_some_and(|count| count > 0);
+        let (kind, problem) = match door::identify(definition.unique, &known, &hash, redelivered) {
             Identity::Same(_) if message.redelivered => return,
             Identity::Same(id) => {
                 self.ledger.note(id, "broker", "sent again with the same content, which expired: the same item");
@@ -353,6 +355,7 @@ impl Reading {
         };
         let mut arrival = door::read(&message, at, |_| false);
         arrival.new.expires_at = Some(at);
+        arrival.redelivered = redelivered;
         let (priority, _) = door::check(&definition, &arrival.new);
         let mut item = door::admit(&definition, &arrival, priority, hash, new_id(), at);
         door::refuse(&mut item, kind, &[problem], at);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{all_goes_on, enqueue, item_in, properties, state_of, story, take};
 use crate::support::amqp::Client;
+use crate::support::broker::{broker, has_quorum_lanes};
 use crate::support::daemon::{Daemon, daemon};
 
 const UNIQUE: &str = "queue: u
@@ -166,6 +167,39 @@ async fn what_expires_before_the_door_goes_by_the_same_rules() {
         states(&daemon, "u", "new").await,
         ["exception: expired", "exception: duplicate", "exception: duplicate"]
     );
+}
+
+#[tokio::test]
+async fn what_was_handed_out_before_it_expired_is_no_new_item() {
+    let mut daemon = daemon("acks lost, then expired").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("a", "r", &json!(1)).await;
+    settled(&daemon, &client, "a").await;
+    assert_eq!(states(&daemon, "a", "r").await, ["processed"]);
+    assert!(daemon.stop().success());
+    // As if a daemon had taken it in, and its ack had never arrived.
+    enqueue(&client, "a", properties("r").with_expiration("2000".into()), b"1").await;
+    enqueue(&client, "a", lapin::BasicProperties::default().with_expiration("2000".into()), b"1").await;
+    let reader = client.another_channel().await;
+    for _ in 0..2 {
+        let taken = reader.basic_get("wq.intake".into(), lapin::options::BasicGetOptions::default()).await;
+        taken.expect("a get").expect("it is there");
+    }
+    reader.close(200, "lost".into()).await.expect("closed");
+    daemon.wait_until("both have expired", async |_: &Daemon| client.ready("wq.reports").await == 2).await;
+    daemon.start_again().await;
+    daemon.wait_until("both are read", async |_: &Daemon| client.ready("wq.reports").await == 0).await;
+    let nameless = async || {
+        let items = daemon.items("queue=a&kind=expired").await;
+        items.into_iter().find(|item| item["reference"].is_null())
+    };
+    daemon.wait_until("the nameless one is kept", async |_: &Daemon| nameless().await.is_some()).await;
+
+    // A quorum queue says of a dead letter that it was handed out; of a classic one nobody knows: rather twice than never.
+    let says = has_quorum_lanes(&broker().version);
+    assert_eq!(nameless().await.expect("seen a moment ago")["possible_repeat"], says);
+    let expected: &[&str] = if says { &["processed"] } else { &["processed", "exception: expired"] };
+    assert_eq!(states(&daemon, "a", "r").await, expected);
 }
 
 #[tokio::test]

@@ -68,6 +68,13 @@ pub fn broker() -> &'static TestBroker {
     })
 }
 
+/// Queues of `type: auto` are quorum queues on this version: what they dead-letter comes at least once, also if the
+/// broker dies in that moment, and says how often it was handed out.
+pub fn has_quorum_lanes(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(4), Some(3))
+}
+
 fn from_environment() -> Option<TestBroker> {
     let [amqp, management] = ["WARREND_TEST_AMQP_URL", "WARREND_TEST_MANAGEMENT_URL"]
         .map(|name| env::var(name).ok().filter(|url| !url.is_empty()));

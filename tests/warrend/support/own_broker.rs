@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use super::broker::Vhost;
+use super::broker::{Vhost, has_quorum_lanes};
 
 pub struct OwnBroker {
     /// Without a virtual host: `amqp://guest:guest@127.0.0.1:28128`.
@@ -65,11 +65,9 @@ impl OwnBroker {
         self.tell("calm").await;
     }
 
-    /// Dead-letters of a robots' queue come at least once, also if the broker dies in that moment (quorum queues with
-    /// strict priorities).
+    /// As [`has_quorum_lanes`] of its version.
     pub fn has_quorum_lanes(&self) -> bool {
-        let mut numbers = self.version.split('.').map_while(|part| part.parse::<u32>().ok());
-        (numbers.next(), numbers.next()) >= (Some(4), Some(3))
+        has_quorum_lanes(&self.version)
     }
 
     async fn tell(&self, command: &'static str) {

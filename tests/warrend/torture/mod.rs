@@ -86,7 +86,7 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
 
     let mut dice = fastrand::Rng::with_seed(seed);
     let mut crowd = Crowd::default();
-    crowd.gather(&daemon, &history, &mut dice);
+    crowd.gather(&daemon, &history, broker.has_quorum_lanes(), &mut dice);
     // A broker that is killed in the second in which its first stream was declared forgets that stream for good
     // ("Stream not found"): this run is about those that are in use.
     daemon
@@ -108,7 +108,7 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
     .await;
 
     crowd.settle_down().await;
-    let queues = wait_for_rest(&daemon, &history).await;
+    let queues = wait_for_rest(&daemon, &history, broker.has_quorum_lanes()).await;
     crowd.dismiss().await;
     let items = everything(&daemon).await;
     history.append(
@@ -118,7 +118,8 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
     let events = history.events();
     eprintln!("torture: {faults} faults, {} items, {} events", items.len(), events.len());
     assert!(faults > 0 && items.len() > 100, "the run has to be one");
-    let wrong = check(&Evidence { events: &events, items: &items, queues: &queues, parked: &parked });
+    let mut wrong = check(&Evidence { events: &events, items: &items, queues: &queues, parked: &parked });
+    wrong.extend(daemon.log().lines().filter(|line| line.contains("panicked")).map(str::to_owned));
     assert!(wrong.is_empty(), "{} violations\n{}", wrong.len(), wrong.join("\n"));
     drop(told);
 }
@@ -145,7 +146,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn gather(&mut self, daemon: &Daemon, history: &Arc<History>, dice: &mut fastrand::Rng) {
+    fn gather(&mut self, daemon: &Daemon, history: &Arc<History>, quorum: bool, dice: &mut fastrand::Rng) {
         for queue in QUEUES {
             let producer = Producer {
                 vhost: Arc::clone(&daemon.vhost),
@@ -163,6 +164,7 @@ impl Crowd {
                     history: Arc::clone(history),
                     queue: queue.key,
                     silent: queue.silent,
+                    some_are_poison: quorum,
                     random: dice.fork(),
                     well_behaved: self.well_behaved.clone(),
                     stop: self.stop.clone(),
@@ -198,7 +200,7 @@ async fn in_time(what: &str, tasks: &mut JoinSet<()>) {
 }
 
 /// Waits until nothing moves any more: nothing is open but what the daemon says it cannot account for.
-async fn wait_for_rest(daemon: &Daemon, history: &History) -> BTreeMap<String, QueueEnd> {
+async fn wait_for_rest(daemon: &Daemon, history: &History, says_what_was_out: bool) -> BTreeMap<String, QueueEnd> {
     let began = Instant::now();
     loop {
         let mut queues = BTreeMap::new();
@@ -217,6 +219,7 @@ async fn wait_for_rest(daemon: &Daemon, history: &History) -> BTreeMap<String, Q
                 generic: 1,
                 requeues: 3,
                 crash_limit: 4,
+                says_what_was_out,
                 all_report: queue.named && !queue.silent,
             };
             queues.insert(queue.key.to_owned(), QueueEnd { rules, unaccounted });

@@ -88,11 +88,16 @@ const SILENT: &[(Habit, u32)] = &[
 /// A delivery without `message-id` cannot be reported about.
 const NAMELESS: &[(Habit, u32)] = &[(Habit::AckOnly, 80), (Habit::BareReject, 10), (Habit::Die, 5), (Habit::Nack, 5)];
 
+/// One in so many items is poison.
+const POISON: u32 = 50;
+
 pub struct Robot {
     pub name: String,
     pub vhost: Arc<Vhost>,
     pub history: Arc<History>,
     pub queue: &'static str,
+    /// Some items are the death of every robot, until the broker gives them up. (A classic queue never does.)
+    pub some_are_poison: bool,
     /// Some of its acks go without a report.
     pub silent: bool,
     pub random: fastrand::Rng,
@@ -141,7 +146,7 @@ impl Robot {
             id: Some(id(delivery)).filter(|id| !id.is_empty()),
             attempt: int_header(delivery, "wq-attempt"),
         };
-        let habit = self.habit(hand.id.is_some());
+        let habit = self.habit(hand.id.is_some(), &delivery.data);
         self.history.note(What::Delivered {
             hand: hand.clone(),
             body: String::from_utf8_lossy(&delivery.data).into_owned(),
@@ -151,8 +156,12 @@ impl Robot {
         Grip { robot: self, channel, delivery, hand }.act(habit).await
     }
 
-    fn habit(&mut self, can_report: bool) -> Habit {
+    fn habit(&mut self, can_report: bool, body: &[u8]) -> Habit {
         let calm = self.well_behaved.is_cancelled();
+        let sum = body.iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+        if self.some_are_poison && !calm && sum.is_multiple_of(POISON) {
+            return if can_report && self.random.bool() { Habit::StartedThenDie } else { Habit::Die };
+        }
         let choice = match (calm, can_report, self.silent) {
             (true, true, _) => return Habit::Good,
             (true, false, _) => return Habit::AckOnly,

@@ -13,8 +13,16 @@ struct Run {
     parked: Vec<Value>,
 }
 
-const RULES: Rules =
-    Rules { direct: false, unique: false, it: 2, generic: 1, requeues: 3, crash_limit: 4, all_report: true };
+const RULES: Rules = Rules {
+    direct: false,
+    unique: false,
+    it: 2,
+    generic: 1,
+    requeues: 3,
+    crash_limit: 4,
+    says_what_was_out: true,
+    all_report: true,
+};
 
 fn publish(queue: &str) -> Publish {
     Publish { queue: queue.to_owned(), reference: Some("r".to_owned()), body: "{}".to_owned(), ..Publish::default() }
@@ -162,6 +170,25 @@ fn no_reference_is_there_too_often() {
         },
         "r of u is unique and there 2 times",
     );
+}
+
+#[test]
+fn what_expired_before_the_door_is_there_twice_only_where_nobody_can_know() {
+    let expired = |run: &mut Run, says: bool| {
+        let mut expired = shown("m");
+        (expired.item["id"], expired.item["state"]) = (json!("item-expired"), json!("exception"));
+        (expired.item["kind"], expired.item["attempt"]) = (json!("expired"), json!(0));
+        expired.timeline = vec![line(1, "refused", "exception: expired")];
+        run.items.push(expired);
+        for event in &mut run.events {
+            if let What::Published(publish) = &mut event.what {
+                publish.expires = true;
+            }
+        }
+        run.queues.get_mut("m").expect("it is there").rules.says_what_was_out = says;
+    };
+    check_that(|run| expired(run, true), "r of m was sent 1 times and is there 2 times");
+    fine(|run| expired(run, false));
 }
 
 #[test]
