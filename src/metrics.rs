@@ -23,8 +23,13 @@ impl Exposition {
     /// In Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
-        self.0.run_upkeep();
+        self.upkeep();
         self.0.render()
+    }
+
+    /// Sums up what was recorded since. To be called now and again, or memory grows while nobody asks for the text.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
     }
 }
 

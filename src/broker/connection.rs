@@ -67,7 +67,8 @@ impl Endpoint {
     /// needs two looks that saw nothing, so three of them, and some.
     #[must_use]
     pub fn forgotten_after(&self) -> Duration {
-        Duration::from_secs(u64::from(self.uri.query.heartbeat.unwrap_or(HEARTBEAT)) * 7 / 2)
+        let heartbeat = self.uri.query.heartbeat.filter(|seconds| *seconds > 0).unwrap_or(HEARTBEAT);
+        Duration::from_secs(u64::from(heartbeat) * 7 / 2)
     }
 
     /// Opens both connections.
@@ -189,11 +190,11 @@ impl Session {
         let _ = self.blocked.clone().wait_for(Option::is_none).await;
     }
 
-    /// Says goodbye and answers whether the broker heard it from both. A blocked connection writes nothing, so nothing
-    /// is waited for long.
+    /// Says goodbye and answers whether the broker heard it from the connection that held deliveries. A blocked
+    /// connection writes nothing, so nothing is waited for long.
     pub async fn close(&self) -> bool {
-        let mut heard = true;
-        for connection in [&self.consuming, &self.publishing] {
+        let mut heard = false;
+        for (connection, holds_deliveries) in [(&self.consuming, true), (&self.publishing, false)] {
             let goodbye = async {
                 // lapin closes dropped channels on its own; a connection.close ahead of that is an error in its log. So
                 // wait for an answer to something asked after the drops.
@@ -203,15 +204,9 @@ impl Session {
                 connection.close(200, "goodbye".into()).await
             };
             match tokio::time::timeout(GOODBYE, goodbye).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    heard = false;
-                    tracing::debug!(%error, "closing a connection");
-                }
-                Err(_) => {
-                    heard = false;
-                    tracing::warn!("a connection did not answer our goodbye within {} s", GOODBYE.as_secs());
-                }
+                Ok(Ok(())) => heard |= holds_deliveries,
+                Ok(Err(error)) => tracing::debug!(%error, "closing a connection"),
+                Err(_) => tracing::warn!("a connection did not answer our goodbye within {} s", GOODBYE.as_secs()),
             }
         }
         heard

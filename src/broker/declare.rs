@@ -3,6 +3,8 @@
 //! Order of effects: policies (they have to be there before their queue is), exchanges, queues, bindings of the other
 //! lane away, bindings there. Reconciliation reads the policies back. Whatever a crash leaves undone is done by the next start.
 
+use std::collections::BTreeSet;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind as Kind};
@@ -12,65 +14,83 @@ use super::management::Management;
 use super::{BrokerError, answered, consume};
 use crate::topology::desired::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 
-/// Declares everything. Without the management API (`None`, or it does not answer) policies are left as they are, and
-/// the answer says why.
+/// What could not be made so.
+#[derive(Debug, Default)]
+pub struct Shortfall {
+    /// Why policies were left as they are: no management API (`None` was handed in, or it does not answer).
+    pub policies: Option<String>,
+    /// Keys of robots' queues that can neither be declared nor looked at, for example because their node is down.
+    pub unreachable: BTreeSet<String>,
+}
+
+/// Declares everything, as far as it can be done.
 ///
 /// # Errors
-/// The first refusal of the broker, named. A queue that is there with other arguments is one.
+/// The first refusal of the broker, named, but for robots' queues: one of them is no reason to stop all others.
 pub async fn declare(
     session: &Session,
     management: Option<&Management>,
     topology: &Topology,
-) -> Result<Option<String>, BrokerError> {
-    let mut problem = None;
+) -> Result<Shortfall, BrokerError> {
+    let mut shortfall = Shortfall::default();
     match management {
         Some(management) => {
             for policy in &topology.policies {
                 if let Err(error) = management.put_policy(policy).await {
-                    problem = Some(error.to_string());
+                    shortfall.policies = Some(error.to_string());
                     break;
                 }
             }
         }
-        None => problem = Some("broker.management_url is empty".to_owned()),
+        None => shortfall.policies = Some("broker.management_url is empty".to_owned()),
     }
     let channel = session.consuming_channel().await?;
     for exchange in &topology.exchanges {
         declare_exchange(&channel, exchange).await?;
     }
     let mut channel = channel;
+    let mut left_out = BTreeSet::new();
     for queue in &topology.queues {
         if let Err(error) = declare_queue(&channel, queue).await {
-            channel = keep_as_it_is(session, queue, error).await?;
+            channel = session.consuming_channel().await?;
+            let Some(key) = &queue.key else { return Err(error) };
+            if !keep_as_it_is(session, queue, &error).await? {
+                tracing::error!(
+                    queue = queue.name,
+                    error = &error as &dyn std::error::Error,
+                    "the queue can neither be declared nor looked at; the others go on without it"
+                );
+                shortfall.unreachable.insert(key.clone());
+                left_out.insert(queue.name.as_str());
+            }
         }
     }
-    for binding in &topology.unbound {
+    for binding in topology.unbound.iter().filter(|binding| !left_out.contains(binding.queue.as_str())) {
         unbind(&channel, binding).await?;
     }
-    for binding in &topology.bound {
+    for binding in topology.bound.iter().filter(|binding| !left_out.contains(binding.queue.as_str())) {
         bind(&channel, binding).await?;
     }
     // A channel of its own that is closed again: nothing else may fail over a declaration.
     answered("close a channel", channel.close(200, "done".into())).await?;
-    Ok(problem)
+    Ok(shortfall)
 }
 
-/// A robots' queue that is there with other arguments goes on as it is: robots and items are on it, and one queue is no
-/// reason to stop all others. Answers a new channel, the refusal closed the old one.
-async fn keep_as_it_is(session: &Session, queue: &Queue, error: BrokerError) -> Result<Channel, BrokerError> {
-    if queue.key.is_none() {
-        return Err(error);
-    }
+/// A robots' queue that is there with other arguments goes on as it is: robots and items are on it. Answers whether it is
+/// there.
+async fn keep_as_it_is(session: &Session, queue: &Queue, error: &BrokerError) -> Result<bool, BrokerError> {
+    // A channel of its own: a look at what is not there closes it.
     let channel = session.consuming_channel().await?;
     if consume::count_ready(&channel, &queue.name).await.is_err() {
-        return Err(error);
+        return Ok(false);
     }
+    answered("close a channel", channel.close(200, "done".into())).await?;
     tracing::error!(
         queue = queue.name,
-        error = &error as &dyn std::error::Error,
+        error = error as &dyn std::error::Error,
         "the queue is there with other arguments and is used as it is; to change them, empty it and delete it"
     );
-    Ok(channel)
+    Ok(true)
 }
 
 async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {

@@ -45,6 +45,18 @@ pub enum BrokerError {
     Lost(String),
 }
 
+impl BrokerError {
+    /// What was asked for is not there (404).
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        let Self::Amqp { source, .. } = self else { return false };
+        matches!(source.kind(), lapin::ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+    }
+}
+
+/// AMQP's reply code for it.
+const NOT_FOUND: u16 = 404;
+
 /// The broker's answer to one request, within [`PATIENCE`]. lapin itself would wait for ever.
 async fn answered<T>(
     operation: impl Into<String>,

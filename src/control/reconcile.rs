@@ -48,7 +48,10 @@ pub struct Pace {
 pub async fn run(context: Context, management: Management, pace: Pace, stop: CancellationToken) {
     let mut before = HashMap::new();
     loop {
-        let passed = pass(&context, &management, pace.gap, &mut before).await;
+        let passed = tokio::select! {
+            () = stop.cancelled() => return,
+            passed = pass(&context, &management, pace.gap, &mut before) => passed,
+        };
         let wait = match passed {
             Ok(Due::SecondLook) => pace.gap.min(pace.period),
             Ok(Due::Nothing) => pace.period,

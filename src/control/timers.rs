@@ -29,7 +29,11 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Runs until it is stopped. A mirror that fails is tried again: this is no reason to stop the daemon.
 pub async fn run(mirror: Mirror, definitions: Arc<Definitions>, wakes: Arc<Wakes>, stop: CancellationToken) {
     loop {
-        let wait = match pass(&mirror, &definitions, &wakes).await {
+        let passed = tokio::select! {
+            () = stop.cancelled() => return,
+            passed = pass(&mirror, &definitions, &wakes) => passed,
+        };
+        let wait = match passed {
             Ok(()) => until_next(&mirror).await,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the timers could not work");

@@ -15,6 +15,7 @@
 //! | 3 | the claim | it is this mirror's own |
 //! | 4, 5 | the note, perhaps connections that the broker takes for alive | for 3.5 heartbeats an empty `wq.reports` proves nothing |
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +50,9 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How often a quiet session checks that its connections live.
 const PULSE: Duration = Duration::from_millis(500);
 
+/// What is kept of `shutdown.deadline` for saying goodbye to the broker and closing the mirror, at most half.
+const GOODBYES: Duration = Duration::from_secs(7);
+
 /// Pipelines of a broken session get this long to notice.
 const CLEARANCE: Duration = Duration::from_secs(5);
 
@@ -62,11 +66,8 @@ impl Backoff {
         Self { wait: FIRST_WAIT }
     }
 
-    /// The wait after something that began then has failed.
-    fn after(&mut self, began: Instant) -> Duration {
-        if began.elapsed() > GOOD_SESSION {
-            self.wait = FIRST_WAIT;
-        }
+    /// The wait after one more failure.
+    fn next(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (wait * 2).min(LONGEST_WAIT);
         wait
@@ -103,13 +104,17 @@ impl BrokerSide {
         let mut turns = self.endpoints.iter().cycle();
         let mut failed_in_a_row = 0;
         while let Some(endpoint) = turns.next().filter(|_| !stop.is_cancelled()) {
-            let began = Instant::now();
-            let Err(error) = self.session(endpoint, &stop).await else { return Ok(()) };
+            let mut up_since = None;
+            let Err(error) = self.session(endpoint, &mut up_since, &stop).await else { return Ok(()) };
             metrics::session_failed();
+            if up_since.is_some_and(|since: Instant| since.elapsed() > GOOD_SESSION) {
+                backoff = Backoff::new();
+                failed_in_a_row = 0;
+            }
             // The others are tried before anything is waited for.
-            failed_in_a_row = if began.elapsed() > GOOD_SESSION { 1 } else { failed_in_a_row + 1 };
+            failed_in_a_row += 1;
             let wait = match failed_in_a_row % self.endpoints.len() {
-                0 => backoff.after(began).mul_f64(0.75 + fastrand::f64() / 2.0),
+                0 => backoff.next().mul_f64(0.75 + fastrand::f64() / 2.0),
                 _ => Duration::ZERO,
             };
             let reason = format!("{:#}", anyhow::Error::from(error));
@@ -124,8 +129,13 @@ impl BrokerSide {
     }
 
     /// One generation of connections. Ends with the first failure, or well when told to stop.
-    async fn session(&self, endpoint: &Endpoint, stop: &CancellationToken) -> Result<(), SessionError> {
-        let session = tokio::select! {
+    async fn session(
+        &self,
+        endpoint: &Endpoint,
+        up_since: &mut Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
+        let (session, unreachable) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             opened = self.open(endpoint) => opened?,
         };
@@ -134,13 +144,15 @@ impl BrokerSide {
             self.context.wakes.read_reports.distrust_for(endpoint.forgotten_after());
         }
         metrics::session_opened();
+        *up_since = Some(Instant::now());
         let lanes_stop = stop.child_token();
-        let mut lanes = self.start_lanes(&session, &lanes_stop);
+        let mut lanes = self.start_lanes(&session, &unreachable, &lanes_stop);
         let ended = self.watch(&session, &mut lanes, stop).await;
         metrics::session_closed();
         lanes_stop.cancel();
-        lanes.finish(if ended.is_ok() { self.settings.shutdown.deadline } else { CLEARANCE }).await;
-        if session.close().await && ended.is_ok() {
+        let deadline = self.settings.shutdown.deadline;
+        lanes.finish(if ended.is_ok() { deadline.saturating_sub(GOODBYES.min(deadline / 2)) } else { CLEARANCE }).await;
+        if session.close().await {
             self.context.mirror.close_session().await?;
         }
         ended
@@ -183,7 +195,8 @@ impl BrokerSide {
         });
     }
 
-    async fn open(&self, endpoint: &Endpoint) -> Result<Arc<Session>, SessionError> {
+    /// The session, and the keys of robots' queues that it has to do without.
+    async fn open(&self, endpoint: &Endpoint) -> Result<(Arc<Session>, BTreeSet<String>), SessionError> {
         // Deliveries that cannot be committed are better left where they are.
         self.context.mirror.until_writable().await;
         let (version, text) = self.version(endpoint).await?;
@@ -193,22 +206,22 @@ impl BrokerSide {
         let session = Arc::new(endpoint.connect().await?);
         let definitions: &Definitions = &self.context.definitions;
         let topology = desired(definitions, version, &self.context.names, self.settings.tap.max_bytes);
-        let problem = declare(&session, self.management.as_ref(), &topology).await?;
+        let shortfall = declare(&session, self.management.as_ref(), &topology).await?;
         failpoint::reach("start.declared").await;
         let identity = self.context.mirror.identity().await?;
         let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
         ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
-        if let Some(problem) = &problem {
+        if let Some(problem) = &shortfall.policies {
             tracing::warn!("policies were left as they are: {problem}");
         }
         tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");
         self.context.status.update(|status| {
             status.broker = Broker::Connected { version: text, blocked: None };
             status.planned = true;
-            status.management_problem = problem;
+            status.management_problem = shortfall.policies;
         });
-        Ok(session)
+        Ok((session, shortfall.unreachable))
     }
 
     /// From AMQP's greeting; over `amqps` from the management API.
@@ -226,7 +239,7 @@ impl BrokerSide {
         }
     }
 
-    fn start_lanes(&self, session: &Arc<Session>, stop: &CancellationToken) -> Crew {
+    fn start_lanes(&self, session: &Arc<Session>, unreachable: &BTreeSet<String>, stop: &CancellationToken) -> Crew {
         let mut crew = Crew::default();
         let parts = || (self.context.clone(), Arc::clone(session), stop.clone());
         let (context, session, token) = parts();
@@ -238,18 +251,24 @@ impl BrokerSide {
         let (context, own, token) = parts();
         crew.spawn(
             "answers",
-            while_connected(Arc::clone(&own), token.clone(), move || {
+            while_connected(Arc::clone(&own), token.clone(), Missing::TryAgain, move || {
                 lanes::answers::run(context.clone(), Arc::clone(&own), token.clone())
             }),
         );
-        let (context, session, token) = parts();
-        crew.spawn("unrouted", lanes::unrouted::run(context, session, token));
+        let (context, own, token) = parts();
+        crew.spawn(
+            "unrouted",
+            while_connected(Arc::clone(&own), token.clone(), Missing::EndSession, move || {
+                lanes::unrouted::run(context.clone(), Arc::clone(&own), token.clone())
+            }),
+        );
         for definition in self.context.definitions.queues.values() {
             let (context, own, token) = parts();
+            let missing = if unreachable.contains(&definition.key) { Missing::TryAgain } else { Missing::EndSession };
             let (name, definition) = (format!("dispatch of {}", definition.key), Arc::clone(definition));
             crew.spawn(
                 name,
-                while_connected(Arc::clone(&own), token.clone(), move || {
+                while_connected(Arc::clone(&own), token.clone(), missing, move || {
                     lanes::dispatch::run(context.clone(), Arc::clone(&definition), Arc::clone(&own), token.clone())
                 }),
             );
@@ -267,12 +286,21 @@ impl BrokerSide {
     }
 }
 
+/// What a pipeline means that misses something on the broker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Somebody deleted it: everything is declared again.
+    EndSession,
+    /// It was missing when everything was declared: declaring again would not help.
+    TryAgain,
+}
+
 /// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not
-/// confirm, or a broker that blocks publishers, is no reason to stop those that drain; a missing robots' queue is one to
-/// declare everything again.
+/// confirm, or a broker that blocks publishers, is no reason to stop those that drain.
 async fn while_connected<F>(
     session: Arc<Session>,
     stop: CancellationToken,
+    missing: Missing,
     pipeline: impl Fn() -> F,
 ) -> Result<(), LaneError>
 where
@@ -287,10 +315,18 @@ where
             () = async { stop.cancelled().await; tokio::time::sleep(CLEARANCE).await } => return Ok(()),
         };
         let Err(error) = ended else { return Ok(()) };
-        if matches!(error, LaneError::Returned { .. }) || !session.is_alive() {
+        let is_missing = match &error {
+            LaneError::Returned { .. } => true,
+            LaneError::Broker(error) => error.is_missing(),
+            _ => false,
+        };
+        if (is_missing && missing == Missing::EndSession) || !session.is_alive() {
             return Err(error);
         }
-        let wait = backoff.after(began);
+        if began.elapsed() > GOOD_SESSION {
+            backoff = Backoff::new();
+        }
+        let wait = backoff.next();
         tracing::warn!(
             retry_in_ms = wait.as_millis(),
             "a pipeline failed and is started again: {:#}",

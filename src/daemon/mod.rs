@@ -31,6 +31,9 @@ use crate::topology::names::Names;
 use broker_side::BrokerSide;
 use crew::Crew;
 
+/// How often metrics are summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// What is kept of `shutdown.deadline` for closing the mirror, at most a quarter.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -79,11 +82,19 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
 
     let mut crew = Crew::default();
     let doors_close = CancellationToken::new();
-    let api = http::Api::new(context.clone(), metrics::install());
+    let counted = metrics::install();
+    let api = http::Api::new(context.clone(), counted.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
     let clock = timers::run(mirror.clone(), definitions, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let end = stop.clone();
+    crew.spawn("metrics", async move {
+        while end.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
+            counted.upkeep();
+        }
         Ok::<(), anyhow::Error>(())
     });
     let broker = BrokerSide { context, endpoints, management, settings: settings.clone() };

@@ -69,6 +69,10 @@ pub async fn run(
             Ok(round) => round,
             Err(error) => {
                 // What was confirmed is not to go out twice over it.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = runner.context.mirror.until_writable() => {}
+                }
                 runner.mark_sent().await?;
                 return Err(error);
             }
@@ -202,20 +206,24 @@ impl Runner {
 
     async fn mark_and_claim(&mut self, wishes: Vec<(u8, u32)>) -> Result<Vec<Claimed>, MirrorError> {
         let (key, order) = (self.definition.key.clone(), self.definition.order);
-        let sent = std::mem::take(&mut self.sent);
-        self.context
+        let sent = self.sent.clone();
+        let claimed = self
+            .context
             .mirror
             .write(move |tx: &mut Tx| Box::pin(async move { mark_and_claim(tx, &sent, &key, order, &wishes).await }))
-            .await
+            .await?;
+        self.sent.clear();
+        Ok(claimed)
     }
 
     async fn mark_sent(&mut self) -> Result<(), LaneError> {
-        let sent = std::mem::take(&mut self.sent);
-        if !sent.is_empty() {
+        if !self.sent.is_empty() {
+            let sent = self.sent.clone();
             self.context
                 .mirror
                 .write(move |tx: &mut Tx| Box::pin(async move { mark_dispatched(tx, &sent).await }))
                 .await?;
+            self.sent.clear();
         }
         Ok(())
     }

@@ -41,9 +41,8 @@ use crate::topology::names::Names;
 /// Items judged in one transaction.
 const JUDGED: u32 = 500;
 
-/// How many batches may be at hand at once: the prefetch is two full ones, it may just have been changed, and closing
-/// them by bytes makes more.
-const UNACKED_BATCHES: usize = 4 * BATCH as usize;
+/// How many deliveries may be at hand at once: the prefetch is two full batches, and it may just have been changed.
+const UNACKED: usize = 4 * BATCH as usize;
 
 /// How often a queue that is never seen empty is judged by the grace.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
@@ -94,8 +93,10 @@ async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<T
     let before = now();
     let waiting = reports.waiting().await?;
     // What the broker delivered before it answered is at hand by now: at most what was unacked.
-    for _ in 0..UNACKED_BATCHES {
+    let mut left = UNACKED;
+    while left > 0 {
         let Some(batch) = reports.at_hand()? else { break };
+        left = left.saturating_sub(batch.messages.len());
         take(context, batch).await?;
     }
     Ok((waiting == 0 && context.wakes.read_reports.is_trusted()).then_some(before))

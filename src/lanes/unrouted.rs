@@ -40,7 +40,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         let (ready, _) = lookout.look(&queue).await?;
         // More than the last pass left: it broke off, or a lost connection gave back what it had held.
         if ready > left && passes < PASSES {
-            left = ready.saturating_sub(pass(&context, &session, ready).await?);
+            left = ready.saturating_sub(pass(&context, &session, ready, &stop).await?);
             passes += 1;
         }
         context.status.update(|status| status.unrouted = Some(ready));
@@ -52,11 +52,11 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
 }
 
 /// Answers how many were routed again.
-async fn pass(context: &Context, session: &Session, ready: u64) -> Result<u64, LaneError> {
+async fn pass(context: &Context, session: &Session, ready: u64, stop: &CancellationToken) -> Result<u64, LaneError> {
     let mut waiting = Batches::open(session, &context.names.unrouted(), BATCH).await?;
     let mut publisher = Publisher::open(session, context.confirm_timeout).await?;
     let (mut seen, mut routed) = (0, 0);
-    while seen < ready {
+    while seen < ready && !stop.is_cancelled() {
         let Ok(batch) = tokio::time::timeout(NOTHING_MORE, waiting.next()).await else { break };
         let batch = batch?;
         seen += batch.messages.len() as u64;

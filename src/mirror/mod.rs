@@ -32,7 +32,10 @@ use writer::Writer;
 /// A handle on the mirror; clones share it.
 #[derive(Clone)]
 pub struct Mirror {
+    /// For the pipelines and timers.
     reads: SqlitePool,
+    /// For the doors, whose lists may take long: nobody who moves items waits behind them.
+    views: SqlitePool,
     writer: Writer,
     health: Arc<Health>,
     /// Held as long as the mirror is open: two daemons on one file are refused.
@@ -131,14 +134,13 @@ impl Mirror {
             None => error,
         })?;
         let options = options.create_if_missing(false);
-        let reads = SqlitePoolOptions::new()
-            .max_connections(4)
-            .connect_with(options.clone().read_only(true).pragma("cache_size", READER_CACHE))
-            .await
-            .map_err(|source| MirrorError::Sql { operation: "be opened for reading", source })?;
+        let reading = options.clone().read_only(true).pragma("cache_size", READER_CACHE);
+        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).connect_with(reading.clone());
+        let failed = |source| MirrorError::Sql { operation: "be opened for reading", source };
+        let (reads, views) = (pool(2).await.map_err(failed)?, pool(4).await.map_err(failed)?);
         let health = Arc::new(Health::new(path));
         let writer = Writer::start(writer, options, Arc::clone(&health)).await;
-        Ok(Self { reads, writer, health, _lock: Arc::new(lock) })
+        Ok(Self { reads, views, writer, health, _lock: Arc::new(lock) })
     }
 
     /// Runs `work` in a transaction of the writer and answers once it is committed, together with whatever else was
@@ -169,6 +171,7 @@ impl Mirror {
 
     /// Closes it for every handle, with everything in the database file itself: a copy of that file is whole.
     pub async fn close(&self) {
+        self.views.close().await;
         self.reads.close().await;
         self.writer.close().await;
     }
@@ -216,9 +219,14 @@ impl Mirror {
         .await
     }
 
-    /// Connections that only read.
-    pub(crate) fn reads(&self) -> &SqlitePool {
+    /// Connections that only read, for the pipelines.
+    fn reads(&self) -> &SqlitePool {
         &self.reads
+    }
+
+    /// Connections that only read, for the doors.
+    fn views(&self) -> &SqlitePool {
+        &self.views
     }
 
     /// Names the operation that an SQL error stopped, and remembers what it says of the mirror's health.

@@ -152,8 +152,15 @@ impl Writer {
         health: Arc<Health>,
     ) -> Self {
         let (orders, inbox) = mpsc::channel(WAITING_JOBS);
-        let mut writing =
-            Writing { connection, options, inbox, health: Arc::clone(&health), closing: None, worn: false };
+        let mut writing = Writing {
+            connection,
+            options,
+            inbox,
+            health: Arc::clone(&health),
+            closing: None,
+            worn: false,
+            last_probe: Instant::now(),
+        };
         writing.probe().await;
         tokio::spawn(writing.run());
         Self { orders, health }
@@ -194,6 +201,7 @@ struct Writing {
     closing: Option<oneshot::Sender<()>>,
     /// The connection could not begin a transaction, or was left in the middle of one: take another.
     worn: bool,
+    last_probe: Instant,
 }
 
 impl Writing {
@@ -202,8 +210,14 @@ impl Writing {
             let order = if self.health.is_writable() {
                 self.inbox.recv().await
             } else {
-                match tokio::time::timeout(TRY_AGAIN, self.inbox.recv()).await {
-                    Ok(order) => order,
+                // Before anybody who waits: each of them may take the whole busy timeout to fail.
+                let left = TRY_AGAIN.saturating_sub(self.last_probe.elapsed());
+                match tokio::time::timeout(left, self.inbox.recv()).await {
+                    Ok(order) if !left.is_zero() => order,
+                    Ok(order) => {
+                        self.probe().await;
+                        order
+                    }
                     Err(_) => {
                         self.probe().await;
                         continue;
@@ -232,16 +246,18 @@ impl Writing {
         let began = Instant::now();
         let result = self.group(first, &mut jobs).await;
         metrics::committed(began.elapsed(), result.is_ok());
-        self.settle(&result).await;
+        self.settle(&result, false).await;
         for job in jobs {
             job.answer(result.as_ref().copied());
         }
     }
 
     /// Notes how a transaction went, and clears up after one that failed.
-    async fn settle(&mut self, result: &Result<(), GroupFailed>) {
+    async fn settle(&mut self, result: &Result<(), GroupFailed>, probed: bool) {
         match result {
-            Ok(()) => self.health.committed(),
+            // A transaction that wrote nothing also works on a full disk: then only a probe tells.
+            Ok(()) if self.health.is_writable() || probed => self.health.committed(),
+            Ok(()) => {}
             Err(failed) => {
                 if let GroupFailed::Database { reason, .. } = failed {
                     self.health.not_committed(reason);
@@ -325,7 +341,8 @@ impl Writing {
         // Whatever of the log can go into the file makes room in the log. That it cannot is no news here.
         let _ = statement(&mut self.connection, "PRAGMA wal_checkpoint(PASSIVE)").await;
         let result = self.probed().await;
-        self.settle(&result).await;
+        self.last_probe = Instant::now();
+        self.settle(&result, true).await;
     }
 
     async fn probed(&mut self) -> Result<(), GroupFailed> {

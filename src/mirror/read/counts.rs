@@ -63,7 +63,7 @@ impl Mirror {
         if let Some(queue) = queue {
             query.push(" AND queue = ").push_bind(queue.to_owned());
         }
-        let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("count items"))?;
+        let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("count items"))?;
         let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
         for row in rows {
             let (queue, state, count) = count_from_row(&row)?;
@@ -79,7 +79,7 @@ impl Mirror {
     pub async fn unaccounted_by_queue(&self) -> Result<BTreeMap<String, u64>, MirrorError> {
         let rows: Vec<(String, i64)> =
             sqlx::query_as("SELECT queue, unaccounted FROM queue_acks WHERE unaccounted > 0")
-                .fetch_all(self.reads())
+                .fetch_all(self.views())
                 .await
                 .map_err(self.failed("read what is unaccounted for"))?;
         Ok(rows.into_iter().map(|(queue, count)| (queue, u64::try_from(count).unwrap_or(0))).collect())

@@ -50,7 +50,7 @@ impl Mirror {
     pub async fn item(&self, id: ItemId) -> Result<Option<Item>, MirrorError> {
         let mut query = select_items("");
         query.push("WHERE id = ").push_bind(id.to_string());
-        let row = query.build().fetch_optional(self.reads()).await.map_err(self.failed("read an item"))?;
+        let row = query.build().fetch_optional(self.views()).await.map_err(self.failed("read an item"))?;
         row.as_ref().map(item_from_row).transpose()
     }
 
@@ -72,7 +72,7 @@ impl Mirror {
         // One more than asked for tells whether there is a next page.
         let mut query = list(filter, sort, i64::try_from(limit + 1).unwrap_or(i64::MAX), after);
 
-        let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("list items"))?;
+        let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("list items"))?;
         let next = match rows.get(limit - 1) {
             Some(last) if rows.len() > limit => Some(cursor_of(sort, last)?),
             _ => None,
@@ -90,7 +90,7 @@ impl Mirror {
             "SELECT revision, at, actor, user, event, why, attempt, state FROM timeline WHERE item = $1 ORDER BY revision",
         )
         .bind(id.to_string())
-        .fetch_all(self.reads())
+        .fetch_all(self.views())
         .await
         .map_err(self.failed("read a timeline"))?;
         rows.iter().map(|row| line_from_row(id, row)).collect()
@@ -105,7 +105,7 @@ impl Mirror {
             "SELECT content_type, body FROM items JOIN payloads ON payloads.item = items.id WHERE items.id = $1",
         )
         .bind(id.to_string())
-        .fetch_optional(self.reads())
+        .fetch_optional(self.views())
         .await
         .map_err(self.failed("read a payload"))?;
         Ok(row.map(|(content_type, body)| Payload { content_type, body }))

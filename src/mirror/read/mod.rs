@@ -32,7 +32,7 @@ impl Mirror {
     /// # Errors
     /// What the database says.
     pub async fn readable(&self) -> Result<(), MirrorError> {
-        sqlx::query("SELECT 1").execute(self.reads()).await.map_err(self.failed("be read"))?;
+        sqlx::query("SELECT 1").execute(self.views()).await.map_err(self.failed("be read"))?;
         Ok(())
     }
 }

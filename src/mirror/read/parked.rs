@@ -50,7 +50,7 @@ impl Mirror {
             query.push(" WHERE seq < ").push_bind(seq);
         }
         query.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-        let rows = query.build().fetch_all(self.reads()).await.map_err(self.failed("list what is parked"))?;
+        let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("list what is parked"))?;
         let more = rows.len() > limit;
         let items: Vec<Parked> = rows.iter().take(limit).map(parked_from_row).collect::<Result<_, _>>()?;
         let next = items.last().filter(|_| more).map(|last| ParkedCursor(last.seq));
@@ -63,7 +63,7 @@ impl Mirror {
     /// Where the mirror cannot be read.
     pub async fn parked_count(&self) -> Result<u64, MirrorError> {
         let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM parked")
-            .fetch_one(self.reads())
+            .fetch_one(self.views())
             .await
             .map_err(self.failed("count what is parked"))?;
         Ok(u64::try_from(count).unwrap_or(0))
