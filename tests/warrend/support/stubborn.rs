@@ -51,8 +51,8 @@ async fn connect(amqp_url: &str) -> Result<(Connection, Channel), lapin::Error> 
     Ok((connection, channel))
 }
 
-/// The longest a confirm may take. Seen on 3.10: what was published to a stream's exchange right after the broker was
-/// killed and started was never confirmed, on a connection that lived on.
+/// The longest a confirm may take. Seen once on 3.10: after the broker was killed and started, a publish was not confirmed
+/// within 90 s.
 const CONFIRM: Duration = Duration::from_secs(30);
 
 /// What became of a publish.
