@@ -164,14 +164,16 @@ pub fn read_death(message: &Message) -> Result<Death, String> {
     Ok(Death { reason, queue, attempt, deliveries })
 }
 
-/// How often the broker handed a dead letter out before it died, where it says so (quorum queues do).
+/// How often the broker handed a dead letter out before it died, where it says so (quorum queues do). After a restart of
+/// the broker either number alone may be too low.
 #[must_use]
 pub fn deliveries_of(message: &Message) -> Option<u32> {
-    let count = ["x-acquired-count", "x-delivery-count"].iter().find_map(|name| message.properties.header(name))?;
-    match count {
+    let counts = ["x-acquired-count", "x-delivery-count"].iter().filter_map(|name| message.properties.header(name));
+    let counts = counts.filter_map(|header| match header {
         Header::Int(count) => u32::try_from(*count).ok(),
         _ => None,
-    }
+    });
+    counts.max()
 }
 
 fn attempt_of(message: &Message, problems: &mut Vec<String>) -> Option<u32> {
@@ -390,5 +392,21 @@ mod tests {
             message.properties.headers.insert("x-death".to_owned(), forged);
             assert!(read_death(&message).is_err());
         }
+    }
+
+    #[test]
+    fn of_the_two_counts_of_deliveries_the_higher_one_holds() {
+        let counted = |acquired: Option<i64>, failed: Option<i64>| {
+            let mut message = Message::default();
+            for (name, count) in [("x-acquired-count", acquired), ("x-delivery-count", failed)] {
+                message.properties.headers.extend(count.map(|count| (name.to_owned(), Header::Int(count))));
+            }
+            deliveries_of(&message)
+        };
+        assert_eq!(counted(None, None), None);
+        assert_eq!(counted(Some(3), None), Some(3));
+        assert_eq!(counted(Some(3), Some(1)), Some(3));
+        assert_eq!(counted(Some(1), Some(4)), Some(4));
+        assert_eq!(counted(Some(-1), Some(0)), Some(0));
     }
 }

@@ -51,23 +51,27 @@ async fn connect(amqp_url: &str) -> Result<(Connection, Channel), lapin::Error> 
     Ok((connection, channel))
 }
 
+/// The longest a confirm may take. Seen once on 3.10: after the broker was killed and started, a publish was not confirmed
+/// within 90 s.
+const CONFIRM: Duration = Duration::from_secs(30);
+
 /// What became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     Confirmed,
     /// The broker refused it.
     Refused,
-    /// The connection was lost before the confirm: nobody knows whether the broker has it.
+    /// The connection was lost before the confirm, or none came: nobody knows whether the broker has it.
     Doubtful,
 }
 
-/// Publishes persistent and mandatory. A broker that blocks publishers is waited for.
+/// Publishes persistent and mandatory.
 pub async fn publish(channel: &Channel, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> Sent {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let properties = properties.with_delivery_mode(2);
     let confirmed =
         async { channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?.await };
-    match unless_lost(channel, confirmed).await {
+    match tokio::time::timeout(CONFIRM, unless_lost(channel, confirmed)).await.ok().flatten() {
         Some(confirmation) if confirmation.is_ack() => {
             let returned = confirmation.take_message();
             assert!(returned.is_none(), "no queue took what was published to {exchange} for {key}");
