@@ -161,11 +161,11 @@ impl Runner {
         self.pace.seen(ready);
         let wishes = self.wishes(ready).await?;
         let waiting = !wishes.is_empty();
-        let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
-        if wishes.is_empty() {
+        if !worth_it(&wishes, self.definition.window, self.pace.is_slow()) {
             self.mark_sent().await?;
             return Ok(if waiting { Round::Full } else { Round::Idle });
         }
+        let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
         let claimed = self.mark_and_claim(wishes).await?;
         if claimed.is_empty() {
             return Ok(Round::Idle);
@@ -193,7 +193,7 @@ impl Runner {
                         Some(levels) => levels,
                         None => ready_by_level(ready, window, &self.context.mirror.out_by_priority(key, window).await?),
                     };
-                    let room = room(window, levels.get(&level).copied().unwrap_or(0), self.pace.is_slow());
+                    let room = room(window, levels.get(&level).copied().unwrap_or(0));
                     in_broker = Some(levels);
                     room
                 }
@@ -361,10 +361,13 @@ fn ready_by_level(ready: u64, window: u32, out: &BTreeMap<u8, u64>) -> BTreeMap<
     levels
 }
 
-/// How many more may go out. While robots are fast a window is topped up by halves, else to the brim.
-fn room(window: u32, ready: u64, to_the_brim: bool) -> u32 {
-    let room = u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX);
-    if to_the_brim || room >= window.div_ceil(2) { room } else { 0 }
+fn room(window: u32, ready: u64) -> u32 {
+    u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX)
+}
+
+/// Whether it is time for a round: while robots are fast, once a level wants half a window; every round costs a commit.
+fn worth_it(wishes: &[(u8, u32)], window: u32, slow: bool) -> bool {
+    wishes.iter().any(|(_, room)| *room > 0 && (slow || *room >= window.div_ceil(2).min(BATCH)))
 }
 
 /// The delivery a robot gets (docs/amqp.md).
@@ -418,13 +421,24 @@ mod tests {
 
     #[test]
     fn the_window_never_goes_below_nothing() {
-        assert_eq!((room(200, 0, true), room(200, 150, true), room(200, 900, true)), (200, 50, 0));
+        assert_eq!((room(200, 0), room(200, 150), room(200, 900)), (200, 50, 0));
     }
 
     #[test]
     fn fast_robots_get_half_a_window_at_a_time() {
-        assert_eq!((room(200, 0, false), room(200, 100, false), room(200, 101, false)), (200, 100, 0));
-        assert_eq!((room(1, 0, false), room(1, 1, false), room(3, 1, false)), (1, 0, 2));
+        for (wishes, window, fast, slow) in [
+            (vec![(4, 200)], 200, true, true),
+            (vec![(4, 100)], 200, true, true),
+            (vec![(4, 99)], 200, false, true),
+            (vec![(8, 150), (4, 1)], 200, true, true),
+            (vec![(4, 1)], 1, true, true),
+            (vec![(4, 1)], 3, false, true),
+            (vec![(4, BATCH)], 5000, true, true),
+            (vec![(4, 0)], 200, false, false),
+            (vec![], 200, false, false),
+        ] {
+            assert_eq!((worth_it(&wishes, window, false), worth_it(&wishes, window, true)), (fast, slow), "{wishes:?}");
+        }
     }
 
     #[test]
