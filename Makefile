@@ -12,9 +12,11 @@ build: ## the release binary, target/release/warrend
 demo: ## the main job: items in, robots, a crash midway, a ledger that balances
 	@python=$$(scripts/python) && WARREND_PYTHON=$$python exec "$$python" scripts/demo
 
+# Tests mostly wait: for brokers, and for what they broke to heal.
+TEST_THREADS ?= 6
 test: ## all tests, against a real broker (see scripts/broker)
 	@scripts/broker prepare
-	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked
+	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked -- --test-threads=$(TEST_THREADS)
 
 bench: ## what the lanes cost beside the broker itself (BENCH="--items 20000": its arguments)
 	@scripts/bench $(BENCH)

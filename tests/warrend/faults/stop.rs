@@ -33,11 +33,9 @@ async fn asked_to_stop_under_load_it_ends_in_time_and_says_for_what_it_waited() 
         for line in ["told to stop: finishing what is in hand", "stopped"] {
             assert!(said.contains(line), "the log does not say '{line}':\n{said}");
         }
-        // Whoever has nothing in hand may be gone before it could be waited for.
-        for party in ["broker", "dispatch of m"] {
-            let waited = said.lines().any(|line| line.contains("waiting for ") && line.contains(party));
-            assert!(waited, "the log does not say that it waited for {party}:\n{said}");
-        }
+        // Which pipelines are among them is open: whoever has nothing in hand may be gone before it could be waited for.
+        let waited = said.lines().any(|line| line.contains("waiting for ") && line.contains("broker"));
+        assert!(waited, "the log does not say whom it waited for:\n{said}");
         // lapin may call its own goodbye an error; what counts is what the daemon says.
         for line in ["did not end within", "ended badly", "WARN warrend", "ERROR warrend"] {
             assert!(!said.contains(line), "{said}");
