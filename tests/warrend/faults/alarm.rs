@@ -13,6 +13,11 @@ async fn is_alarmed(daemon: &Daemon) -> bool {
     daemon.vhost.management("GET", "/api/nodes", None).await[0]["mem_alarm"] == true
 }
 
+/// Whether `/metrics` has this line.
+async fn counted(daemon: &Daemon, line: &str) -> bool {
+    daemon.get("/metrics").await.as_str().is_some_and(|text| text.lines().any(|counted| counted == line))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_blocks_publishers_intake_and_acks_go_on() {
     let broker = OwnBroker::start().await;
@@ -47,9 +52,22 @@ async fn while_the_broker_blocks_publishers_intake_and_acks_go_on() {
             intake["message_stats"]["ack"].as_u64().unwrap_or_default() >= confirmed.values().sum::<usize>() as u64
         })
         .await;
+    daemon
+        .wait_until("it says that publishers are blocked, and is ready", async |daemon: &Daemon| {
+            let ready = daemon.get("/readyz").await;
+            let detail = ready["checks"]["broker"]["detail"].as_str().unwrap_or_default().to_owned();
+            detail.contains("blocks publishers") && counted(daemon, "warrend_broker_blocked 1").await
+        })
+        .await;
     assert!(is_alarmed(&daemon).await, "all of this was under the alarm");
 
     broker.calm().await;
+    daemon
+        .wait_until("publishers are free again", async |daemon: &Daemon| {
+            counted(daemon, "warrend_broker_blocked 0").await
+        })
+        .await;
+    assert!(counted(&daemon, "warrend_broker_sessions_total 1").await, "the session outlives an alarm");
     daemon
         .wait_until("what came over HTTP is done", async |daemon: &Daemon| {
             let items = daemon.items("queue=unique").await;
