@@ -70,6 +70,15 @@ impl Batches {
         Self::open_with(session, queue, at_most, at_most.saturating_mul(2), None).await
     }
 
+    /// Starts consuming; `held` deliveries are held unacked, whatever their size. For a queue whose redelivered marks mean
+    /// something: consuming anew ([`Self::adapt`]) gives back what is on its way, marked.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_holding(session: &Session, queue: &str, at_most: u16, held: u16) -> Result<Self, BrokerError> {
+        Self::open_with(session, queue, at_most, held, None).await
+    }
+
     /// As [`Self::open`], but beginning with few: [`Self::adapt`] has to be called after each batch.
     ///
     /// # Errors

@@ -31,6 +31,9 @@ use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
 use crate::mirror::{Mirror, MirrorError, Tx, items, records};
 
+/// Deliveries held at once. With the largest payloads of the default `max_payload` that is some 64 MiB.
+const HELD: u16 = 64;
+
 /// What the door said to one item.
 #[derive(Debug, Clone)]
 pub enum Admission {
@@ -47,7 +50,7 @@ pub enum Admission {
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut intake = Batches::open_adapting(&session, &context.names.intake(), BATCH).await?;
+    let mut intake = Batches::open_holding(&session, &context.names.intake(), BATCH, HELD).await?;
     loop {
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -73,7 +76,6 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         batch.ack().await?;
         failpoint::reach("intake.acked").await;
         metrics::taken("intake", taken);
-        intake.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }

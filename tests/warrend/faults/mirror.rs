@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ struct Load {
     stop: Arc<Semaphore>,
     over_amqp: JoinHandle<Vec<String>>,
     over_http: JoinHandle<Answers>,
+    refused: Arc<AtomicUsize>,
 }
 
 /// What the API answered, by reference, each answer in its turn.
@@ -38,9 +40,15 @@ impl Load {
     async fn start(daemon: &Daemon, size: usize) -> Self {
         let stop = Arc::new(Semaphore::new(0));
         let over_amqp = tokio::spawn(send(Client::connect(&daemon.vhost).await, Arc::clone(&stop), size));
-        let over_http =
-            tokio::spawn(enqueue(format!("{}/api/v1/queues/a/items", daemon.url()), Arc::clone(&stop), size));
-        Self { stop, over_amqp, over_http }
+        let refused = Arc::new(AtomicUsize::new(0));
+        let url = format!("{}/api/v1/queues/a/items", daemon.url());
+        let over_http = tokio::spawn(enqueue(url, Arc::clone(&stop), size, Arc::clone(&refused)));
+        Self { stop, over_amqp, over_http, refused }
+    }
+
+    /// Small items may still fit while batches do not: waits until a caller was refused.
+    async fn until_refused(&self, daemon: &Daemon) {
+        daemon.wait_until("a caller is refused", async |_: &Daemon| self.refused.load(Ordering::Relaxed) > 0).await;
     }
 
     /// Ends both and holds the mirror to what they were told: what was confirmed or answered with 201 is there once,
@@ -90,7 +98,7 @@ async fn send(client: Client, stop: Arc<Semaphore>, size: usize) -> Vec<String> 
 }
 
 /// Each item until it is let in, as a client does that heeds its answers.
-async fn enqueue(url: String, stop: Arc<Semaphore>, size: usize) -> Answers {
+async fn enqueue(url: String, stop: Arc<Semaphore>, size: usize, refused: Arc<AtomicUsize>) -> Answers {
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let mut answers = Answers::default();
     let mut number = 0;
@@ -103,7 +111,10 @@ async fn enqueue(url: String, stop: Arc<Semaphore>, size: usize) -> Answers {
         answers.by_reference.entry(reference).or_default().push(status);
         match status {
             200 | 201 => number += 1,
-            _ => answers.problems.push((answer.json().await.expect("a problem"), retry_after)),
+            _ => {
+                answers.problems.push((answer.json().await.expect("a problem"), retry_after));
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
         }
         breathe().await;
     }
@@ -213,6 +224,7 @@ async fn fills_up_and_goes_on(daemon: Daemon, why: &str, make_room: impl FnOnce(
     let client = Client::connect(&daemon.vhost).await;
     let load = Load::start(&daemon, 20_000).await;
     until_it_says(&daemon, why).await;
+    load.until_refused(&daemon).await;
     until_nobody_takes_in(&daemon, &client).await;
     let waiting = client.ready("wq.intake").await;
     daemon.wait_until("the intake grows", async |_: &Daemon| client.ready("wq.intake").await > waiting + 20).await;
@@ -251,6 +263,7 @@ async fn a_lock_that_another_process_holds_stops_the_intake_until_it_lets_go() {
     let mut stranger = stranger(&daemon).await;
     execute(&mut stranger, "BEGIN EXCLUSIVE").await;
     until_it_says(&daemon, "another process").await;
+    load.until_refused(&daemon).await;
     until_nobody_takes_in(&daemon, &client).await;
     // Nothing was written since, and it can be read.
     let before = daemon.queue("a").await["counts"].clone();
