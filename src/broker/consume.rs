@@ -1,8 +1,9 @@
 //! Consuming in batches with manual acks. A batch is acked as a whole, by the last delivery's own acker: a raw tag
 //! could ack other messages on a later channel.
 //!
-//! RabbitMQ bounds what a consumer holds by a number of deliveries, never by bytes. So a consumer begins with few, and
-//! [`Batches::adapt`] consumes anew with as many as the sizes seen lately allow.
+//! RabbitMQ bounds what a consumer holds by a number of deliveries, never by bytes. Of a queue that number stays: consuming
+//! anew with another would give back what is on its way, marked redelivered, and that mark means something. The reader of
+//! a stream, which knows no such mark, begins with few and consumes anew with as many as the sizes seen lately allow.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,10 +22,10 @@ use crate::item::message::Message;
 /// A batch is closed once its bodies have this many bytes.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes that the deliveries held unacked should have at most.
+/// Bytes that the deliveries of a stream held unacked should have at most.
 const HELD_BYTES: usize = 16 * 1024 * 1024;
 
-/// Deliveries held at first, while their sizes are not known, and the fewest that keep both sides busy.
+/// Deliveries of a stream held at first, while their sizes are not known, and the fewest that keep both sides busy.
 const FIRST_PREFETCH: u16 = 16;
 const FEWEST: u16 = 4;
 
@@ -42,13 +43,13 @@ pub struct Batches {
     prefetch: u16,
     /// The largest body seen lately: it shrinks by an eighth with every batch of smaller ones.
     largest: usize,
-    /// Delivered to the consumer before this one.
+    /// Delivered already, to this consumer or the one before it.
     held: VecDeque<Delivery>,
     /// Of a stream: the offset behind the last delivery. Whatever a queue's messages say of offsets means nothing.
     next_offset: Option<i64>,
     is_stream: bool,
-    /// When the last batch was closed that was not full.
-    drained_at: Option<Instant>,
+    /// When the last batch was closed, where more could have been in it.
+    closed_early_at: Option<Instant>,
 }
 
 /// Deliveries that belong to one ack.
@@ -62,32 +63,15 @@ pub struct Batch {
 }
 
 impl Batches {
-    /// Starts consuming; at most twice `at_most` deliveries are held unacked, whatever their size.
+    /// Starts consuming; at most `held` deliveries are held unacked, whatever their size, and at most `at_most` make a batch.
     ///
     /// # Errors
     /// Where the queue is not there or the connection is gone.
-    pub async fn open(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
-        Self::open_with(session, queue, at_most, at_most.saturating_mul(2), None).await
-    }
-
-    /// Starts consuming; `held` deliveries are held unacked, whatever their size. For a queue whose redelivered marks mean
-    /// something: consuming anew ([`Self::adapt`]) gives back what is on its way, marked.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub async fn open_holding(session: &Session, queue: &str, at_most: u16, held: u16) -> Result<Self, BrokerError> {
+    pub async fn open(session: &Session, queue: &str, at_most: u16, held: u16) -> Result<Self, BrokerError> {
         Self::open_with(session, queue, at_most, held, None).await
     }
 
-    /// As [`Self::open`], but beginning with few: [`Self::adapt`] has to be called after each batch.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub async fn open_adapting(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
-        Self::open_with(session, queue, at_most, FIRST_PREFETCH, None).await
-    }
-
-    /// Starts reading a stream at `offset`, or at its beginning; adapting as well.
+    /// Starts reading a stream at `offset`, or at its beginning. [`Self::adapt`] has to be called after each batch.
     ///
     /// # Errors
     /// Where the stream is not there or the connection is gone.
@@ -122,12 +106,12 @@ impl Batches {
             largest: 0,
             held: VecDeque::new(),
             next_offset: None,
-            drained_at: None,
+            closed_early_at: None,
         })
     }
 
-    /// Consumes anew where many more or far fewer deliveries should be held than are. What is held already stays, ahead of
-    /// what comes then. Not to be dropped before it answers.
+    /// Of a stream: consumes anew where many more or far fewer deliveries should be held than are. What is held already
+    /// stays, ahead of what comes then. Not to be dropped before it answers.
     ///
     /// # Errors
     /// Where the connection is gone.
@@ -164,7 +148,7 @@ impl Batches {
             }
         }
         let gather = if self.is_stream { GATHER_COPIES } else { GATHER };
-        if self.drained_at.is_some_and(|drained_at| drained_at.elapsed() < gather * 2) {
+        if self.closed_early_at.is_some_and(|closed_at| closed_at.elapsed() < gather * 2) {
             tokio::time::sleep(gather).await;
         }
         let first = self.held.pop_front().map(Ok);
@@ -207,7 +191,9 @@ impl Batches {
             largest = largest.max(next.data.len());
             messages.push(convert::message(next));
         }
-        self.drained_at = drained.then(Instant::now);
+        // With all that may be held in one batch nothing more would come, however long it is waited for.
+        let early = drained && messages.len() < usize::from(self.prefetch);
+        self.closed_early_at = early.then(Instant::now);
         self.largest = largest.max(self.largest - self.largest / 8);
         Ok(Batch { messages, drained, ackers })
     }

@@ -11,6 +11,9 @@
 //! cannot be known (a dispatch repeated after a crash, a repeated, anonymous or lost copy) it errs upwards: then items
 //! stay `unaccounted` that were done, and none is done that was lost. A queue at rest with nothing out is even: there
 //! the account begins anew.
+//!
+//! Order of effects: one transaction per batch, the items and the account together. A crash leaves the rest out, and the
+//! next observation finds it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -10,7 +10,7 @@
 //! | 2 | claimed rows, perhaps not published | the next session publishes them again: same id, same attempt |
 //! | 3 | claimed rows, published, not marked | the same; robots may see a repeat, the mirror does not |
 //!
-//! A round that fails marks what was confirmed before it ends. A runner that is started again, in the same session or
+//! A round that fails marks what was confirmed before it ends, once the mirror can be written. A runner that is started again, in the same session or
 //! the next, first publishes what is still claimed.
 //!
 //! A report may overtake the mark: marking is conditional on (item, attempt, still claimed).

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Context, LaneError, new_id, now};
+use super::{BATCH, Context, HELD, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
@@ -30,9 +30,6 @@ use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
 use crate::mirror::{Mirror, MirrorError, Tx, items, records};
-
-/// Deliveries held at once. With the largest payloads of the default `max_payload` that is some 64 MiB.
-const HELD: u16 = 64;
 
 /// What the door said to one item.
 #[derive(Debug, Clone)]
@@ -50,7 +47,7 @@ pub enum Admission {
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut intake = Batches::open_holding(&session, &context.names.intake(), BATCH, HELD).await?;
+    let mut intake = Batches::open(&session, &context.names.intake(), BATCH, HELD).await?;
     loop {
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),

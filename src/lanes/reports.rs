@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
-use super::{BATCH, Context, LaneError, new_id, now};
+use super::{BATCH, Context, HELD, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
 use crate::definition::Definitions;
@@ -41,9 +41,6 @@ use crate::topology::names::Names;
 /// Items judged in one transaction.
 const JUDGED: u32 = 500;
 
-/// How many deliveries may be at hand at once: the prefetch is two full batches, and it may just have been changed.
-const UNACKED: usize = 4 * BATCH as usize;
-
 /// How often a queue that is never seen empty is judged by the grace.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -52,7 +49,7 @@ const JUDGE_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut reports = Batches::open_adapting(&session, &context.names.reports(), BATCH).await?;
+    let mut reports = Batches::open(&session, &context.names.reports(), BATCH, HELD).await?;
     // A former session may have left rejects that nobody judged.
     let mut unjudged = true;
     loop {
@@ -69,7 +66,6 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
             Some(batch) => {
                 let drained = batch.drained;
                 unjudged |= take(&context, batch).await?;
-                reports.adapt().await?;
                 drained
             }
             None => true,
@@ -93,7 +89,7 @@ async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<T
     let before = now();
     let waiting = reports.waiting().await?;
     // What the broker delivered before it answered is at hand by now: at most what was unacked.
-    let mut left = UNACKED;
+    let mut left = usize::from(HELD);
     while left > 0 {
         let Some(batch) = reports.at_hand()? else { break };
         left = left.saturating_sub(batch.messages.len());
