@@ -1,9 +1,9 @@
 //! Consuming in batches with manual acks. A batch is acked as a whole, by the last delivery's own acker: a raw tag
 //! could ack other messages on a later channel.
 //!
-//! RabbitMQ bounds what a consumer holds by a number of deliveries, never by bytes. Of a queue that number stays: consuming
-//! anew with another would give back what is on its way, marked redelivered, and that mark means something. The reader of
-//! a stream, which knows no such mark, begins with few and consumes anew with as many as the sizes seen lately allow.
+//! RabbitMQ bounds what a consumer holds by a number of deliveries, never by bytes. So a consumer begins with few, and
+//! [`Batches::adapt`] consumes anew with as many as the sizes seen lately allow. It does so only while all that may be held
+//! is: else the broker would give back what is on its way, marked redelivered, and that mark means something.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use crate::item::message::Message;
 /// A batch is closed once its bodies have this many bytes.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes that the deliveries of a stream held unacked should have at most.
+/// Bytes that the deliveries held unacked should have at most.
 const HELD_BYTES: usize = 16 * 1024 * 1024;
 
-/// Deliveries of a stream held at first, while their sizes are not known, and the fewest that keep both sides busy.
+/// Deliveries held at first, while their sizes are not known, and the fewest that keep both sides busy.
 const FIRST_PREFETCH: u16 = 16;
 const FEWEST: u16 = 4;
 
@@ -63,15 +63,23 @@ pub struct Batch {
 }
 
 impl Batches {
-    /// Starts consuming; at most `held` deliveries are held unacked, whatever their size, and at most `at_most` make a batch.
+    /// Starts consuming, beginning with few: [`Self::adapt`] is to be called with each batch.
     ///
     /// # Errors
     /// Where the queue is not there or the connection is gone.
-    pub async fn open(session: &Session, queue: &str, at_most: u16, held: u16) -> Result<Self, BrokerError> {
-        Self::open_with(session, queue, at_most, held, None).await
+    pub async fn open(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
+        Self::open_with(session, queue, at_most, FIRST_PREFETCH, None).await
     }
 
-    /// Starts reading a stream at `offset`, or at its beginning. [`Self::adapt`] has to be called after each batch.
+    /// Starts consuming; twice `at_most` deliveries are held unacked, whatever their size.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_wide(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
+        Self::open_with(session, queue, at_most, at_most.saturating_mul(2), None).await
+    }
+
+    /// Starts reading a stream at `offset`, or at its beginning; beginning with few as well.
     ///
     /// # Errors
     /// Where the stream is not there or the connection is gone.
@@ -110,23 +118,29 @@ impl Batches {
         })
     }
 
-    /// Of a stream: consumes anew where many more or far fewer deliveries should be held than are. What is held already
-    /// stays, ahead of what comes then. Not to be dropped before it answers.
+    /// Consumes anew where many more or far fewer deliveries should be held than are. What is held already stays, ahead of
+    /// what comes then. `batch` is the last one, not acked yet. Not to be dropped before it answers.
     ///
     /// # Errors
     /// Where the connection is gone.
-    pub async fn adapt(&mut self) -> Result<(), BrokerError> {
+    pub async fn adapt(&mut self, batch: &Batch) -> Result<(), BrokerError> {
         let wanted = prefetch_for(self.largest, self.at_most);
         if wanted / 2 < self.prefetch && self.prefetch / 2 < wanted {
+            return Ok(());
+        }
+        while let Some(next) = self.consumer.next().now_or_never() {
+            let delivery = self.delivery(next)?;
+            self.held.push_back(delivery);
+        }
+        if batch.messages.len() + self.held.len() < usize::from(self.prefetch) {
             return Ok(());
         }
         let operation = format!("consume from {} anew", self.queue);
         let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         answered(operation.as_str(), cancel).await?;
-        // All that was delivered came before the broker's answer, and the end behind it.
-        while let Some(delivery) = self.consumer.next().await {
-            let delivery = delivery.map_err(|source| BrokerError::Amqp { operation: operation.clone(), source })?;
-            self.note_offset(&delivery);
+        // The broker's answer ends the consumer, behind all that was delivered.
+        while let Some(next) = self.consumer.next().await {
+            let delivery = self.delivery(Some(next))?;
             self.held.push_back(delivery);
         }
         let from = self.next_offset.map(AMQPValue::LongLongInt);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Context, HELD, LaneError, new_id, now};
+use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
@@ -47,12 +47,13 @@ pub enum Admission {
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut intake = Batches::open(&session, &context.names.intake(), BATCH, HELD).await?;
+    let mut intake = Batches::open(&session, &context.names.intake(), BATCH).await?;
     loop {
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             batch = intake.next() => batch?,
         };
+        intake.adapt(&batch).await?;
         let taken = batch.messages.len();
         let (candidates, parked) = read_batch(&context, &batch.messages, now());
         failpoint::reach("intake.read").await;

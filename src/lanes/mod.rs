@@ -33,9 +33,6 @@ use crate::topology::names::Names;
 /// Deliveries taken together into one transaction.
 const BATCH: u16 = 256;
 
-/// Deliveries of a queue held unacked at once: with 1 MiB each some 64 MiB.
-const HELD: u16 = 64;
-
 /// What every pipeline works with.
 #[derive(Clone)]
 pub struct Context {

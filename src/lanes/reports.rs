@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
-use super::{BATCH, Context, HELD, LaneError, new_id, now};
+use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
 use crate::definition::Definitions;
@@ -41,6 +41,9 @@ use crate::topology::names::Names;
 /// Items judged in one transaction.
 const JUDGED: u32 = 500;
 
+/// How many deliveries may be at hand at once: two full batches, and what a consumer before this one had.
+const UNACKED: usize = 4 * BATCH as usize;
+
 /// How often a queue that is never seen empty is judged by the grace.
 const JUDGE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -49,7 +52,7 @@ const JUDGE_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// The first failure of broker or mirror; nothing that is not committed was acked.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut reports = Batches::open(&session, &context.names.reports(), BATCH, HELD).await?;
+    let mut reports = Batches::open(&session, &context.names.reports(), BATCH).await?;
     // A former session may have left rejects that nobody judged.
     let mut unjudged = true;
     loop {
@@ -64,6 +67,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         };
         let drained = match batch {
             Some(batch) => {
+                reports.adapt(&batch).await?;
                 let drained = batch.drained;
                 unjudged |= take(&context, batch).await?;
                 drained
@@ -89,7 +93,7 @@ async fn seen_empty(context: &Context, reports: &mut Batches) -> Result<Option<T
     let before = now();
     let waiting = reports.waiting().await?;
     // What the broker delivered before it answered is at hand by now: at most what was unacked.
-    let mut left = usize::from(HELD);
+    let mut left = UNACKED;
     while left > 0 {
         let Some(batch) = reports.at_hand()? else { break };
         left = left.saturating_sub(batch.messages.len());

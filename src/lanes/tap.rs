@@ -55,6 +55,7 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
             batch = copies.next() => batch?,
         };
         context.status.update(|status| status.tap_idle_since = None);
+        copies.adapt(&batch).await?;
         let taken = batch.messages.len();
         let page = Page::read(&context.definitions, &batch.messages, next_offset, now());
         failpoint::reach("tap.read").await;
@@ -74,7 +75,6 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         batch.ack().await?;
         failpoint::reach("tap.acked").await;
         metrics::taken("tap", taken);
-        copies.adapt().await?;
         for queue in woken {
             context.wakes.dispatch(&queue);
         }

@@ -53,7 +53,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
 
 /// Answers how many were routed again.
 async fn pass(context: &Context, session: &Session, ready: u64, stop: &CancellationToken) -> Result<u64, LaneError> {
-    let mut waiting = Batches::open(session, &context.names.unrouted(), BATCH, 2 * BATCH).await?;
+    let mut waiting = Batches::open_wide(session, &context.names.unrouted(), BATCH).await?;
     let mut publisher = Publisher::open(session, context.confirm_timeout).await?;
     let (mut seen, mut routed) = (0, 0);
     while seen < ready && !stop.is_cancelled() {

@@ -1,5 +1,6 @@
 //! Which items are one and the same, over AMQP and over HTTP.
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::{all_goes_on, enqueue, item_in, properties, state_of, story, take};
@@ -238,4 +239,24 @@ async fn over_http_the_answer_says_which_it_is() {
     assert_eq!(post("a", json!({"payload": 2, "reference": "r"})).await.0, 201);
     assert_eq!(post("a", json!({"payload": 1})).await.0, 201);
     assert_eq!(post("a", json!({"payload": 1})).await.0, 201);
+}
+
+#[tokio::test]
+async fn what_comes_fast_is_not_taken_for_a_repeat() {
+    const ITEMS: usize = 3000;
+    let daemon = daemon("fast").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    // Without an identity of its own each would be marked, where the broker says that it delivered it before.
+    let send = async |number: usize| {
+        let body = number.to_string();
+        enqueue(&client, "a", lapin::BasicProperties::default(), body.as_bytes()).await;
+    };
+    for thousand in 0..3 {
+        join_all((0..ITEMS / 3).map(|number| send(thousand * 1000 + number))).await;
+    }
+    daemon
+        .wait_until("all are let in", async |daemon: &Daemon| daemon.queue("a").await["counts"]["queued"] == ITEMS)
+        .await;
+    let items = daemon.items("queue=a").await;
+    assert_eq!(items.iter().filter(|item| item["possible_repeat"] != false).count(), 0);
 }
