@@ -173,7 +173,7 @@ pub(super) fn type_name(version: Version) -> String {
 
 fn type_arguments(version: Version) -> Vec<(&'static str, Argument)> {
     let definition = QueueDefinition::with_defaults(QUEUE);
-    let definitions = Definitions { queues: [(QUEUE.to_owned(), definition.into())].into() };
+    let definitions = Definitions { queues: [(QUEUE.to_owned(), definition.into())].into(), ..Definitions::default() };
     let topology = desired(&definitions, version, &Names::new("wq"), 1);
     let robots = topology.queues.into_iter().find(|queue| queue.key.is_some());
     let arguments = robots.map(|queue| queue.arguments).unwrap_or_default();

@@ -16,7 +16,6 @@
 //! next observation finds it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -111,7 +110,8 @@ async fn pass(
     before: &mut HashMap<String, Observation>,
 ) -> Result<Due, ReconcileError> {
     let mut due = Due::Nothing;
-    for definition in context.definitions.queues.values() {
+    let definitions = context.definitions();
+    for definition in definitions.queues.values().chain(definitions.retired.values()) {
         let queue = definition.key.as_str();
         let answer = management.queue(&context.names.robots(queue)).await;
         let problem = answer.as_ref().err().map(ToString::to_string);
@@ -214,7 +214,7 @@ async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestam
         return Ok(());
     }
     loop {
-        let definitions = Arc::clone(&context.definitions);
+        let definitions = context.definitions();
         let (name, seen) = (queue.to_owned(), acks.cast_signed());
         let (written, more) = context
             .mirror

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::lifecycle;
 use crate::lanes::ledger::Ledger;
+use crate::lanes::live::Live;
 use crate::lanes::{Wakes, now};
 use crate::mirror::dispatch::promote_due;
 use crate::mirror::{Mirror, MirrorError, Tx, items};
@@ -27,11 +27,11 @@ const LONGEST: Duration = Duration::from_secs(1);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Runs until it is stopped. A mirror that fails is tried again: this is no reason to stop the daemon.
-pub async fn run(mirror: Mirror, definitions: Arc<Definitions>, wakes: Arc<Wakes>, stop: CancellationToken) {
+pub async fn run(mirror: Mirror, live: Live, wakes: Arc<Wakes>, stop: CancellationToken) {
     loop {
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&mirror, &definitions, &wakes) => passed,
+            passed = pass(&mirror, &live, &wakes) => passed,
         };
         let wait = match passed {
             Ok(()) => until_next(&mirror).await,
@@ -55,10 +55,10 @@ async fn until_next(mirror: &Mirror) -> Duration {
     }
 }
 
-async fn pass(mirror: &Mirror, definitions: &Arc<Definitions>, wakes: &Wakes) -> Result<(), MirrorError> {
+async fn pass(mirror: &Mirror, live: &Live, wakes: &Wakes) -> Result<(), MirrorError> {
     // First what is over: it is not to go out.
     while mirror.next_expiry().await?.is_some_and(|due| due <= now()) {
-        let definitions = Arc::clone(definitions);
+        let definitions = live.definitions();
         let written = mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
+use super::dispatchers;
 use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
 use crate::broker::declare::declare;
@@ -30,7 +31,6 @@ use crate::broker::management::Management;
 use crate::broker::ownership;
 use crate::broker::publish::Publisher;
 use crate::control::reconcile;
-use crate::definition::Definitions;
 use crate::failpoint;
 use crate::lanes::{self, Context, LaneError};
 use crate::metrics;
@@ -204,8 +204,8 @@ impl BrokerSide {
             return Err(SessionError::TooOld(text));
         }
         let session = Arc::new(endpoint.connect().await?);
-        let definitions: &Definitions = &self.context.definitions;
-        let topology = desired(definitions, version, &self.context.names, self.settings.tap.max_bytes);
+        let definitions = self.context.definitions();
+        let topology = desired(&definitions, version, &self.context.names, self.settings.tap.max_bytes);
         let shortfall = declare(&session, self.management.as_ref(), &topology).await?;
         failpoint::reach("start.declared").await;
         let identity = self.context.mirror.identity().await?;
@@ -262,17 +262,8 @@ impl BrokerSide {
                 lanes::unrouted::run(context.clone(), Arc::clone(&own), token.clone())
             }),
         );
-        for definition in self.context.definitions.queues.values() {
-            let (context, own, token) = parts();
-            let missing = if unreachable.contains(&definition.key) { Missing::TryAgain } else { Missing::EndSession };
-            let (name, definition) = (format!("dispatch of {}", definition.key), Arc::clone(definition));
-            crew.spawn(
-                name,
-                while_connected(Arc::clone(&own), token.clone(), missing, move || {
-                    lanes::dispatch::run(context.clone(), Arc::clone(&definition), Arc::clone(&own), token.clone())
-                }),
-            );
-        }
+        let (context, session, token) = parts();
+        crew.spawn("dispatch", dispatchers::run(context, session, unreachable.clone(), token));
         if let Some(management) = self.management.clone() {
             let (context, _, token) = parts();
             let control = &self.settings.control;
@@ -288,7 +279,7 @@ impl BrokerSide {
 
 /// What a pipeline means that misses something on the broker.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
+pub(super) enum Missing {
     /// Somebody deleted it: everything is declared again.
     EndSession,
     /// It was missing when everything was declared: declaring again would not help.
@@ -297,7 +288,7 @@ enum Missing {
 
 /// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not
 /// confirm, or a broker that blocks publishers, is no reason to stop those that drain.
-async fn while_connected<F>(
+pub(super) async fn while_connected<F>(
     session: Arc<Session>,
     stop: CancellationToken,
     missing: Missing,

@@ -7,6 +7,7 @@
 
 mod broker_side;
 mod crew;
+mod dispatchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::control::timers;
 use crate::definition;
 use crate::failpoint;
 use crate::http;
+use crate::lanes::live::{InForce, Live};
 use crate::lanes::{Context, Replies, Wakes};
 use crate::metrics;
 use crate::mirror::Mirror;
@@ -68,10 +70,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
 
     let stop = stop_on_signal()?;
     let status = Arc::new(Status::default());
-    let wakes = Arc::new(Wakes::new(&definitions));
+    let live = Live::new(InForce { definitions, ..InForce::default() });
+    let wakes = Arc::new(Wakes::default());
     let context = Context {
         mirror: mirror.clone(),
-        definitions: Arc::clone(&definitions),
+        live: live.clone(),
         names: Names::new(&settings.broker.prefix),
         status: Arc::clone(&status),
         wakes: Arc::clone(&wakes),
@@ -85,7 +88,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let counted = metrics::install();
     let api = http::Api::new(context.clone(), counted.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
-    let clock = timers::run(mirror.clone(), definitions, wakes, stop.clone());
+    let clock = timers::run(mirror.clone(), live, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
         Ok::<(), anyhow::Error>(())

@@ -66,7 +66,7 @@ pub(super) fn check_beside(
     }
 
     found.extend(files.into_iter().flat_map(|(file, _)| file.found));
-    if found.is_empty() { Ok(Definitions { queues }) } else { Err(Diagnostics::new(found)) }
+    if found.is_empty() { Ok(Definitions { queues, ..Definitions::default() }) } else { Err(Diagnostics::new(found)) }
 }
 
 fn defaults_of(document: &Node) -> Option<&Entry> {

@@ -38,17 +38,20 @@ pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
 #[derive(Debug, Clone, Default)]
 pub struct Definitions {
     pub queues: BTreeMap<String, Arc<QueueDefinition>>,
+    /// Defined formerly and still holding items: they go on to robots, nothing new is let in.
+    pub retired: BTreeMap<String, Arc<QueueDefinition>>,
 }
 
 impl Definitions {
+    /// The definition by which items of this queue go, also of a retired one.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Arc<QueueDefinition>> {
-        self.queues.get(key)
+        self.queues.get(key).or_else(|| self.retired.get(key))
     }
 
     /// The queues of the direct lane.
     pub fn direct(&self) -> impl Iterator<Item = &Arc<QueueDefinition>> {
-        self.queues.values().filter(|definition| definition.lane == Lane::Direct)
+        self.queues.values().chain(self.retired.values()).filter(|definition| definition.lane == Lane::Direct)
     }
 }
 
@@ -80,6 +83,16 @@ pub struct QueueDefinition {
     pub crash_limit: u32,
     /// Bytes.
     pub max_payload: u64,
+    pub paused: Paused,
+}
+
+/// What of a queue stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Paused {
+    /// Nothing goes out to robots.
+    pub dispatch: bool,
+    /// Nothing new is let in.
+    pub intake: bool,
 }
 
 impl QueueDefinition {
@@ -104,6 +117,7 @@ impl QueueDefinition {
             retry: RetryPolicy::default(),
             crash_limit: 5,
             max_payload: 1 << 20,
+            paused: Paused::default(),
         }
     }
 }

@@ -28,10 +28,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::definition::Definitions;
+use crate::lanes::live::Live;
 use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
@@ -45,8 +45,8 @@ pub const MAX_BODY: usize = 20 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Api {
     pub mirror: Mirror,
-    /// The set the daemon works with right now.
-    pub definitions: watch::Receiver<Arc<Definitions>>,
+    /// What the daemon works by right now.
+    pub live: Live,
     pub status: Arc<Status>,
     /// Told of every item let in, so that it is dispatched at once.
     pub wakes: Arc<Wakes>,
@@ -58,14 +58,12 @@ impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
     pub fn new(context: Context, metrics: Exposition) -> Self {
-        // The set is the one of the start; nothing sends another on this channel.
-        let (_, definitions) = watch::channel(context.definitions);
-        Self { mirror: context.mirror, definitions, status: context.status, wakes: context.wakes, metrics }
+        Self { mirror: context.mirror, live: context.live, status: context.status, wakes: context.wakes, metrics }
     }
 
-    /// The definitions of this moment. Holds the watch's lock no longer than the call.
+    /// The definitions of this moment.
     fn definitions(&self) -> Arc<Definitions> {
-        Arc::clone(&self.definitions.borrow())
+        self.live.definitions()
     }
 }
 

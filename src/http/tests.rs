@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::definition::{Order, Priorities, QueueDefinition, QueueType};
+use crate::definition::{Order, Paused, Priorities, QueueDefinition, QueueType};
 use crate::item::Lane;
 use crate::item::retry::RetryPolicy;
+use crate::lanes::live::InForce;
 use crate::status::{Broker, QueueSeen};
 
 const ID: &str = "00000000-0000-0000-0000-000000000001";
@@ -34,13 +35,13 @@ fn definition(key: &str, lane: Lane) -> Arc<QueueDefinition> {
         retry: RetryPolicy::default(),
         crash_limit: 5,
         max_payload: 1 << 20,
+        paused: Paused::default(),
     })
 }
 
 /// A daemon's API over a fresh mirror, with a managed queue `invoices` and a direct one `scans`.
 struct Bench {
     _folder: tempfile::TempDir,
-    _definitions: watch::Sender<Arc<Definitions>>,
     api: Api,
 }
 
@@ -78,11 +79,11 @@ impl Bench {
         let mirror = Mirror::open(&format!("sqlite://{}/m.db", folder.path().display())).await.unwrap();
         let queues = [definition("invoices", Lane::Managed), definition("scans", Lane::Direct)];
         let queues = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
-        let definitions = Definitions { queues };
-        let wakes = Arc::new(Wakes::new(&definitions));
-        let (sender, definitions) = watch::channel(Arc::new(definitions));
-        let api = Api { mirror, definitions, status: Arc::default(), wakes, metrics: crate::metrics::install() };
-        Self { _folder: folder, _definitions: sender, api }
+        let definitions = Arc::new(Definitions { queues, ..Definitions::default() });
+        let live = Live::new(InForce { definitions, ..InForce::default() });
+        let api =
+            Api { mirror, live, status: Arc::default(), wakes: Arc::default(), metrics: crate::metrics::install() };
+        Self { _folder: folder, api }
     }
 
     /// A bench with item [`ID`] in `invoices`.

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, LaneError, now};
@@ -50,14 +51,16 @@ const IDLE: Duration = Duration::from_secs(5);
 /// The first failure of broker or mirror; what was claimed is published again by the next session.
 pub async fn run(
     context: Context,
-    definition: Arc<QueueDefinition>,
+    key: String,
     session: Arc<Session>,
     stop: CancellationToken,
 ) -> Result<(), LaneError> {
+    let Some(definition) = context.live.definition(&key) else { return Ok(()) };
     let mut runner = Runner {
         publisher: Publisher::open(&session, context.confirm_timeout).await?,
         lookout: Lookout::open(&session).await?,
-        robots: context.names.robots(&definition.key),
+        robots: context.names.robots(&key),
+        bell: context.wakes.bell(&key),
         sent: Vec::new(),
         pace: Pace { wait: LATEST, ready: 0 },
         context,
@@ -65,6 +68,10 @@ pub async fn run(
     };
     runner.repeat_unconfirmed().await?;
     loop {
+        // It may have changed; where it is gone the stop is on its way.
+        if let Some(definition) = runner.context.live.definition(&key) {
+            runner.definition = definition;
+        }
         let round = match runner.round().await {
             Ok(round) => round,
             Err(error) => {
@@ -138,6 +145,7 @@ struct Runner {
     publisher: Publisher,
     lookout: Lookout,
     robots: String,
+    bell: Arc<Notify>,
     /// Confirmed by the broker, not marked yet.
     sent: Vec<(ItemId, u32)>,
     pace: Pace,
@@ -147,7 +155,7 @@ impl Runner {
     async fn wait(&self, at_most: Duration, stop: &CancellationToken) -> Wait {
         tokio::select! {
             () = stop.cancelled() => Wait::Stopped,
-            () = self.context.wakes.ready_for(&self.definition.key) => Wait::GoOn,
+            () = self.bell.notified() => Wait::GoOn,
             () = tokio::time::sleep(at_most) => Wait::GoOn,
         }
     }

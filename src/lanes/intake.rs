@@ -138,11 +138,12 @@ type Parked = Vec<(Message, String)>;
 
 /// One candidate per managed queue a message is for (`CC` is expanded); what is for no queue is parked.
 fn read_batch(context: &Context, messages: &[Message], at: Timestamp) -> (Vec<Candidate>, Parked) {
+    let definitions = context.definitions();
     let mut candidates = Vec::with_capacity(messages.len());
     let mut parked = Vec::new();
     for message in messages {
         let arrival = Arc::new(door::read(message, at, |queue| context.replies.may_go_to(queue)));
-        match destinations(&context.definitions, &message.routing_key, &arrival.copies_for) {
+        match destinations(&definitions, &message.routing_key, &arrival.copies_for) {
             Ok(definitions) => {
                 candidates
                     .extend(definitions.into_iter().map(|definition| Candidate::new(definition, Arc::clone(&arrival))));
@@ -353,7 +354,7 @@ mod tests {
             let definition = QueueDefinition { lane: *lane, ..QueueDefinition::with_defaults(key) };
             ((*key).to_owned(), Arc::new(definition))
         });
-        Definitions { queues: queues.collect() }
+        Definitions { queues: queues.collect(), ..Definitions::default() }
     }
 
     #[test]

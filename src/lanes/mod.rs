@@ -13,15 +13,16 @@ pub mod answers;
 pub mod dispatch;
 pub mod intake;
 pub(crate) mod ledger;
+pub mod live;
 pub mod reports;
 pub mod tap;
 pub mod unrouted;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::broker::BrokerError;
 use crate::definition::Definitions;
@@ -29,6 +30,7 @@ use crate::item::Timestamp;
 use crate::mirror::{Mirror, MirrorError};
 use crate::status::Status;
 use crate::topology::names::Names;
+use live::Live;
 
 /// Deliveries taken together into one transaction.
 const BATCH: u16 = 256;
@@ -37,7 +39,8 @@ const BATCH: u16 = 256;
 #[derive(Clone)]
 pub struct Context {
     pub mirror: Mirror,
-    pub definitions: Arc<Definitions>,
+    /// The definitions in force, and what stands still.
+    pub live: Live,
     pub names: Names,
     pub status: Arc<Status>,
     pub wakes: Arc<Wakes>,
@@ -47,6 +50,14 @@ pub struct Context {
     pub report_grace: Duration,
     /// How long a confirm may take.
     pub confirm_timeout: Duration,
+}
+
+impl Context {
+    /// The definitions of this moment.
+    #[must_use]
+    pub fn definitions(&self) -> Arc<Definitions> {
+        self.live.definitions()
+    }
 }
 
 /// Why a pipeline ended.
@@ -65,7 +76,9 @@ pub enum LaneError {
 /// Wakes pipelines that wait for work in the mirror. A wake carries nothing: whoever wakes looks for itself.
 #[derive(Debug, Default)]
 pub struct Wakes {
-    dispatch: HashMap<String, Notify>,
+    dispatch: RwLock<HashMap<String, Arc<Notify>>>,
+    /// Queues that a dispatch runs for right now: one that was told to stop may have a batch in hand.
+    pub dispatching: watch::Sender<BTreeSet<String>>,
     /// Answers wait in the outbox.
     pub answers: Notify,
     /// The times of delayed or expiring items changed.
@@ -78,17 +91,17 @@ pub struct Wakes {
 #[derive(Debug)]
 pub struct ReadReports {
     asked: Notify,
-    read_up_to: tokio::sync::watch::Sender<Timestamp>,
+    read_up_to: watch::Sender<Timestamp>,
     /// Until then an empty queue proves nothing.
-    distrusted_until: tokio::sync::watch::Sender<Option<Instant>>,
+    distrusted_until: watch::Sender<Option<Instant>>,
 }
 
 impl Default for ReadReports {
     fn default() -> Self {
         Self {
             asked: Notify::new(),
-            read_up_to: tokio::sync::watch::Sender::new(Timestamp::MIN),
-            distrusted_until: tokio::sync::watch::Sender::new(None),
+            read_up_to: watch::Sender::new(Timestamp::MIN),
+            distrusted_until: watch::Sender::new(None),
         }
     }
 }
@@ -126,24 +139,17 @@ impl ReadReports {
 }
 
 impl Wakes {
-    #[must_use]
-    pub fn new(definitions: &Definitions) -> Self {
-        let dispatch = definitions.queues.keys().map(|key| (key.clone(), Notify::new())).collect();
-        Self { dispatch, ..Self::default() }
-    }
-
     /// Work may be ready for this queue's dispatch.
     pub fn dispatch(&self, queue: &str) {
-        if let Some(notify) = self.dispatch.get(queue) {
+        if let Some(notify) = self.dispatch.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
             notify.notify_one();
         }
     }
 
-    async fn ready_for(&self, queue: &str) {
-        match self.dispatch.get(queue) {
-            Some(notify) => notify.notified().await,
-            None => std::future::pending().await,
-        }
+    /// What [`Self::dispatch`] notifies; from now on it does.
+    fn bell(&self, queue: &str) -> Arc<Notify> {
+        let mut bells = self.dispatch.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(bells.entry(queue.to_owned()).or_default())
     }
 }
 

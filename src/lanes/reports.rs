@@ -107,7 +107,7 @@ async fn take(context: &Context, batch: Batch) -> Result<bool, LaneError> {
     let taken = batch.messages.len();
     let entries = read_batch(&context.names, &batch.messages);
     failpoint::reach("reports.read").await;
-    let definitions = Arc::clone(&context.definitions);
+    let definitions = context.definitions();
     let (unjudged, written) = context
         .mirror
         .write(move |tx: &mut Tx| {
@@ -131,7 +131,7 @@ async fn take(context: &Context, batch: Batch) -> Result<bool, LaneError> {
 /// Judges bare rejects that came at `until` or before. Answers whether some are left for later.
 async fn judge(context: &Context, until: Timestamp) -> Result<bool, LaneError> {
     loop {
-        let definitions = Arc::clone(&context.definitions);
+        let definitions = context.definitions();
         let (judged, left, written) = context
             .mirror
             .write(move |tx: &mut Tx| {

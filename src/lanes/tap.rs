@@ -57,11 +57,12 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         context.status.update(|status| status.tap_idle_since = None);
         copies.adapt(&batch).await?;
         let taken = batch.messages.len();
-        let page = Page::read(&context.definitions, &batch.messages, next_offset, now());
+        let definitions = context.definitions();
+        let page = Page::read(&definitions, &batch.messages, next_offset, now());
         failpoint::reach("tap.read").await;
         next_offset = page.next_offset;
         let (lost, stream) = (page.lost, stream.clone());
-        let direct: Vec<String> = context.definitions.direct().map(|definition| definition.key.clone()).collect();
+        let direct: Vec<String> = definitions.direct().map(|definition| definition.key.clone()).collect();
         let woken: HashSet<String> = page.copies.iter().map(|copy| copy.definition.key.clone()).collect();
         context
             .mirror

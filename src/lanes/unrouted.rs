@@ -61,8 +61,9 @@ async fn pass(context: &Context, session: &Session, ready: u64, stop: &Cancellat
         let batch = batch?;
         seen += batch.messages.len() as u64;
         let exchange = context.names.items();
+        let in_force = context.live.now();
         let (indices, outgoing): (Vec<usize>, Vec<Outgoing>) = (batch.messages.iter().enumerate())
-            .filter(|(_, message)| context.definitions.get(&message.routing_key).is_some())
+            .filter(|(_, message)| in_force.takes_in(&message.routing_key))
             .map(|(index, message)| (index, again(message, &exchange)))
             .unzip();
         let published = publisher.publish(&outgoing).await?;

@@ -247,7 +247,7 @@ mod tests {
 
     fn one(queue_type: QueueType, lane: Lane, version: &str) -> Topology {
         let definition = QueueDefinition { lane, queue_type, ..QueueDefinition::with_defaults("a.b") };
-        let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into() };
+        let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into(), ..Definitions::default() };
         desired(&definitions, Version::parse(version).unwrap(), &Names::new("wq"), 1000)
     }
 
