@@ -80,6 +80,8 @@ pub struct QueueDefinition {
     pub crash_limit: u32,
     /// Bytes.
     pub max_payload: u64,
+    /// What stands still because the definition says so.
+    pub paused: Paused,
 }
 
 impl QueueDefinition {
@@ -104,6 +106,7 @@ impl QueueDefinition {
             retry: RetryPolicy::default(),
             crash_limit: 5,
             max_payload: 1 << 20,
+            paused: Paused::default(),
         }
     }
 }
@@ -123,6 +126,15 @@ pub enum Order {
     Fifo,
     /// Earliest `due_at` first, those without one last.
     Deadline,
+}
+
+/// Which ways of a queue are shut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Paused {
+    /// Nothing goes out to robots; items are still let in.
+    pub dispatch: bool,
+    /// No item is let in; what is in is still worked.
+    pub intake: bool,
 }
 
 /// Names for broker priorities 0..=31.
