@@ -1,7 +1,7 @@
 //! One queue on its way from written keys to a checked definition.
 //!
 //! A draft begins as the format's defaults, takes what the directory's `defaults:` say, then what the queue says.
-//! `labels` and `retry` are merged entry by entry; every other key replaces what was there.
+//! `labels`, `retry` and `paused` are merged entry by entry; every other key replaces what was there.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::field::FileCheck;
 use super::node::{Entry, Node, Place, Value};
-use super::{Order, PayloadSchema, Priorities, QueueDefinition, QueueType};
+use super::{Order, Paused, PayloadSchema, Priorities, QueueDefinition, QueueType};
 use crate::item::retry::{Backoff, Retry};
 use crate::item::{HIGHEST_PRIORITY, Lane};
 
@@ -48,6 +48,11 @@ pub(super) const KEYS: &[(&str, Set<Draft>)] = &[
     }),
     ("crash_limit", |draft, file, node| keep(&mut draft.queue.crash_limit, file.whole(node, 1..=1_000))),
     ("max_payload", |draft, file, node| keep(&mut draft.queue.max_payload, file.bytes(node, LARGEST_PAYLOAD))),
+    ("paused", |draft, file, node| {
+        for (entry, (_, set)) in file.known_entries(node, PAUSED_KEYS, |_| None) {
+            set(&mut draft.queue.paused, file, &entry.value);
+        }
+    }),
 ];
 
 /// Keys of the format that this version does not do yet: refused as such, never ignored.
@@ -61,7 +66,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "on_processed",
     "on_exception",
     "notify",
-    "paused",
     "mask",
     "keep",
 ];
@@ -86,6 +90,11 @@ const ONE_RETRY_KEYS: &[(&str, Set<Retry>)] = &[
             set(&mut retry.backoff, file, &entry.value);
         }
     }),
+];
+
+const PAUSED_KEYS: &[(&str, Set<Paused>)] = &[
+    ("dispatch", |paused, file, node| keep(&mut paused.dispatch, file.boolean(node))),
+    ("intake", |paused, file, node| keep(&mut paused.intake, file.boolean(node))),
 ];
 
 const BACKOFF_KEYS: &[(&str, Set<Backoff>)] = &[

@@ -83,16 +83,8 @@ pub struct QueueDefinition {
     pub crash_limit: u32,
     /// Bytes.
     pub max_payload: u64,
+    /// What stands still because the definition says so.
     pub paused: Paused,
-}
-
-/// What of a queue stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Paused {
-    /// Nothing goes out to robots.
-    pub dispatch: bool,
-    /// Nothing new is let in.
-    pub intake: bool,
 }
 
 impl QueueDefinition {
@@ -137,6 +129,15 @@ pub enum Order {
     Fifo,
     /// Earliest `due_at` first, those without one last.
     Deadline,
+}
+
+/// Which ways of a queue are shut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Paused {
+    /// Nothing goes out to robots; items are still let in.
+    pub dispatch: bool,
+    /// No item is let in; what is in is still worked.
+    pub intake: bool,
 }
 
 /// Names for broker priorities 0..=31.

@@ -60,7 +60,7 @@ fn every_key_is_read() {
         "queue: a.b-c_1\ntitle: T\ndescription: |\n  two\n  lines\nowner: o@example.com\nlabels: {process: p2p, site: 'no'}\n\
          lane: managed\ntype: classic\npriorities: {normal: 0, top: 31}\nexpires_after: 7d\ndue_after: 1h30m\nunique: true\n\
          schema: good.json\norder: deadline\nwindow: 7\ncrash_limit: 1\nmax_payload: 16MiB\nretry:\n  it: {limit: 1, backoff: {first: 5s, factor: 1.5, max: 1m, jitter: 0%}}\n  \
-         timeout: {backoff: {factor: 3}}\n  requeue: {limit: 0}\n",
+         timeout: {backoff: {factor: 3}}\n  requeue: {limit: 0}\npaused: {intake: true}\n",
     );
     assert_eq!((queue.key.as_str(), queue.title.as_str()), ("a.b-c_1", "T"));
     assert_eq!(queue.description.as_deref(), Some("two\nlines"));
@@ -79,6 +79,7 @@ fn every_key_is_read() {
     assert_eq!((queue.retry.timeout.limit, queue.retry.timeout.backoff.factor), (0, 3.0));
     assert_eq!(queue.retry.timeout.backoff.first, Duration::from_secs(30));
     assert_eq!((queue.retry.generic, queue.retry.requeue_limit), (RetryPolicy::default().generic, 0));
+    assert_eq!(queue.paused, Paused { dispatch: false, intake: true });
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn bad_values_name_place_cause_and_cure() {
         ("queue: x\n---\nqueue: x", "3:1 queue 'x' is defined twice (the first definition is at q/x.yaml:1:1)"),
         (
             "queue: x\n<<: {title: y}",
-            "2:1 unknown key '<<' (known here: queue, title, description, owner, labels, lane, type, priorities, expires_after, due_after, unique, schema, order, window, retry, crash_limit, max_payload)",
+            "2:1 unknown key '<<' (known here: queue, title, description, owner, labels, lane, type, priorities, expires_after, due_after, unique, schema, order, window, retry, crash_limit, max_payload, paused)",
         ),
         ("- queue: x", "1:1 expected a map of keys and values, found a list"),
         (
@@ -261,15 +262,22 @@ fn the_direct_lane_names_every_key_that_needs_the_other() {
 #[test]
 fn defaults_lie_under_every_queue_of_the_directory() {
     let files = sources(&[
-        ("q/a.yaml", "queue: a\nlabels: {own: yes}\nretry: {generic: {limit: 2}}\nwindow: 5"),
+        (
+            "q/a.yaml",
+            "queue: a\npaused: {dispatch: false}\nlabels: {own: yes}\nretry: {generic: {limit: 2}}\nwindow: 5",
+        ),
         ("q/b.yaml", "queue: b"),
-        ("q/z.yaml", "defaults: {owner: ops, window: 9, labels: {site: oslo}, retry: {it: {limit: 7}}}"),
+        (
+            "q/z.yaml",
+            "defaults: {owner: ops, window: 9, labels: {site: oslo}, retry: {it: {limit: 7}}, paused: {dispatch: true, intake: true}}",
+        ),
     ]);
     let definitions = check(&files, &schemas).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let [a, b] = ["a", "b"].map(|key| definitions.get(key).expect("defined").clone());
     assert_eq!((a.window, b.window), (5, 9));
     assert_eq!((a.labels.len(), b.labels.len()), (2, 1));
     assert_eq!((a.retry.it.limit, a.retry.generic.limit, b.retry.generic.limit), (7, 2, 0));
+    assert_eq!([a.paused.dispatch, a.paused.intake, b.paused.dispatch], [false, true, true]);
     assert_eq!((b.owner.as_deref(), b.title.as_str()), (Some("ops"), "b"));
 }
 
