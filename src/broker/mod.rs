@@ -13,6 +13,7 @@ pub mod declare;
 pub mod management;
 pub mod ownership;
 pub mod publish;
+pub mod transfer;
 
 use std::future::Future;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub enum BrokerError {
          or broker.prefix; or, if that mirror is gone for good, purge the queue {queue} and start again"
     )]
     OtherMirror { queue: String, owner: String, identity: String },
+    #[error("no queue took a message that was to be moved with the key {key}: {reason}")]
+    NotTaken { key: String, reason: String },
     #[error("the connection was lost: {0}")]
     Lost(String),
 }

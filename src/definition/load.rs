@@ -46,13 +46,11 @@ pub fn load(dir: &Path) -> Result<Definitions, LoadError> {
     check_beside(unreadable, &sources, &read).map_err(LoadError::Invalid)
 }
 
-fn yaml_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn yaml_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && !hidden {
+        if is_definition(&path) {
             paths.push(path);
         }
     }
@@ -60,7 +58,13 @@ fn yaml_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// Whether a file of this name is one of definitions.
+pub(super) fn is_definition(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+pub(super) fn read(path: &Path) -> Result<String, String> {
     // Asked before it is opened: opening a pipe would wait for somebody to write to it.
     let about = fs::metadata(path).map_err(|cause| cause.to_string())?;
     if !about.is_file() {

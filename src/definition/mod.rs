@@ -8,6 +8,7 @@
 //! Pure but for [`load`]. A set of definitions is whole or it is not there: one mistake in one file yields no definitions
 //! at all, so that a caller keeps the last good set.
 
+pub mod change;
 mod check;
 pub mod diagnostics;
 mod draft;
@@ -15,6 +16,7 @@ mod field;
 mod load;
 mod node;
 pub mod payload;
+mod set;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ pub use check::{Source, check};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
+pub use set::{Loaded, from_kept_files, load_set};
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};

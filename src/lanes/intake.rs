@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Context, LaneError, new_id, now};
+use super::{BATCH, Context, LaneError, Wakes, new_id, now};
 use crate::broker::connection::Session;
-use crate::broker::consume::Batches;
+use crate::broker::consume::{Batch, Batches};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::failpoint;
 use crate::item::door::{self, Arrival, Identity, Known, NewItem, Problem};
@@ -52,36 +52,83 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
         let batch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             batch = intake.next() => batch?,
+            () = context.wakes.read_intake.asked() => {
+                if let Some(moment) = seen_empty(&context, &mut intake).await? {
+                    context.wakes.read_intake.answer(moment);
+                }
+                continue;
+            }
         };
         intake.adapt(&batch).await?;
-        let taken = batch.messages.len();
-        let (candidates, parked) = read_batch(&context, &batch.messages, now());
-        failpoint::reach("intake.read").await;
-        let woken: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();
-        let answers = context
-            .mirror
-            .write(move |tx: &mut Tx| {
-                Box::pin(async move {
-                    for (message, reason) in &parked {
-                        records::park(tx, "intake", message, reason, now()).await?;
-                    }
-                    let admissions = admit_all(tx, &candidates, Refusals::Keep, now()).await?;
-                    Ok(admissions.iter().any(|(candidate, _)| candidate.arrival.reply_to.is_some()))
-                })
-            })
-            .await?;
-        failpoint::reach("intake.committed").await;
-        batch.ack().await?;
-        failpoint::reach("intake.acked").await;
-        metrics::taken("intake", taken);
-        for queue in woken {
-            context.wakes.dispatch(&queue);
+        take(&context, batch).await?;
+    }
+}
+
+/// The moment up to which everything was read and committed; `None` while something waits.
+async fn seen_empty(context: &Context, intake: &mut Batches) -> Result<Option<Timestamp>, LaneError> {
+    let before = now();
+    let waiting = intake.waiting().await?;
+    // What the broker delivered before it answered is at hand by now.
+    while let Some(batch) = intake.at_hand()? {
+        take(context, batch).await?;
+    }
+    Ok((waiting == 0).then_some(before))
+}
+
+async fn take(context: &Context, batch: Batch) -> Result<(), LaneError> {
+    let turn = context.wakes.door.lock().await;
+    let woken = let_in(context, &batch.messages, "intake").await?;
+    drop(turn);
+    failpoint::reach("intake.committed").await;
+    let taken = batch.messages.len();
+    batch.ack().await?;
+    failpoint::reach("intake.acked").await;
+    metrics::taken("intake", taken);
+    woken.wake(&context.wakes);
+    Ok(())
+}
+
+/// What to do once messages that were let in are acked.
+#[must_use]
+pub(super) struct LetIn {
+    queues: HashSet<String>,
+    answers: bool,
+}
+
+impl LetIn {
+    pub(super) fn wake(self, wakes: &Wakes) {
+        for queue in self.queues {
+            wakes.dispatch(&queue);
         }
-        context.wakes.timers.notify_one();
-        if answers {
-            context.wakes.answers.notify_one();
+        wakes.timers.notify_one();
+        if self.answers {
+            wakes.answers.notify_one();
         }
     }
+}
+
+/// Steps 1 and 2: messages that came to the door, by way of the queue `source`, are read and committed.
+pub(super) async fn let_in(
+    context: &Context,
+    messages: &[Message],
+    source: &'static str,
+) -> Result<LetIn, LaneError> {
+    let (candidates, parked) = read_batch(context, messages, now());
+    failpoint::reach("intake.read").await;
+    let queues: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();
+    let answers = context
+        .mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                for (message, reason) in &parked {
+                    records::park(tx, source, message, reason, now()).await?;
+                }
+                let admissions = admit_all(tx, &candidates, Refusals::Keep, now()).await?;
+                Ok(admissions.iter().any(|(candidate, _)| candidate.arrival.reply_to.is_some()))
+            })
+        })
+        .await?;
+    Ok(LetIn { queues, answers })
 }
 
 /// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept.

@@ -11,6 +11,7 @@
 
 pub mod answers;
 pub mod dispatch;
+pub mod events;
 pub mod intake;
 pub(crate) mod ledger;
 pub mod live;
@@ -84,19 +85,29 @@ pub struct Wakes {
     /// The times of delayed or expiring items changed.
     pub timers: Notify,
     /// Asks how far reports were read.
-    pub read_reports: ReadReports,
+    pub read_reports: ReadUpTo,
+    /// Asks how far the intake was read.
+    pub read_intake: ReadUpTo,
+    /// Held over each batch that goes through the door: whoever holds it lets others in first.
+    pub door: tokio::sync::Mutex<()>,
+    /// Held over each pass through `wq.unrouted`, so that its order is kept.
+    pub unrouted: tokio::sync::Mutex<()>,
+    /// Events wait in the outbox.
+    pub events: Notify,
+    /// Control has something to look at.
+    pub control: Notify,
 }
 
-/// "Has everything that was reported up to this moment been committed?"
+/// "Has everything that was in this queue up to this moment been committed?"
 #[derive(Debug)]
-pub struct ReadReports {
+pub struct ReadUpTo {
     asked: Notify,
     read_up_to: watch::Sender<Timestamp>,
     /// Until then an empty queue proves nothing.
     distrusted_until: watch::Sender<Option<Instant>>,
 }
 
-impl Default for ReadReports {
+impl Default for ReadUpTo {
     fn default() -> Self {
         Self {
             asked: Notify::new(),
@@ -106,8 +117,8 @@ impl Default for ReadReports {
     }
 }
 
-impl ReadReports {
-    /// Waits until `wq.reports` was seen empty after `moment` and all it had held was committed.
+impl ReadUpTo {
+    /// Waits until the queue was seen empty after `moment` and all it had held was committed.
     pub async fn up_to(&self, moment: Timestamp) {
         let mut read_up_to = self.read_up_to.subscribe();
         loop {

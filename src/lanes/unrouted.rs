@@ -1,87 +1,187 @@
-//! Items for a queue that nobody had defined: kept in `wq.unrouted`, counted, and routed again once it is defined.
+//! Items for a queue that lets nothing in, because nobody has defined it or its intake is paused: kept in `wq.unrouted`,
+//! counted, and let in once it does.
 //!
-//! Order of effects, per item: publish to `wq.items` with confirm, then ack. A crash between leaves it in both places:
-//! it is routed again, and by its `message-id` the rules of identity see the second one. What still has no queue is given back, in order,
-//! when the pass is over.
+//! Order of effects, per batch: what a managed queue takes is committed to the mirror, as at the door, then acked; what a
+//! direct queue takes is published to `wq.items` with confirm, then acked.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | the commit | items in the mirror, messages in `wq.unrouted` | let in again: by `message-id` and content they are the same items as long as those are open; without one marked `possible_repeat` |
+//! | the confirm | messages in both places | published again; by their `message-id` the rules of identity see the second one |
+//!
+//! What still has no queue is given back when the pass is over, in the order in which it was there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, LaneError};
+use super::live::InForce;
+use super::{Context, LaneError, intake};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batches, Lookout};
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::failpoint;
+use crate::item::Lane;
 use crate::item::message::Message;
 
 /// How often the queue is counted.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// A pass is over when nothing more comes for this long; what waits behind 2,000 items without a queue waits on.
+/// A pass is over when nothing more comes for this long.
 const NOTHING_MORE: Duration = Duration::from_secs(1);
 
 const BATCH: u16 = 1000;
 
-/// Passes of one session. Definitions do not change in it, so later arrivals have no queue either.
+/// Items without a queue that one consumer looks past; then another one looks on behind it.
+const HELD: usize = 2 * BATCH as usize;
+
+/// What a pass looks past in all. More than that waits for a pass that finds fewer of them in its way.
+const MOST_HELD: usize = 100_000;
+
+/// Passes over what came without a change of what is in force: a lost connection gave it back, or it came while ways were
+/// changed.
 const PASSES: u32 = 5;
 
-/// Routes again what the definitions of this session have a queue for, then counts what waits, until it is stopped.
+/// Lets in what by now has a queue, with each change of what is in force, and counts what waits, until it is stopped.
 ///
 /// # Errors
-/// The first failure of the broker; what was not acked is still in `wq.unrouted`.
+/// The first failure of broker or mirror; what was not acked is still in `wq.unrouted`.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
     let lookout = Lookout::open(&session).await?;
     let queue = context.names.unrouted();
+    let mut changes = context.live.changes();
     let mut left = 0;
     let mut passes = 0;
     loop {
         let (ready, _) = lookout.look(&queue).await?;
-        // More than the last pass left: it broke off, or a lost connection gave back what it had held.
         if ready > left && passes < PASSES {
-            left = ready.saturating_sub(pass(&context, &session, ready, &stop).await?);
+            left = ready.saturating_sub(pass(&context, &session, &stop).await?);
             passes += 1;
         }
         context.status.update(|status| status.unrouted = Some(ready));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            Ok(()) = changes.changed() => (left, passes) = (0, 0),
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 }
 
-/// Answers how many were routed again.
-async fn pass(context: &Context, session: &Session, ready: u64, stop: &CancellationToken) -> Result<u64, LaneError> {
-    let mut waiting = Batches::open_wide(session, &context.names.unrouted(), BATCH).await?;
-    let mut publisher = Publisher::open(session, context.confirm_timeout).await?;
+/// Lets in what has a queue right now, and answers how many that were. Whoever is next waits for its end.
+///
+/// # Errors
+/// The first failure of broker or mirror.
+pub async fn pass(context: &Context, session: &Session, stop: &CancellationToken) -> Result<u64, LaneError> {
+    let _turn = context.wakes.unrouted.lock().await;
+    let lookout = Lookout::open(session).await?;
+    let (ready, _) = lookout.look(&context.names.unrouted()).await?;
+    let mut pass = Pass {
+        context,
+        publisher: Publisher::open(session, context.confirm_timeout).await?,
+        full: Vec::new(),
+        waiting: Batches::open_wide(session, &context.names.unrouted(), BATCH).await?,
+        held: 0,
+    };
     let (mut seen, mut routed) = (0, 0);
     while seen < ready && !stop.is_cancelled() {
-        let Ok(batch) = tokio::time::timeout(NOTHING_MORE, waiting.next()).await else { break };
-        let batch = batch?;
-        seen += batch.messages.len() as u64;
-        let exchange = context.names.items();
-        let in_force = context.live.now();
-        let (indices, outgoing): (Vec<usize>, Vec<Outgoing>) = (batch.messages.iter().enumerate())
-            .filter(|(_, message)| in_force.takes_in(&message.routing_key))
-            .map(|(index, message)| (index, again(message, &exchange)))
-            .unzip();
-        let published = publisher.publish(&outgoing).await?;
-        failpoint::reach("unrouted.published").await;
-        let taken: Vec<usize> = indices
-            .into_iter()
-            .zip(published)
-            .filter_map(|(index, published)| (published == Published::Confirmed).then_some(index))
-            .collect();
-        routed += taken.len() as u64;
-        batch.ack_some(&taken).await?;
-        failpoint::reach("unrouted.acked").await;
+        if pass.held >= HELD {
+            if HELD * (pass.full.len() + 1) >= MOST_HELD {
+                break;
+            }
+            let next = Batches::open_wide(session, &context.names.unrouted(), BATCH).await?;
+            pass.full.push(std::mem::replace(&mut pass.waiting, next));
+            pass.held = 0;
+        }
+        let Some((looked_at, taken)) = pass.batch().await? else { break };
+        seen += looked_at;
+        routed += taken;
     }
     if routed > 0 {
-        tracing::info!(routed, "routed items again whose queue is defined now");
+        tracing::info!(routed, "let in items that had been waiting for their queue");
     }
-    waiting.give_back().await?;
+    // The first first: what is given back goes ahead in the order in which it comes.
+    for batches in pass.full {
+        batches.give_back().await?;
+    }
+    pass.waiting.give_back().await?;
     Ok(routed)
+}
+
+struct Pass<'p> {
+    context: &'p Context,
+    publisher: Publisher,
+    /// Consumers that hold all they may, none of which has a queue.
+    full: Vec<Batches>,
+    waiting: Batches,
+    /// By the current one.
+    held: usize,
+}
+
+impl Pass<'_> {
+    /// Takes the next batch: how many were looked at, and how many of them were let in.
+    async fn batch(&mut self) -> Result<Option<(u64, u64)>, LaneError> {
+        let Ok(batch) = tokio::time::timeout(NOTHING_MORE, self.waiting.next()).await else { return Ok(None) };
+        let batch = batch?;
+        let in_force = self.context.live.now();
+        let places = |way: Way| -> Vec<usize> {
+            let messages = batch.messages.iter().enumerate();
+            messages.filter(|(_, message)| way_of(&in_force, message) == way).map(|(index, _)| index).collect()
+        };
+        let (straight, door) = (places(Way::Straight), places(Way::Door));
+
+        let exchange = self.context.names.items();
+        let outgoing: Vec<Outgoing> = straight.iter().map(|index| again(&batch.messages[*index], &exchange)).collect();
+        let published = self.publisher.publish(&outgoing).await?;
+        failpoint::reach("unrouted.published").await;
+        let confirmed = straight.into_iter().zip(published).filter(|(_, published)| *published == Published::Confirmed);
+        let mut taken: Vec<usize> = confirmed.map(|(index, _)| index).collect();
+
+        let messages: Vec<Message> = door.iter().map(|index| as_new(&batch.messages[*index])).collect();
+        let let_in = match messages.is_empty() {
+            true => None,
+            false => Some(intake::let_in(self.context, &messages, "unrouted").await?),
+        };
+        failpoint::reach("unrouted.committed").await;
+        taken.extend(door);
+        let looked_at = batch.messages.len();
+        self.held += looked_at - taken.len();
+        let routed = taken.len() as u64;
+        batch.ack_some(&taken).await?;
+        failpoint::reach("unrouted.acked").await;
+        if let Some(let_in) = let_in {
+            let_in.wake(&self.context.wakes);
+        }
+        Ok(Some((looked_at as u64, routed)))
+    }
+}
+
+/// Where an item goes that had no queue when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through the door, into the mirror.
+    Door,
+    /// To the robots' queue and the tap.
+    Straight,
+    /// Nowhere yet.
+    None,
+}
+
+fn way_of(in_force: &InForce, message: &Message) -> Way {
+    let key = message.routing_key.as_str();
+    let Some(definition) = in_force.definitions.queues.get(key).filter(|_| in_force.takes_in(key)) else {
+        return Way::None;
+    };
+    let straight =
+        definition.lane == Lane::Direct && !in_force.paused(key).dispatch && !in_force.closed.contains(key);
+    if straight { Way::Straight } else { Way::Door }
+}
+
+/// Every pass that gave a message back has marked it redelivered, and says nothing of the door by it: with a `message-id`
+/// the rules of identity do without. Without one the mark stays, since a crash may have let it in before.
+fn as_new(message: &Message) -> Message {
+    let redelivered = message.redelivered && message.properties.message_id.is_none();
+    Message { redelivered, ..message.clone() }
 }
 
 /// The message as its producer sent it, but for what a broker of 3.x would read as the traces of a cycle. It cannot be
