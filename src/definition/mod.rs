@@ -80,6 +80,8 @@ pub struct QueueDefinition {
     pub crash_limit: u32,
     /// Bytes.
     pub max_payload: u64,
+    /// What stands still until somebody says otherwise.
+    pub paused: Paused,
 }
 
 impl QueueDefinition {
@@ -104,8 +106,18 @@ impl QueueDefinition {
             retry: RetryPolicy::default(),
             crash_limit: 5,
             max_payload: 1 << 20,
+            paused: Paused::default(),
         }
     }
+}
+
+/// What of a queue is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Paused {
+    /// Nothing goes out to robots.
+    pub dispatch: bool,
+    /// Nothing is let in.
+    pub intake: bool,
 }
 
 /// What the definition wants; the broker's version decides where it says `auto`.

@@ -135,7 +135,7 @@ impl Management {
             "pattern": policy.pattern,
             "definition": policy.definition,
             "priority": policy.priority,
-            "apply-to": "queues",
+            "apply-to": policy.apply_to,
         });
         let path = ["policies", &self.vhost, &policy.name];
         let answer = self.send(&path, |url| self.http.put(url).json(&body)).await?;
