@@ -19,7 +19,7 @@ use super::plan::Way;
 use super::site::{Site, Vhost};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::Lane;
-use crate::topology::desired::{Argument, desired};
+use crate::topology::desired::{Argument, Wishes, desired};
 use crate::topology::names::Names;
 use crate::topology::version::Version;
 
@@ -171,13 +171,13 @@ pub(super) fn type_name(version: Version) -> String {
         .unwrap_or_default()
 }
 
-fn type_arguments(version: Version) -> Vec<(&'static str, Argument)> {
+fn type_arguments(version: Version) -> Vec<(String, Argument)> {
     let definition = QueueDefinition::with_defaults(QUEUE);
     let definitions = Definitions { queues: [(QUEUE.to_owned(), definition.into())].into(), ..Definitions::default() };
-    let topology = desired(&definitions, version, &Names::new("wq"), 1);
+    let topology = desired(&definitions, &Wishes::default(), version, &Names::new("wq"), 1);
     let robots = topology.queues.into_iter().find(|queue| queue.key.is_some());
     let arguments = robots.map(|queue| queue.arguments).unwrap_or_default();
-    arguments.into_iter().filter(|(name, _)| matches!(*name, "x-queue-type" | "x-max-priority")).collect()
+    arguments.into_iter().filter(|(name, _)| matches!(name.as_str(), "x-queue-type" | "x-max-priority")).collect()
 }
 
 /// A shovel starts by itself some time after it was asked for.
@@ -256,8 +256,12 @@ mod tests {
     fn bare_queues_have_the_type_of_robots_queues_and_no_more() {
         let text = |text: &str| Argument::Text(text.to_owned());
         for (version, name, expected) in [
-            ("4.3.6", "quorum", vec![("x-queue-type", text("quorum"))]),
-            ("3.10.8", "classic", vec![("x-max-priority", Argument::Number(8)), ("x-queue-type", text("classic"))]),
+            ("4.3.6", "quorum", vec![("x-queue-type".to_owned(), text("quorum"))]),
+            (
+                "3.10.8",
+                "classic",
+                vec![("x-max-priority".to_owned(), Argument::Number(8)), ("x-queue-type".to_owned(), text("classic"))],
+            ),
         ] {
             let version = Version::parse(version).unwrap();
             assert_eq!((type_arguments(version), type_name(version).as_str()), (expected, name));

@@ -115,7 +115,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerErr
             Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
             Argument::Number(number) => AMQPValue::LongLongInt(*number),
         };
-        arguments.insert((*name).into(), value);
+        arguments.insert(name.as_str().into(), value);
     }
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let declare = channel.queue_declare(queue.name.as_str().into(), options, arguments);

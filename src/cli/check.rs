@@ -45,7 +45,6 @@ pub(super) fn run(args: &CheckArgs, config: Option<PathBuf>) -> Result<(), Faile
             let queues: Vec<&String> = definitions.queues.keys().collect();
             print(&output::json(&json!({"ok": true, "queues": queues, "diagnostics": []})))
         }
-        (Err(LoadError::Read { path, source }), _) => Err(unreadable(&path, &source)),
         (Err(LoadError::Invalid(diagnostics)), Form::Table) => {
             print(&format!("{diagnostics}\n"))?;
             Err(Failed::new(Exit::Data, format!("the definitions in {} are wrong", dir.display())))
@@ -54,9 +53,17 @@ pub(super) fn run(args: &CheckArgs, config: Option<PathBuf>) -> Result<(), Faile
             print(&output::json(&json!({"ok": false, "queues": [], "diagnostics": diagnostics})))?;
             Err(Failed::new(Exit::Data, ""))
         }
+        (Err(error), _) => Err(wrong(&dir, error)),
     }
 }
 
-fn unreadable(path: &Path, source: &std::io::Error) -> Failed {
-    Failed::new(Exit::Data, format!("cannot read the definitions in {}: {source}", path.display()))
+/// Why there are no definitions, for a command whose result is something else.
+pub(super) fn wrong(dir: &Path, error: LoadError) -> Failed {
+    let message = match error {
+        LoadError::Read { path, source } => format!("cannot read the definitions in {}: {source}", path.display()),
+        LoadError::Invalid(diagnostics) => {
+            format!("the definitions in {} are wrong:\n{diagnostics}", dir.display())
+        }
+    };
+    Failed::new(Exit::Data, message)
 }

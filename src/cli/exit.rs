@@ -9,11 +9,13 @@ pub enum Exit {
     Done,
     /// 1: it failed, or the daemon said no.
     Failure,
+    /// 2: there is something to do (`plan`).
+    Changes,
     /// 64: the command was not understood.
     Usage,
     /// 65: bad definitions or data.
     Data,
-    /// 69: the daemon cannot be reached.
+    /// 69: the daemon, or the broker, cannot be reached.
     Unreachable,
     /// 78: bad settings.
     Settings,
@@ -25,6 +27,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failure => 1,
+            Self::Changes => 2,
             Self::Usage => 64,
             Self::Data => 65,
             Self::Unreachable => 69,

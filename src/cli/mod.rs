@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and how it ends.
 //!
 //! Commands about items are clients of the HTTP API, so that there is one authority over items; `check` and `schema`
-//! work on files alone. Results go to standard output, everything else to standard error. A reader who stops reading
+//! work on files alone, and `plan` on files and the broker. Results go to standard output, everything else to standard error. A reader who stops reading
 //! (`| head`) ends the command quietly.
 
 mod bench;
@@ -12,6 +12,7 @@ mod exit;
 mod items;
 mod output;
 mod parked;
+mod plan;
 mod queues;
 mod serve;
 
@@ -60,6 +61,12 @@ enum Command {
     /// Reports every mistake in every file at once.
     #[command(after_help = EXIT_CODES)]
     Check(check::CheckArgs),
+    /// Show what is to be done so that the broker is as the definitions say
+    ///
+    /// Compares the definitions with what the management API shows, and changes nothing. It needs no daemon; so it knows
+    /// nothing of the mirror, nor of what was paused by command.
+    #[command(after_help = plan::CODES)]
+    Plan(plan::PlanArgs),
     /// Print the JSON Schema of queue definitions, for editors
     #[command(after_help = EXIT_CODES)]
     Schema,
@@ -130,6 +137,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
     match cli.command {
         Command::Serve => serve::run(settings(config)?),
         Command::Check(args) => check::run(&args, config),
+        Command::Plan(args) => plan::run(&args, config),
         Command::Schema => print(crate::definition::JSON_SCHEMA),
         Command::Queues(args) => wait_for(queues::run(&args, &args.daemon.client(config)?)),
         Command::Items(args) => args.run(config),

@@ -26,6 +26,8 @@ fn what_is_documented_is_taken() {
         "check",
         "check dir --output json",
         "schema",
+        "plan",
+        "plan --offline 3.10.8 --output json --retire a --retire b.c",
         "queues",
         "queues invoices --output csv --url http://h:1",
         "items list --queue q --state queued,exception --state on_hold --kind it --reference r --label a=b --label c=d=e --due t \
@@ -64,6 +66,10 @@ fn what_is_not_understood_ends_with_64() {
         "enqueue q --payload 1 --file f",
         "enqueue q stdin",
         "check --output csv",
+        "plan --output csv",
+        "plan --offline new",
+        "plan --offline 3.9",
+        "plan --retire",
         "queues --url ftp://h",
         "bench --rounds 0",
         "bench --items none",
@@ -92,6 +98,7 @@ fn every_help_text_tells_the_exit_codes() {
 #[test]
 fn the_codes_are_those_documented() {
     let codes = [Exit::Done, Exit::Failure, Exit::Usage, Exit::Data, Exit::Unreachable, Exit::Settings].map(Exit::code);
+    assert_eq!(Exit::Changes.code(), 2);
     assert_eq!(codes, [0, 1, 64, 65, 69, 78]);
 }
 

@@ -37,7 +37,7 @@ use crate::metrics;
 use crate::mirror::MirrorError;
 use crate::settings::Settings;
 use crate::status::Broker;
-use crate::topology::desired::desired;
+use crate::topology::desired::{Wishes, desired};
 use crate::topology::version::Version;
 
 /// The wait after the first failed session; it doubles up to [`LONGEST_WAIT`].
@@ -205,7 +205,8 @@ impl BrokerSide {
         }
         let session = Arc::new(endpoint.connect().await?);
         let definitions = self.context.definitions();
-        let topology = desired(&definitions, version, &self.context.names, self.settings.tap.max_bytes);
+        let (wishes, names) = (Wishes::default(), &self.context.names);
+        let topology = desired(&definitions, &wishes, version, names, self.settings.tap.max_bytes);
         let shortfall = declare(&session, self.management.as_ref(), &topology).await?;
         failpoint::reach("start.declared").await;
         let identity = self.context.mirror.identity().await?;

@@ -4,20 +4,41 @@
 //! version and this queue type: an argument known to another type is refused by RabbitMQ, an unknown one kept
 //! silently and live after an upgrade.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::names::Names;
 use super::version::Version;
-use crate::definition::{Definitions, QueueDefinition, QueueType};
+use crate::definition::{Definitions, Paused, QueueDefinition, QueueType};
 use crate::item::Lane;
 
 /// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms.
 const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
 
 /// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
-const POLICY_PRIORITY: i64 = 100;
+pub const POLICY_PRIORITY: i64 = 100;
+
+/// What is asked for beside the definitions, and may change from one moment to the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Pauses by command, by key; each adds to what the definition says.
+    pub paused: BTreeMap<String, Paused>,
+    /// Keys of the direct lane whose own way into the robots' queue stays closed for the moment: a migration, or a switch
+    /// back to direct while the mirror still has items that go first.
+    pub straight_closed: BTreeSet<String>,
+}
+
+impl Wishes {
+    /// What is paused of a queue, by its definition or by command.
+    #[must_use]
+    pub fn paused(&self, definition: &QueueDefinition) -> Paused {
+        let asked = self.paused.get(&definition.key).copied().unwrap_or_default();
+        let Paused { dispatch, intake } = definition.paused;
+        Paused { dispatch: dispatch || asked.dispatch, intake: intake || asked.intake }
+    }
+}
 
 /// Everything that has to be on the broker, in the order in which it is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,14 +46,16 @@ pub struct Topology {
     pub policies: Vec<Policy>,
     pub exchanges: Vec<Exchange>,
     pub queues: Vec<Queue>,
-    /// Bindings of the other lane, to be taken away, tap before queue.
+    /// Ways that are closed: of the other lane, or by a pause. To be taken away, tap before queue.
     pub unbound: Vec<Binding>,
     /// Bindings that have to be there, queue before tap.
     pub bound: Vec<Binding>,
+    /// By key: which way its items take, and why, for people.
+    pub ways: BTreeMap<String, String>,
 }
 
 /// A durable exchange.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exchange {
     pub name: String,
     pub kind: ExchangeKind,
@@ -40,32 +63,46 @@ pub struct Exchange {
     pub alternate: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ExchangeKind {
     Topic,
     Direct,
     Fanout,
 }
 
+impl ExchangeKind {
+    /// As RabbitMQ writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+        }
+    }
+}
+
 /// A durable queue with what cannot be changed later.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
     pub name: String,
-    pub arguments: BTreeMap<&'static str, Argument>,
+    pub arguments: BTreeMap<String, Argument>,
     /// The work queue it serves.
     pub key: Option<String>,
     /// Why it is of this type, for the log.
     pub why: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Argument {
     Text(String),
     Number(i64),
 }
 
 /// From an exchange to a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Binding {
     pub exchange: String,
     pub queue: String,
@@ -73,18 +110,27 @@ pub struct Binding {
 }
 
 /// What may change on a queue that is there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     pub name: String,
     /// Regular expression over queue names.
     pub pattern: String,
     pub priority: i64,
     pub definition: serde_json::Value,
+    /// What it is for, in RabbitMQ's words; ours are for `queues`.
+    #[serde(rename = "apply-to")]
+    pub apply_to: String,
 }
 
 /// What has to be on a broker of this version. `tap_bytes` bounds the tap.
 #[must_use]
-pub fn desired(definitions: &Definitions, version: Version, names: &Names, tap_bytes: u64) -> Topology {
+pub fn desired(
+    definitions: &Definitions,
+    wishes: &Wishes,
+    version: Version,
+    names: &Names,
+    tap_bytes: u64,
+) -> Topology {
     let mut topology = Topology {
         policies: vec![policy(&names.tap(), json!({ "max-length-bytes": tap_bytes }))],
         exchanges: vec![
@@ -108,14 +154,21 @@ pub fn desired(definitions: &Definitions, version: Version, names: &Names, tap_b
             binding(names.dead(), names.reports(), ""),
             binding(names.unrouted(), names.unrouted(), ""),
         ],
+        ways: BTreeMap::new(),
     };
     for definition in definitions.queues.values() {
-        add_work_queue(&mut topology, definition, version, names);
+        add_work_queue(&mut topology, definition, wishes, version, names);
     }
     topology
 }
 
-fn add_work_queue(topology: &mut Topology, definition: &QueueDefinition, version: Version, names: &Names) {
+fn add_work_queue(
+    topology: &mut Topology,
+    definition: &QueueDefinition,
+    wishes: &Wishes,
+    version: Version,
+    names: &Names,
+) {
     let key = definition.key.as_str();
     let robots = names.robots(key);
     let (kind, why) = queue_type(definition.queue_type, version);
@@ -126,15 +179,45 @@ fn add_work_queue(topology: &mut Topology, definition: &QueueDefinition, version
     let straight = binding(names.items(), robots, key);
     let copy = binding(names.items(), names.tap(), key);
     let door = binding(names.items(), names.intake(), key);
-    match definition.lane {
-        Lane::Managed => {
+    let (way, why) = way(definition, wishes);
+    match way {
+        Way::Door => {
             topology.unbound.extend([copy, straight]);
             topology.bound.push(door);
         }
-        Lane::Direct => {
+        Way::Straight => {
             topology.unbound.push(door);
             topology.bound.extend([straight, copy]);
         }
+        Way::Shut => topology.unbound.extend([copy, straight, door]),
+    }
+    topology.ways.insert(key.to_owned(), why.to_owned());
+}
+
+/// Where what producers send goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To the intake.
+    Door,
+    /// To the robots, with a copy into the tap.
+    Straight,
+    /// Nowhere: it waits in the queue of what is unrouted.
+    Shut,
+}
+
+fn way(definition: &QueueDefinition, wishes: &Wishes) -> (Way, &'static str) {
+    let paused = wishes.paused(definition);
+    match definition.lane {
+        _ if paused.intake => (Way::Shut, "its intake is paused: what comes is kept, unrouted, until it goes on"),
+        Lane::Managed => (Way::Door, "managed lane: items go through the intake"),
+        Lane::Direct if paused.dispatch => {
+            (Way::Door, "direct lane, dispatch paused: items go through the intake meanwhile, where they are held")
+        }
+        Lane::Direct if wishes.straight_closed.contains(&definition.key) => (
+            Way::Door,
+            "direct lane, closed for the moment: items go through the intake until what was before them is out",
+        ),
+        Lane::Direct => (Way::Straight, "direct lane: items go straight to the robots, and a copy into the tap"),
     }
 }
 
@@ -167,15 +250,18 @@ fn queue_type(wish: QueueType, version: Version) -> (Kind, String) {
 }
 
 fn robots_queue(definition: &QueueDefinition, kind: Kind, why: String, names: &Names) -> Queue {
-    let mut arguments = BTreeMap::from([("x-dead-letter-exchange", Argument::Text(names.dead()))]);
+    let mut arguments = BTreeMap::from([("x-dead-letter-exchange".to_owned(), Argument::Text(names.dead()))]);
     match kind {
         Kind::Quorum => {
-            arguments.insert("x-queue-type", text("quorum"));
+            arguments.insert("x-queue-type".to_owned(), text("quorum"));
             dead_letter_at_least_once(&mut arguments);
         }
         Kind::Classic => {
-            arguments.insert("x-queue-type", text("classic"));
-            arguments.insert("x-max-priority", Argument::Number(i64::from(definition.priorities.highest().max(1))));
+            arguments.insert("x-queue-type".to_owned(), text("classic"));
+            arguments.insert(
+                "x-max-priority".to_owned(),
+                Argument::Number(i64::from(definition.priorities.highest().max(1))),
+            );
         }
     }
     Queue { name: names.robots(&definition.key), arguments, key: Some(definition.key.clone()), why }
@@ -196,12 +282,12 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
 
 /// Our own queues are quorum queues everywhere: they need no priorities, and never expel.
 fn own_queue(name: String, version: Version, dead_letters: Option<String>) -> Queue {
-    let mut arguments = BTreeMap::from([("x-queue-type", text("quorum"))]);
+    let mut arguments = BTreeMap::from([("x-queue-type".to_owned(), text("quorum"))]);
     if version >= Version::DEFAULT_DELIVERY_LIMIT {
-        arguments.insert("x-delivery-limit", Argument::Number(-1));
+        arguments.insert("x-delivery-limit".to_owned(), Argument::Number(-1));
     }
     if let Some(exchange) = dead_letters {
-        arguments.insert("x-dead-letter-exchange", Argument::Text(exchange));
+        arguments.insert("x-dead-letter-exchange".to_owned(), Argument::Text(exchange));
         dead_letter_at_least_once(&mut arguments);
     }
     Queue { name, arguments, key: None, why: "quorum: our own queues never expel".to_owned() }
@@ -209,19 +295,19 @@ fn own_queue(name: String, version: Version, dead_letters: Option<String>) -> Qu
 
 fn meta_queue(name: String, version: Version) -> Queue {
     let mut queue = own_queue(name, version, None);
-    queue.arguments.insert("x-max-length", Argument::Number(1));
+    queue.arguments.insert("x-max-length".to_owned(), Argument::Number(1));
     queue
 }
 
 fn tap(name: String) -> Queue {
-    let arguments = BTreeMap::from([("x-queue-type", text("stream"))]);
+    let arguments = BTreeMap::from([("x-queue-type".to_owned(), text("stream"))]);
     Queue { name, arguments, key: None, why: "stream: it can be read again and never blocks producers".to_owned() }
 }
 
 /// At-least-once dead-lettering falls back to at-most-once unless the overflow says `reject-publish`.
-fn dead_letter_at_least_once(arguments: &mut BTreeMap<&'static str, Argument>) {
-    arguments.insert("x-dead-letter-strategy", text("at-least-once"));
-    arguments.insert("x-overflow", text("reject-publish"));
+fn dead_letter_at_least_once(arguments: &mut BTreeMap<String, Argument>) {
+    arguments.insert("x-dead-letter-strategy".to_owned(), text("at-least-once"));
+    arguments.insert("x-overflow".to_owned(), text("reject-publish"));
 }
 
 fn text(text: &str) -> Argument {
@@ -236,9 +322,15 @@ fn binding(exchange: String, queue: String, key: &str) -> Binding {
     Binding { exchange, queue, key: key.to_owned() }
 }
 
+/// The pattern of a policy of ours, which is for one queue.
+#[must_use]
+pub fn pattern(queue: &str) -> String {
+    format!("^{}$", queue.replace('.', "\\."))
+}
+
 fn policy(queue: &str, definition: serde_json::Value) -> Policy {
-    let pattern = format!("^{}$", queue.replace('.', "\\."));
-    Policy { name: queue.to_owned(), pattern, priority: POLICY_PRIORITY, definition }
+    let pattern = pattern(queue);
+    Policy { name: queue.to_owned(), pattern, priority: POLICY_PRIORITY, definition, apply_to: "queues".to_owned() }
 }
 
 #[cfg(test)]
@@ -248,7 +340,7 @@ mod tests {
     fn one(queue_type: QueueType, lane: Lane, version: &str) -> Topology {
         let definition = QueueDefinition { lane, queue_type, ..QueueDefinition::with_defaults("a.b") };
         let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into(), ..Definitions::default() };
-        desired(&definitions, Version::parse(version).unwrap(), &Names::new("wq"), 1000)
+        desired(&definitions, &Wishes::default(), Version::parse(version).unwrap(), &Names::new("wq"), 1000)
     }
 
     fn robots(topology: &Topology) -> &Queue {

@@ -1,8 +1,15 @@
-//! What has to be on the broker, as values: names, queue arguments, bindings and policies.
+//! What has to be on the broker, what is there, and what is to be done about it, as values.
 //!
-//! Pure: [`desired::desired`] turns definitions and a broker version into a [`desired::Topology`];
-//! `broker::declare` makes it so.
+//! ```text
+//! definitions, wishes, version -> desired::desired -> Topology --.
+//!                  broker -> management's reading -> Observed ---+-> plan::plan -> Plan -> render
+//! ```
+//!
+//! Pure: `broker::declare` makes a [`desired::Topology`] so at a session's start; a [`plan::Plan`] says what is left to do.
 
 pub mod desired;
 pub mod names;
+pub mod observed;
+pub mod plan;
+pub mod render;
 pub mod version;

@@ -52,6 +52,30 @@ impl Names {
     pub fn key_of<'q>(&self, queue: &'q str) -> Option<&'q str> {
         queue.strip_prefix(self.prefix.as_str())?.strip_prefix(".q.")
     }
+
+    /// The queue that holds a work queue's items during a migration.
+    #[must_use]
+    pub fn moving(&self, key: &str) -> String {
+        format!("{}.m.{key}", self.prefix)
+    }
+
+    /// The work queue whose items this queue holds during a migration.
+    #[must_use]
+    pub fn key_of_moving<'q>(&self, queue: &'q str) -> Option<&'q str> {
+        queue.strip_prefix(self.prefix.as_str())?.strip_prefix(".m.")
+    }
+
+    /// What every name begins with, without the dot.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Every exchange.
+    #[must_use]
+    pub fn exchanges(&self) -> [String; 6] {
+        [self.unrouted(), self.items(), self.dispatch(), self.outcomes(), self.dead(), self.events()]
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +89,7 @@ mod tests {
         assert_eq!(names.key_of("wq.q.a.b"), Some("a.b"));
         assert_eq!(names.key_of("wq.intake"), None);
         assert_eq!(names.key_of("other.q.a"), None);
+        assert_eq!(names.key_of_moving(&names.moving("a.b")), Some("a.b"));
+        assert_eq!(names.key_of_moving("wq.q.m.a"), None);
     }
 }

@@ -1,7 +1,10 @@
-//! RabbitMQ's management API, as far as control needs it: the version, policies, and a queue's counters.
+//! RabbitMQ's management API, as far as control needs it: the version, policies, a queue's counters, and
+//! [what there is](Management::observe).
 //!
 //! Its numbers lag (5-10 s), so nothing that moves items decides by them alone. Fields that a broker version does not
 //! know are absent and read as zero.
+
+mod observe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,11 +138,24 @@ impl Management {
             "pattern": policy.pattern,
             "definition": policy.definition,
             "priority": policy.priority,
-            "apply-to": "queues",
+            "apply-to": policy.apply_to,
         });
         let path = ["policies", &self.vhost, &policy.name];
         let answer = self.send(&path, |url| self.http.put(url).json(&body)).await?;
         accepted(operation, answer).await.map(|_| ())
+    }
+
+    /// Removes a policy; one that is not there is gone already.
+    ///
+    /// # Errors
+    /// Where the API does not answer or refuses it.
+    pub async fn remove_policy(&self, name: &str) -> Result<(), ManagementError> {
+        let path = ["policies", &self.vhost, name];
+        let answer = self.send(&path, |url| self.http.delete(url)).await?;
+        match accepted("remove a policy", answer).await {
+            Ok(_) | Err(ManagementError::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn get<T: for<'de> Deserialize<'de>>(
