@@ -27,6 +27,7 @@ pub use check::{Source, check};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
+pub(crate) use suggest::nearest;
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};

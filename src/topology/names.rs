@@ -18,6 +18,12 @@ impl Names {
         Self { prefix: prefix.to_owned() }
     }
 
+    /// The first part of every name.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     names! {
         /// Topic exchange: producers publish here, routing key = queue key.
         items = "items";
