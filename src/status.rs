@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::RwLock;
 
+use crate::item::Timestamp;
+
 /// Shared by every part of the daemon; each writes what it alone knows.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -17,6 +19,12 @@ pub struct Snapshot {
     pub planned: bool,
     /// Why the management API cannot be used; `None` while it answers.
     pub management_problem: Option<String>,
+    /// What is wrong with the directory of definitions, every mistake; `None` where what is in force is what it says.
+    pub definitions_problem: Option<String>,
+    /// What somebody changed on the broker by hand, when it was last seen; `None` where nothing was, or it is mended since.
+    pub drift: Option<DriftSeen>,
+    /// Migrations of robots' queues that are under way, or were rolled back.
+    pub migrations: Vec<MigrationSeen>,
     /// Seen on the broker, by queue key.
     pub queues: BTreeMap<String, QueueSeen>,
     /// Items that wait for a queue nobody defined; `None` where they were not counted yet.
@@ -24,7 +32,28 @@ pub struct Snapshot {
     /// Copies the tap dropped before they were read, since the mirror began.
     pub tap_lost: u64,
     /// Since when the tap's reader has had nothing to read; `None` while it reads.
-    pub tap_idle_since: Option<crate::item::Timestamp>,
+    pub tap_idle_since: Option<Timestamp>,
+}
+
+/// A difference between the broker and what it was made to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriftSeen {
+    pub at: Timestamp,
+    /// What mends it, one line each.
+    pub steps: Vec<String>,
+    /// It was mended; else it stays until somebody applies.
+    pub repaired: bool,
+}
+
+/// A migration as last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationSeen {
+    pub queue: String,
+    pub step: &'static str,
+    pub why: String,
+    pub since: Timestamp,
+    /// Why it was rolled back.
+    pub problem: Option<String>,
 }
 
 /// How the daemon stands with the broker.

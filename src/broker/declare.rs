@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind as Kind};
 
@@ -91,6 +91,69 @@ async fn keep_as_it_is(session: &Session, queue: &Queue, error: &BrokerError) ->
         "the queue is there with other arguments and is used as it is; to change them, empty it and delete it"
     );
     Ok(true)
+}
+
+/// Makes single things so, on a channel of its own. A refusal closes the channel: then another one is to be opened.
+pub struct Declarer {
+    channel: Channel,
+}
+
+impl Declarer {
+    /// Opens its channel.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn open(session: &Session) -> Result<Self, BrokerError> {
+        Ok(Self { channel: session.consuming_channel().await? })
+    }
+
+    /// # Errors
+    /// What the broker refuses.
+    pub async fn exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        declare_exchange(&self.channel, exchange).await
+    }
+
+    /// # Errors
+    /// What the broker refuses.
+    pub async fn queue(&self, queue: &Queue) -> Result<(), BrokerError> {
+        declare_queue(&self.channel, queue).await
+    }
+
+    /// # Errors
+    /// What the broker refuses.
+    pub async fn bind(&self, binding: &Binding) -> Result<(), BrokerError> {
+        bind(&self.channel, binding).await
+    }
+
+    /// # Errors
+    /// What the broker refuses.
+    pub async fn unbind(&self, binding: &Binding) -> Result<(), BrokerError> {
+        unbind(&self.channel, binding).await
+    }
+
+    /// Messages ready in a queue, exact at this moment.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub async fn ready(&self, queue: &str) -> Result<u64, BrokerError> {
+        consume::count_ready(&self.channel, queue).await
+    }
+
+    /// Deletes a queue with whatever is in it. Who asks has seen that nothing is: the conditions that RabbitMQ offers
+    /// delete what robots hold (classic), or close the connection (quorum).
+    ///
+    /// # Errors
+    /// What the broker refuses.
+    pub async fn delete_queue(&self, queue: &str) -> Result<(), BrokerError> {
+        let delete = self.channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+        answered(format!("delete the queue {queue}"), delete).await.map(|_| ())
+    }
+
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn close(self) -> Result<(), BrokerError> {
+        answered("close a channel", self.channel.close(200, "done".into())).await
+    }
 }
 
 async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {

@@ -10,7 +10,7 @@
 //! | 1 | nothing | read again at the start |
 //! | 2 | the revision | the start finds the same files, adds nothing, and makes the broker so |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,9 @@ use crate::lanes::{Wakes, now};
 use crate::mirror::control::{Event, MigrationStep, Revision, add_events, add_revision, forget_retired, retire};
 use crate::mirror::{Mirror, MirrorError, Tx};
 use crate::status::Status;
+
+/// For file systems that tell of no changes.
+const POLL: Duration = Duration::from_secs(10);
 
 /// After a failure of the mirror.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -112,8 +115,8 @@ impl Keeper {
 
     /// Looks at the directory whenever it may have changed, until it is stopped.
     pub async fn run(self, stop: CancellationToken) {
-        let mut changes = watch::changes(&self.dir, stop.clone());
-        while let Some(()) = changes.recv().await {
+        let changes = watch::changes(self.dir.clone(), POLL).await;
+        loop {
             while let Err(error) = self.reload("directory").await {
                 let KeeperError::Mirror(error) = error else { break };
                 tracing::warn!(error = &error as &dyn std::error::Error, "a change of the definitions cannot be noted");
@@ -122,8 +125,11 @@ impl Keeper {
                     () = tokio::time::sleep(AFTER_FAILURE) => {}
                 }
             }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changes.next() => {}
+            }
         }
-        stop.cancelled().await;
     }
 
     /// Reads the directory, and puts it in force where it changed. Answers what changed.
@@ -239,7 +245,7 @@ async fn load(dir: &Path) -> Loaded {
 }
 
 /// Queues whose migration has begun and not ended.
-async fn under_way(mirror: &Mirror) -> Result<std::collections::BTreeSet<String>, MirrorError> {
+async fn under_way(mirror: &Mirror) -> Result<BTreeSet<String>, MirrorError> {
     let migrations = mirror.migrations().await?;
     let under_way = migrations.into_iter().filter(|migration| migration.step != MigrationStep::RolledBack);
     Ok(under_way.map(|migration| migration.queue).collect())

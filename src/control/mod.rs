@@ -1,4 +1,24 @@
-//! What the daemon does by itself: timers on the mirror's clock, and setting mirror and broker against each other.
+//! What the daemon does by itself: it keeps the definitions in force and makes the broker so, runs timers on the mirror's
+//! clock, and sets mirror and broker against each other.
+//!
+//! ```text
+//! directory -> watch -> keeper -> what is in force -> conductor -> plan -> apply (rebind, migrate, retire) -> broker
+//! ```
 
+pub mod apply;
+pub mod conductor;
+pub mod desk;
+pub mod keeper;
+mod migrate;
+pub mod pause;
+mod rebind;
 pub mod reconcile;
+mod retire;
 pub mod timers;
+pub mod watch;
+
+/// An error with its causes, in one line.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

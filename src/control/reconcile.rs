@@ -113,6 +113,11 @@ async fn pass(
     let definitions = context.definitions();
     for definition in definitions.queues.values().chain(definitions.retired.values()) {
         let queue = definition.key.as_str();
+        if context.live.now().unready.contains(queue) {
+            // Its items are somewhere else, and its acks are ours.
+            before.remove(queue);
+            continue;
+        }
         let answer = management.queue(&context.names.robots(queue)).await;
         let problem = answer.as_ref().err().map(ToString::to_string);
         context.status.update(|status| status.management_problem = problem);

@@ -5,14 +5,15 @@
 //! the next one. After a growing wait the next session begins. Nothing is carried over but the mirror.
 //!
 //! Order of effects of a session's start:
-//! 1. connect; 2. declare the topology; 3. claim `wq.meta` for this mirror; 4. note in the mirror that a session is
+//! 1. connect; 2. claim `wq.meta` for this mirror, which is all that is declared before it is known whose queues these are;
+//! 3. make the broker as what is in force says ([`crate::control::conductor`]); 4. note in the mirror that a session is
 //!    open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | nothing | |
-//! | 2 | some or all of the topology | declared again, which changes nothing that is there |
-//! | 3 | the claim | it is this mirror's own |
+//! | 2 | the claim | it is this mirror's own |
+//! | 3 | some or all of the topology | planned again: what is there stays |
 //! | 4, 5 | the note, perhaps connections that the broker takes for alive | for 3.5 heartbeats an empty `wq.reports` proves nothing |
 
 use std::collections::BTreeSet;
@@ -26,10 +27,11 @@ use super::crew::Crew;
 use super::dispatchers;
 use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
-use crate::broker::declare::declare;
+use crate::broker::declare::Declarer;
 use crate::broker::management::Management;
 use crate::broker::ownership;
 use crate::broker::publish::Publisher;
+use crate::control::conductor::{ConductError, Conductor, Seat};
 use crate::control::reconcile;
 use crate::failpoint;
 use crate::lanes::{self, Context, LaneError};
@@ -37,7 +39,7 @@ use crate::metrics;
 use crate::mirror::MirrorError;
 use crate::settings::Settings;
 use crate::status::Broker;
-use crate::topology::desired::{Wishes, desired};
+use crate::topology::desired::meta;
 use crate::topology::version::Version;
 
 /// The wait after the first failed session; it doubles up to [`LONGEST_WAIT`].
@@ -80,6 +82,7 @@ pub(super) struct BrokerSide {
     /// Tried in turn; never empty.
     pub endpoints: Vec<Endpoint>,
     pub management: Option<Management>,
+    pub conductor: Arc<tokio::sync::Mutex<Conductor>>,
     pub settings: Settings,
 }
 
@@ -89,6 +92,8 @@ pub(super) enum SessionError {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Mirror(#[from] MirrorError),
+    #[error(transparent)]
+    Control(#[from] ConductError),
     #[error("RabbitMQ {0} is older than {oldest}, the oldest that is supported", oldest = Version::OLDEST)]
     TooOld(String),
     #[error("the broker's version is not known: over amqps the management API has to say it, and {0}")]
@@ -135,18 +140,19 @@ impl BrokerSide {
         up_since: &mut Option<Instant>,
         stop: &CancellationToken,
     ) -> Result<(), SessionError> {
-        let (session, unreachable) = tokio::select! {
+        let lanes_stop = stop.child_token();
+        let (seat, unreachable) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            opened = self.open(endpoint) => opened?,
+            opened = self.open(endpoint, &lanes_stop) => opened?,
         };
+        let session = Arc::clone(&seat.session);
         if !self.context.mirror.open_session().await? {
             // The broker may take connections of the last one for alive, and hold deliveries for them.
             self.context.wakes.read_reports.distrust_for(endpoint.forgotten_after());
         }
         metrics::session_opened();
         *up_since = Some(Instant::now());
-        let lanes_stop = stop.child_token();
-        let mut lanes = self.start_lanes(&session, &unreachable, &lanes_stop);
+        let mut lanes = self.start_lanes(seat, &unreachable, &lanes_stop);
         let ended = self.watch(&session, &mut lanes, stop).await;
         metrics::session_closed();
         lanes_stop.cancel();
@@ -196,7 +202,11 @@ impl BrokerSide {
     }
 
     /// The session, and the keys of robots' queues that it has to do without.
-    async fn open(&self, endpoint: &Endpoint) -> Result<(Arc<Session>, BTreeSet<String>), SessionError> {
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        stop: &CancellationToken,
+    ) -> Result<(Seat, BTreeSet<String>), SessionError> {
         // Deliveries that cannot be committed are better left where they are.
         self.context.mirror.until_writable().await;
         let (version, text) = self.version(endpoint).await?;
@@ -204,25 +214,22 @@ impl BrokerSide {
             return Err(SessionError::TooOld(text));
         }
         let session = Arc::new(endpoint.connect().await?);
-        let definitions = self.context.definitions();
-        let (wishes, names) = (Wishes::default(), &self.context.names);
-        let topology = desired(&definitions, &wishes, version, names, self.settings.tap.max_bytes);
-        let shortfall = declare(&session, self.management.as_ref(), &topology).await?;
-        failpoint::reach("start.declared").await;
         let identity = self.context.mirror.identity().await?;
+        let declarer = Declarer::open(&session).await?;
+        declarer.queue(&meta(&self.context.names, version)).await?;
+        declarer.close().await?;
         let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
         ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
-        if let Some(problem) = &shortfall.policies {
-            tracing::warn!("policies were left as they are: {problem}");
-        }
+        let seat = Seat { session, version, stop: stop.clone() };
+        let unreachable = self.conductor.lock().await.establish(&seat).await?;
+        failpoint::reach("start.declared").await;
         tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");
         self.context.status.update(|status| {
             status.broker = Broker::Connected { version: text, blocked: None };
             status.planned = true;
-            status.management_problem = shortfall.policies;
         });
-        Ok((session, shortfall.unreachable))
+        Ok((seat, unreachable))
     }
 
     /// From AMQP's greeting; over `amqps` from the management API.
@@ -240,9 +247,10 @@ impl BrokerSide {
         }
     }
 
-    fn start_lanes(&self, session: &Arc<Session>, unreachable: &BTreeSet<String>, stop: &CancellationToken) -> Crew {
+    fn start_lanes(&self, seat: Seat, unreachable: &BTreeSet<String>, stop: &CancellationToken) -> Crew {
         let mut crew = Crew::default();
-        let parts = || (self.context.clone(), Arc::clone(session), stop.clone());
+        let session = Arc::clone(&seat.session);
+        let parts = || (self.context.clone(), Arc::clone(&session), stop.clone());
         let (context, session, token) = parts();
         crew.spawn("intake", lanes::intake::run(context, session, token));
         let (context, session, token) = parts();
@@ -263,8 +271,19 @@ impl BrokerSide {
                 lanes::unrouted::run(context.clone(), Arc::clone(&own), token.clone())
             }),
         );
-        let (context, session, token) = parts();
-        crew.spawn("dispatch", dispatchers::run(context, session, unreachable.clone(), token));
+        let (context, own, token) = parts();
+        crew.spawn(
+            "events",
+            while_connected(Arc::clone(&own), token.clone(), Missing::EndSession, move || {
+                lanes::events::run(context.clone(), Arc::clone(&own), token.clone())
+            }),
+        );
+        let (context, own, token) = parts();
+        // Control sees what is missing and makes it; where it is blind, only the start of a session does.
+        let missing = if self.management.is_some() { Missing::TellControl } else { Missing::EndSession };
+        crew.spawn("dispatch", dispatchers::run(context, own, missing, unreachable.clone(), token));
+        let conductor = Arc::clone(&self.conductor);
+        crew.spawn("control", async move { conductor.lock().await.run(seat).await });
         if let Some(management) = self.management.clone() {
             let (context, _, token) = parts();
             let control = &self.settings.control;
@@ -285,6 +304,8 @@ pub(super) enum Missing {
     EndSession,
     /// It was missing when everything was declared: declaring again would not help.
     TryAgain,
+    /// Control is told, and makes it again.
+    TellControl,
 }
 
 /// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not

@@ -21,11 +21,12 @@ use crate::lanes::{Context, dispatch};
 pub(super) async fn run(
     context: Context,
     session: Arc<Session>,
+    missing: Missing,
     unreachable: BTreeSet<String>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut changes = context.live.changes();
-    let mut running = Running { crew: Crew::default(), stops: BTreeMap::new() };
+    let mut running = Running { crew: Crew::default(), stops: BTreeMap::new(), missing };
     let ended = loop {
         let in_force = Arc::clone(&changes.borrow_and_update());
         running.adjust(&context, &session, &unreachable, &in_force, &stop);
@@ -59,6 +60,8 @@ struct Running {
     /// Named by their queues.
     crew: Crew,
     stops: BTreeMap<String, CancellationToken>,
+    /// What it means that a queue is missing which was there at the session's start.
+    missing: Missing,
 }
 
 impl Running {
@@ -82,10 +85,21 @@ impl Running {
             }
             let token = stop.child_token();
             let (context, own, key) = (context.clone(), Arc::clone(session), queue.clone());
-            let missing = if unreachable.contains(queue) { Missing::TryAgain } else { Missing::EndSession };
+            let missing = if unreachable.contains(queue) { Missing::TryAgain } else { self.missing };
+            let wakes = Arc::clone(&context.wakes);
             let work = while_connected(Arc::clone(&own), token.clone(), missing, {
                 let token = token.clone();
-                move || dispatch::run(context.clone(), key.clone(), Arc::clone(&own), token.clone())
+                move || {
+                    let run = dispatch::run(context.clone(), key.clone(), Arc::clone(&own), token.clone());
+                    let wakes = Arc::clone(&wakes);
+                    async move {
+                        let ended = run.await;
+                        if ended.is_err() && missing == Missing::TellControl {
+                            wakes.control.notify_one();
+                        }
+                        ended
+                    }
+                }
             });
             self.crew.spawn(queue.clone(), work);
             self.stops.insert(queue.clone(), token);

@@ -19,15 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Endpoint;
 use crate::broker::management::Management;
+use crate::control::conductor::{Conductor, Rules};
+use crate::control::desk::Desk;
+use crate::control::keeper::Keeper;
 use crate::control::timers;
-use crate::definition;
 use crate::failpoint;
 use crate::http;
-use crate::lanes::live::{InForce, Live};
 use crate::lanes::{Context, Replies, Wakes};
 use crate::metrics;
 use crate::mirror::Mirror;
-use crate::settings::Settings;
+use crate::settings::{Drift, Settings};
 use crate::status::Status;
 use crate::topology::names::Names;
 use broker_side::BrokerSide;
@@ -46,7 +47,6 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// taken. A broker that is away is no such thing: it is waited for.
 pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     failpoint::check().map_err(anyhow::Error::msg)?;
-    let definitions = Arc::new(definition::load(&settings.definitions.dir)?);
     let broker = &settings.broker;
     let endpoints = (broker.amqp_url.expose())
         .map(|url| Endpoint::new(url, broker.connect_timeout))
@@ -60,8 +60,12 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let listen = settings.http.listen;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("http.listen: cannot listen on {listen}"))?;
+    let status = Arc::new(Status::default());
+    let wakes = Arc::new(Wakes::default());
+    let keeper = Keeper::start(&settings.definitions.dir, &mirror, &wakes, &status).await?;
+    let live = keeper.live();
     tracing::info!(
-        queues = definitions.queues.len(),
+        queues = live.definitions().queues.len(),
         mirror = settings.mirror.url,
         http = %listener.local_addr()?,
         "warrend {} starts",
@@ -69,9 +73,6 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     );
 
     let stop = stop_on_signal()?;
-    let status = Arc::new(Status::default());
-    let live = Live::new(InForce { definitions, ..InForce::default() });
-    let wakes = Arc::new(Wakes::default());
     let context = Context {
         mirror: mirror.clone(),
         live: live.clone(),
@@ -86,11 +87,17 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut crew = Crew::default();
     let doors_close = CancellationToken::new();
     let counted = metrics::install();
-    let api = http::Api::new(context.clone(), counted.clone());
+    let desk = Desk::default();
+    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let watched = keeper.run(stop.clone());
+    crew.spawn("definitions", async move {
+        watched.await;
         Ok::<(), anyhow::Error>(())
     });
     let end = stop.clone();
@@ -100,7 +107,16 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
         Ok::<(), anyhow::Error>(())
     });
-    let broker = BrokerSide { context, endpoints, management, settings: settings.clone() };
+    let control = &settings.control;
+    let rules = Rules {
+        period: control.reconcile_period,
+        gap: control.observation_gap,
+        patience: control.migration_patience,
+        repair: control.drift == Drift::Repair,
+    };
+    let conductor = Conductor::new(context.clone(), management.clone(), rules, settings.tap.max_bytes, desk);
+    let conductor = Arc::new(tokio::sync::Mutex::new(conductor));
+    let broker = BrokerSide { context, endpoints, management, conductor, settings: settings.clone() };
     crew.spawn("broker", broker.run(stop.clone()));
 
     // None of them ends by itself: one that does took its part of the daemon with it.

@@ -30,6 +30,7 @@ pub use diagnostics::{Diagnostic, Diagnostics};
 pub use load::{LoadError, load};
 pub use payload::PayloadSchema;
 pub use set::{Loaded, from_kept_files, load_set};
+pub(crate) use suggest::nearest;
 
 use crate::item::retry::RetryPolicy;
 use crate::item::{DEFAULT_PRIORITY, Lane};

@@ -6,7 +6,7 @@ const LONGEST: usize = 40;
 /// The word of `known` that `word` was most likely meant to be; `None` where nothing is close.
 ///
 /// Case and separators do not count (`maxPayload`, `max-payload`), otherwise about one slip in three letters is forgiven.
-pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = letters(word);
     if word.is_empty() || word.len() > LONGEST {
         return None;

@@ -30,6 +30,8 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::desk::Desk;
+use crate::control::keeper::Keeper;
 use crate::definition::Definitions;
 use crate::lanes::live::Live;
 use crate::lanes::{Context, Wakes};
@@ -50,6 +52,10 @@ pub struct Api {
     pub status: Arc<Status>,
     /// Told of every item let in, so that it is dispatched at once.
     pub wakes: Arc<Wakes>,
+    /// Keeps the definitions; `None` where there is no directory of them.
+    pub keeper: Option<Keeper>,
+    /// Orders to control.
+    pub desk: Desk,
     /// What is counted for Prometheus.
     pub metrics: Exposition,
 }
@@ -57,8 +63,9 @@ pub struct Api {
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context, metrics: Exposition) -> Self {
-        Self { mirror: context.mirror, live: context.live, status: context.status, wakes: context.wakes, metrics }
+    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
+        let Context { mirror, live, status, wakes, .. } = context;
+        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics }
     }
 
     /// The definitions of this moment.

@@ -82,7 +82,15 @@ impl Bench {
         let definitions = Arc::new(Definitions { queues, ..Definitions::default() });
         let live = Live::new(InForce { definitions, ..InForce::default() });
         let api =
-            Api { mirror, live, status: Arc::default(), wakes: Arc::default(), metrics: crate::metrics::install() };
+            Api {
+                mirror,
+                live,
+                status: Arc::default(),
+                wakes: Arc::default(),
+                keeper: None,
+                desk: Desk::default(),
+                metrics: crate::metrics::install(),
+            };
         Self { _folder: folder, api }
     }
 

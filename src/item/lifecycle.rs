@@ -431,6 +431,19 @@ pub fn expire(item: &mut Item, at: Timestamp) -> Option<Step> {
     Some(fail(item, &voice, Kind::Expired, None, Some(why), &None))
 }
 
+/// Cancels an open item whose message, if it has one, is out of the robots' queue.
+pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<Step> {
+    if !item.state.is_open() {
+        return None;
+    }
+    let voice = Voice { actor: who, user: None, attempt: item.attempt, at };
+    // Whoever took it out acked it.
+    let acks = i8::from(is_out(item) && item.rejected_at.is_none());
+    settle(item, State::Cancelled, at);
+    item.silent = false;
+    Some(voice.step(item, "cancelled", Some(why.to_owned()), acks))
+}
+
 /// Takes it for done, because at rest nothing is left on the broker and its acks cover the number.
 pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
     if !is_out(item) || item.rejected_at.is_some() {

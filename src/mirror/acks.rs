@@ -38,6 +38,19 @@ pub async fn explain(tx: &mut Tx, queue: &str, acks: i64) -> Result<(), MirrorEr
     .map_err(failed("count acks"))
 }
 
+/// The queue was made anew, and its counter with it: nothing that was explained is in it.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn begin_anew(tx: &mut Tx, queue: &str) -> Result<(), MirrorError> {
+    sqlx::query("UPDATE queue_acks SET base = -explained, last_seen = 0, explained_then = explained WHERE queue = $1")
+        .bind(queue)
+        .execute(tx)
+        .await
+        .map(|_| ())
+        .map_err(failed("begin an ack account anew"))
+}
+
 impl Mirror {
     /// The queue's account, read outside a transaction: to see whether one is worth it.
     ///

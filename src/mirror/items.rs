@@ -253,6 +253,16 @@ pub async fn out(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Resu
     fetch(tx, query).await
 }
 
+/// Items of a queue that are queued or processing, oldest first, at most `limit`.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn open_of(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Item>, MirrorError> {
+    let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE queue = "));
+    query.push_bind(queue).push(" AND state IN ('queued', 'processing') ORDER BY seq LIMIT ").push_bind(limit);
+    fetch(tx, query).await
+}
+
 /// How many items of a queue are out and their dead letter did not come.
 ///
 /// # Errors

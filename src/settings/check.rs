@@ -9,7 +9,7 @@ use url::Url;
 use super::load::Texts;
 use super::secret::masked;
 use super::{
-    BrokerSettings, ControlSettings, DefinitionSettings, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
+    BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
     ReplySettings, SecretUrls, Settings, ShutdownSettings, TapSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
@@ -35,6 +35,12 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
     let reconcile_period = check.read("control.reconcile_period", positive_duration);
     let observation_gap = check.read("control.observation_gap", positive_duration);
     let report_grace = check.read("control.report_grace", positive_duration);
+    let drift = check.read("control.drift", |text| match text {
+        "repair" => Ok(Drift::Repair),
+        "report" => Ok(Drift::Report),
+        _ => Err(wrong("this is neither repair nor report", "write repair or report")),
+    });
+    let migration_patience = check.read("control.migration_patience", positive_duration);
     let allow = check.read("replies.allow", |text| {
         regex_lite::Regex::new(text)
             .map_err(|error| wrong(format!("this is no regular expression: {error}"), r"write one like ^reply\."))
@@ -73,6 +79,8 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
             reconcile_period: reconcile_period?,
             observation_gap: observation_gap?,
             report_grace: report_grace?,
+            drift: drift?,
+            migration_patience: migration_patience?,
         },
         replies: ReplySettings { allow: allow? },
         tap: TapSettings { max_bytes: max_bytes? },

@@ -30,7 +30,7 @@ pub struct Key {
 }
 
 /// Every setting there is, in the order of `config/warrend.yaml`, which says what each is for.
-pub const KEYS: [Key; 16] = [
+pub const KEYS: [Key; 18] = [
     key("broker.amqp_url", "amqp://guest:guest@127.0.0.1:5672/%2f"),
     key("broker.management_url", "http://guest:guest@127.0.0.1:15672"),
     key("broker.prefix", "wq"),
@@ -42,6 +42,8 @@ pub const KEYS: [Key; 16] = [
     key("control.reconcile_period", "30s"),
     key("control.observation_gap", "10s"),
     key("control.report_grace", "10s"),
+    key("control.drift", "repair"),
+    key("control.migration_patience", "5m"),
     key("replies.allow", r"^reply\."),
     key("tap.max_bytes", "1GiB"),
     key("log.filter", "info"),
@@ -112,6 +114,19 @@ pub struct ControlSettings {
     pub observation_gap: Duration,
     /// The longest a bare reject waits for its report before it is judged.
     pub report_grace: Duration,
+    /// What becomes of a topology that somebody changed by hand.
+    pub drift: Drift,
+    /// The longest a migration waits for what robots hold before it is rolled back.
+    pub migration_patience: Duration,
+}
+
+/// What becomes of drift, beside being told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// It is undone.
+    Repair,
+    /// It stays until somebody applies.
+    Report,
 }
 
 /// Answers to producers.

@@ -293,6 +293,18 @@ fn own_queue(name: String, version: Version, dead_letters: Option<String>) -> Qu
     Queue { name, arguments, key: None, why: "quorum: our own queues never expel".to_owned() }
 }
 
+/// The queue beside a robots' queue that holds its items during a migration.
+#[must_use]
+pub fn aside(names: &Names, key: &str, version: Version) -> Queue {
+    own_queue(names.moving(key), version, Some(names.dead()))
+}
+
+/// The queue that says whose queues these are: the one thing that is declared before that is known.
+#[must_use]
+pub fn meta(names: &Names, version: Version) -> Queue {
+    meta_queue(names.meta(), version)
+}
+
 fn meta_queue(name: String, version: Version) -> Queue {
     let mut queue = own_queue(name, version, None);
     queue.arguments.insert("x-max-length".to_owned(), Argument::Number(1));

@@ -5,8 +5,10 @@
 //!                  broker -> management's reading -> Observed ---+-> plan::plan -> Plan -> render
 //! ```
 //!
-//! Pure: `broker::declare` makes a [`desired::Topology`] so at a session's start; a [`plan::Plan`] says what is left to do.
+//! Pure: `broker::declare` makes a [`desired::Topology`] so at a session's start; a [`plan::Plan`] says what is left to do. [`access`] says
+//! who needs which right for it.
 
+pub mod access;
 pub mod desired;
 pub mod names;
 pub mod observed;

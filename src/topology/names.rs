@@ -18,6 +18,12 @@ impl Names {
         Self { prefix: prefix.to_owned() }
     }
 
+    /// The first part of every name.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     names! {
         /// Topic exchange: producers publish here, routing key = queue key.
         items = "items";
@@ -63,12 +69,6 @@ impl Names {
     #[must_use]
     pub fn key_of_moving<'q>(&self, queue: &'q str) -> Option<&'q str> {
         queue.strip_prefix(self.prefix.as_str())?.strip_prefix(".m.")
-    }
-
-    /// What every name begins with, without the dot.
-    #[must_use]
-    pub fn prefix(&self) -> &str {
-        &self.prefix
     }
 
     /// Every exchange.

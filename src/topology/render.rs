@@ -69,6 +69,12 @@ fn groups(plan: &Plan) -> Vec<Option<&str>> {
     groups
 }
 
+/// A step in one line, without its details.
+#[must_use]
+pub fn line(step: &Step) -> String {
+    step_lines(step, false).first().map(|line| line.trim().to_owned()).unwrap_or_default()
+}
+
 fn step_lines(step: &Step, colour: bool) -> Vec<String> {
     let (mark, code, what, details) = match &step.action {
         Action::SetPolicy { policy, before: None } => ('+', GREEN, format!("policy {}", policy.name), content(policy)),

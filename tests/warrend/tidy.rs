@@ -58,6 +58,7 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("reqwest", &["broker", "bench", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
+    ("notify", &["control"]),
     ("metrics_exporter_prometheus", &["metrics"]),
     ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "bench", "cli", "failpoint"]),
 ];

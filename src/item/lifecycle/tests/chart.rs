@@ -107,6 +107,7 @@ fn events() -> Vec<(&'static str, Decide)> {
                 expire(item, second(100));
             }),
         ),
+        ("cancelled", Box::new(|item| drop(cancel(item, "ann", "why", second(100))))),
         ("inferred", Box::new(|item| drop(infer_processed(item, second(100))))),
         (
             "returned",

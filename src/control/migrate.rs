@@ -1,0 +1,400 @@
+//! Makes a robots' queue anew that RabbitMQ cannot change in place, and keeps what is in it.
+//!
+//! While it lasts nothing is dispatched to the queue, and its arrivals go through the door into the mirror, in either lane.
+//! Only a session in which both are so begins, and what a dispatch had in hand is out or marked by then.
+//!
+//! Order of effects, each step noted in the mirror before it begins:
+//! 1. *draining*: declare `wq.m.<key>`; move what is ready there (publish with confirm, then ack), until nothing is ready
+//!    and nobody holds anything, in two looks apart;
+//! 2. *replacing*: delete the robots' queue, declare it as it is to be, bind it to `wq.dispatch`;
+//! 3. *refilling*: move everything back, delete `wq.m.<key>`; the end is noted, with an event.
+//!
+//! What robots hold is waited for, no longer than `control.migration_patience`: then (*rolling back*) everything is moved
+//! back into the old queue, and it stays *rolled back* until somebody applies again or the definition changes.
+//!
+//! | crash in | what is left | what happens then |
+//! |---|---|---|
+//! | a move, before the confirm | messages where they were | moved again |
+//! | a move, before the ack | some messages in both queues | moved again: robots may see a repeat, same id and attempt; the mirror has one row |
+//! | 1 | some in each queue | drained on |
+//! | 2 | the old queue, none, or the new one; all messages in `wq.m.<key>` | where the old one is there its emptiness is looked at again; declared; refilled |
+//! | 3 | some in each queue | refilled on |
+//!
+//! Order inside a priority is kept: either queue hands out and takes in order. What a dying robot gives back meanwhile goes
+//! to the end of its priority.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::in_words;
+use crate::broker::BrokerError;
+use crate::broker::connection::Session;
+use crate::broker::declare::Declarer;
+use crate::broker::management::{Management, ManagementError};
+use crate::broker::transfer::{Mortal, Transfer};
+use crate::failpoint;
+use crate::item::Timestamp;
+use crate::lanes::{Context, LaneError, now};
+use crate::mirror::control::{Event, Migration, MigrationStep, add_events, end_migration, set_migration};
+use crate::mirror::{MirrorError, Tx, acks, items};
+use crate::topology::desired::{Binding, Queue};
+
+/// Nothing came for this long: perhaps the queue is empty.
+const NOTHING_MORE: Duration = Duration::from_millis(100);
+
+/// How often what robots hold is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What a migration is given.
+#[derive(Clone)]
+pub(super) struct Job {
+    pub context: Context,
+    pub management: Management,
+    pub migration: Migration,
+    /// The robots' queue as it is to be, and the one beside it.
+    pub robots: Queue,
+    pub aside: Queue,
+    /// How far apart two looks at the management API have to be.
+    pub gap: Duration,
+    /// How long what robots hold is waited for.
+    pub patience: Duration,
+}
+
+/// Why a migration broke off; the next session goes on with it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MigrateError {
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error(transparent)]
+    Management(#[from] ManagementError),
+}
+
+/// Carries it on from the step that is noted, to its end or its rolling back.
+///
+/// # Errors
+/// The first failure of broker or mirror; what is noted says where to go on.
+pub(super) async fn run(mut job: Job, session: &Session, stop: CancellationToken) -> Result<(), MigrateError> {
+    job.dispatch_is_over(&stop).await;
+    while !stop.is_cancelled() {
+        let next = match job.migration.step {
+            MigrationStep::Draining => job.drain(session, &stop).await?,
+            MigrationStep::Replacing => job.replace(session, &stop).await?,
+            MigrationStep::Refilling | MigrationStep::RollingBack => {
+                if !job.refill(session, &stop).await? {
+                    return Ok(());
+                }
+                return job.end().await;
+            }
+            MigrationStep::RolledBack => return Ok(()),
+        };
+        let Some(next) = next else { return Ok(()) };
+        job.note(next).await?;
+    }
+    Ok(())
+}
+
+impl Job {
+    fn key(&self) -> &str {
+        &self.migration.queue
+    }
+
+    async fn dispatch_is_over(&self, stop: &CancellationToken) {
+        let mut dispatching = self.context.wakes.dispatching.subscribe();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = dispatching.wait_for(|running| !running.contains(self.key())) => {}
+        }
+    }
+
+    async fn note(&mut self, step: MigrationStep) -> Result<(), MirrorError> {
+        (self.migration.step, self.migration.step_at) = (step, now());
+        let migration = self.migration.clone();
+        tracing::info!(queue = self.key(), step = step.word(), "migration");
+        self.context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    if migration.step == MigrationStep::Refilling {
+                        acks::begin_anew(tx, &migration.queue).await?;
+                    }
+                    set_migration(tx, &migration).await
+                })
+            })
+            .await
+    }
+
+    /// Moves aside what is ready and waits for what robots hold. Answers the next step; `None` where it was stopped.
+    async fn drain(
+        &mut self,
+        session: &Session,
+        stop: &CancellationToken,
+    ) -> Result<Option<MigrationStep>, MigrateError> {
+        let exchange = self.context.names.dispatch();
+        let aside = Binding { exchange: exchange.clone(), queue: self.aside.name.clone(), key: self.aside_key() };
+        let declarer = Declarer::open(session).await?;
+        declarer.queue(&self.aside).await?;
+        declarer.bind(&aside).await?;
+        declarer.close().await?;
+        failpoint::reach("migrate.begun").await;
+        let to = (exchange, self.aside_key());
+        let timeout = self.context.confirm_timeout;
+        let opened = Transfer::open(session, &self.robots.name, to, timeout).await;
+        let mut transfer = match opened {
+            Ok(transfer) => transfer,
+            // Somebody deleted it: nothing is to be moved out of it.
+            Err(error) if error.is_missing() => return Ok(Some(MigrationStep::Replacing)),
+            Err(error) => return Err(error.into()),
+        };
+        let began = Instant::now();
+        let mut rest = Rest::default();
+        let next = loop {
+            if stop.is_cancelled() {
+                break None;
+            }
+            let moved = self.move_on(&mut transfer, NOTHING_MORE).await?;
+            if moved > 0 {
+                rest = Rest::default();
+                continue;
+            }
+            if transfer.waiting().await? == 0 {
+                match self.management.queue(&self.robots.name).await {
+                    Ok(Some(stats)) => {
+                        if rest.seen(stats.unacked + stats.delayed + stats.dead_lettering + stats.ready, Instant::now(), self.gap) {
+                            break Some(MigrationStep::Replacing);
+                        }
+                    }
+                    Ok(None) => break Some(MigrationStep::Replacing),
+                    // Without it nobody can say what robots hold: that is waited for too.
+                    Err(error) => rest = Rest { held: Err(error.to_string()), ..Rest::default() },
+                }
+            }
+            // At least two looks, however short patience is.
+            if began.elapsed() > self.patience.max(self.gap * 3) {
+                let held = match &rest.held {
+                    Ok(held) => format!("robots still held {held} items"),
+                    Err(error) => format!("nobody could say what robots hold ({error})"),
+                };
+                self.migration.problem =
+                    Some(format!("{held} after {:.0} s (control.migration_patience)", began.elapsed().as_secs_f64()));
+                break Some(MigrationStep::RollingBack);
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        };
+        transfer.close().await?;
+        failpoint::reach("migrate.emptied").await;
+        Ok(next)
+    }
+
+    /// Deletes the old queue and declares the new one. Answers the next step; `None` where it was stopped.
+    async fn replace(
+        &mut self,
+        session: &Session,
+        stop: &CancellationToken,
+    ) -> Result<Option<MigrationStep>, MigrateError> {
+        let name = &self.robots.name;
+        let declarer = Declarer::open(session).await?;
+        // After a crash it may be the new one already.
+        if declarer.queue(&self.robots).await.is_err() {
+            let declarer = Declarer::open(session).await?;
+            let stats = self.management.queue(name).await?;
+            let empty = stats.is_none_or(|stats| stats.at_rest()) && declarer.ready(name).await? == 0;
+            if !empty {
+                return Ok(Some(MigrationStep::Draining));
+            }
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            declarer.delete_queue(name).await?;
+            failpoint::reach("migrate.deleted").await;
+            declarer.queue(&self.robots).await?;
+            declarer.close().await?;
+        }
+        failpoint::reach("migrate.declared").await;
+        let declarer = Declarer::open(session).await?;
+        let exchange = self.context.names.dispatch();
+        let queue = self.robots.name.clone();
+        declarer.bind(&Binding { exchange, queue, key: self.key().to_owned() }).await?;
+        declarer.close().await?;
+        Ok(Some(MigrationStep::Refilling))
+    }
+
+    /// Moves everything back into the robots' queue, whichever it is, and deletes the one beside it. Answers whether it
+    /// came to its end.
+    async fn refill(&mut self, session: &Session, stop: &CancellationToken) -> Result<bool, MigrateError> {
+        let to = (self.context.names.dispatch(), self.key().to_owned());
+        let opened = Transfer::open(session, &self.aside.name, to, self.context.confirm_timeout).await;
+        let mut transfer = match opened {
+            Ok(transfer) => transfer,
+            // It had been deleted, and only the note of the end is missing.
+            Err(error) if error.is_missing() => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        // Nobody else takes from it, and nobody publishes to it: what is not ready and not ours is nowhere.
+        while self.move_on(&mut transfer, NOTHING_MORE).await? > 0 || transfer.waiting().await? > 0 {
+            if stop.is_cancelled() {
+                return Ok(false);
+            }
+        }
+        transfer.close().await?;
+        failpoint::reach("migrate.refilled").await;
+        let declarer = Declarer::open(session).await?;
+        if declarer.ready(&self.aside.name).await? > 0 {
+            return Ok(false);
+        }
+        declarer.delete_queue(&self.aside.name).await?;
+        declarer.close().await?;
+        Ok(true)
+    }
+
+    /// Moves what comes within `patience`; answers how many.
+    async fn move_on(&self, transfer: &mut Transfer, patience: Duration) -> Result<usize, MigrateError> {
+        let Some(taken) = transfer.take(patience).await? else { return Ok(0) };
+        let count = taken.count();
+        let lives = self.lives(taken.mortals()).await?;
+        transfer.pass_on(&taken, &lives).await?;
+        failpoint::reach("migrate.published").await;
+        if self.migration.step == MigrationStep::Draining {
+            // These acks say nothing of robots. Counted before they happen: where in doubt one too many is expected.
+            let (key, acks) = (self.key().to_owned(), i64::try_from(count).unwrap_or(i64::MAX));
+            self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, acks).await })).await?;
+        }
+        taken.ack().await?;
+        failpoint::reach("migrate.acked").await;
+        Ok(count)
+    }
+
+    /// What is left of the lives of those that the mirror knows, in ms.
+    async fn lives(&self, mortals: Vec<Mortal>) -> Result<Vec<(usize, u64)>, MirrorError> {
+        if mortals.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = self.key().to_owned();
+        let at = now();
+        self.context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let named = |mortal: &Mortal| mortal.message_id.clone();
+                    let ids: HashSet<_> = mortals.iter().filter_map(|m| named(m)?.parse().ok()).collect();
+                    let references: HashSet<_> =
+                        mortals.iter().filter_map(|mortal| Some((key.clone(), named(mortal)?))).collect();
+                    let by_id = items::by_id(tx, &ids).await?;
+                    let by_reference = items::by_reference(tx, &references).await?;
+                    let ends = |name: &str| -> Option<Timestamp> {
+                        let by_id = by_id.iter().find(|item| item.id.to_string() == name && item.queue == key);
+                        let known = || by_reference.get(&(key.clone(), name.to_owned()))?.last();
+                        by_id.or_else(known)?.expires_at
+                    };
+                    let left = |mortal: &Mortal| {
+                        let left = ends(mortal.message_id.as_deref()?)?.duration_since(at).as_millis().max(0);
+                        Some((mortal.index, u64::try_from(left).ok()?))
+                    };
+                    Ok(mortals.iter().filter_map(left).collect())
+                })
+            })
+            .await
+    }
+
+    /// Notes that it is over, or rolled back.
+    async fn end(mut self) -> Result<(), MigrateError> {
+        let rolled_back = self.migration.step == MigrationStep::RollingBack;
+        let at = now();
+        (self.migration.step, self.migration.step_at) = (MigrationStep::RolledBack, at);
+        let (what, problem) = match &self.migration.problem {
+            Some(problem) if rolled_back => ("migration_rolled_back", Some(problem.clone())),
+            _ => ("migrated", None),
+        };
+        let seconds = at.duration_since(self.migration.began_at).as_secs_f64();
+        let body = json!({ "queue": self.key(), "why": self.migration.why, "problem": problem, "seconds": seconds });
+        let event = Event { kind: format!("queue.{what}.{}", self.key()), at, body };
+        let migration = self.migration.clone();
+        self.context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    if rolled_back {
+                        set_migration(tx, &migration).await?;
+                    } else {
+                        end_migration(tx, &migration.queue).await?;
+                    }
+                    add_events(tx, &[event]).await
+                })
+            })
+            .await?;
+        failpoint::reach("migrate.ended").await;
+        match problem {
+            Some(problem) => tracing::error!(queue = self.key(), "a migration was rolled back: {problem}"),
+            None => tracing::info!(queue = self.key(), seconds, "migrated: {}", self.migration.why),
+        }
+        self.context.wakes.events.notify_one();
+        Ok(())
+    }
+
+    /// No queue's key has capital letters.
+    fn aside_key(&self) -> String {
+        format!("M.{}", self.key())
+    }
+}
+
+/// Two looks apart at which nobody held anything, and nothing came between.
+#[derive(Debug)]
+pub(super) struct Rest {
+    since: Option<Instant>,
+    /// At the last look, or why there was none.
+    held: Result<u64, String>,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { since: None, held: Ok(0) }
+    }
+}
+
+impl Rest {
+    /// Takes a look at which so many were held; answers whether that is enough.
+    pub(super) fn seen(&mut self, held: u64, at: Instant, gap: Duration) -> bool {
+        self.held = Ok(held);
+        if held > 0 {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(at);
+        at.duration_since(since) >= gap
+    }
+}
+
+/// What went wrong, in one line.
+pub(super) fn told(error: MigrateError) -> String {
+    in_words(&error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rest_is_two_looks_apart_with_nothing_between() {
+        let gap = Duration::from_secs(10);
+        let began = Instant::now();
+        let at = |second: u64| began + Duration::from_secs(second);
+        let mut rest = Rest::default();
+        assert!(!rest.seen(0, at(0), gap));
+        assert!(!rest.seen(0, at(9), gap));
+        assert!(rest.seen(0, at(10), gap));
+        let mut rest = Rest::default();
+        rest.seen(0, at(0), gap);
+        assert!(!rest.seen(1, at(5), gap));
+        assert!(!rest.seen(0, at(11), gap));
+        assert!(rest.seen(0, at(21), gap));
+    }
+}

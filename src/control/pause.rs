@@ -1,0 +1,79 @@
+//! Pauses by command: noted, put in force, told. What they mean on the broker is the plan's business.
+
+use serde_json::json;
+
+use crate::definition::Paused;
+use crate::lanes::live::Live;
+use crate::lanes::{Wakes, now};
+use crate::mirror::control::{Event, Pause, add_events, set_pause};
+use crate::mirror::{Mirror, MirrorError, Tx};
+
+/// Pauses (`true`) or resumes (`false`) what is named of a queue; answers what is paused by command then.
+///
+/// # Errors
+/// Where the mirror cannot be written.
+pub async fn set(
+    mirror: &Mirror,
+    live: &Live,
+    wakes: &Wakes,
+    key: &str,
+    which: Paused,
+    paused: bool,
+    who: &str,
+) -> Result<Paused, MirrorError> {
+    let before = live.now().paused.get(key).copied().unwrap_or_default();
+    let after = changed(before, which, paused);
+    if before == after {
+        return Ok(after);
+    }
+    let at = now();
+    let pause = Pause { queue: key.to_owned(), paused: after, at, who: who.to_owned() };
+    let what = if paused { "paused" } else { "resumed" };
+    let body = json!({
+        "queue": key, "who": who, "changed": { "dispatch": which.dispatch, "intake": which.intake },
+        "paused": { "dispatch": after.dispatch, "intake": after.intake },
+    });
+    let event = Event { kind: format!("queue.{what}.{key}"), at, body };
+    mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                set_pause(tx, &pause).await?;
+                add_events(tx, &[event]).await
+            })
+        })
+        .await?;
+    live.update(|in_force| {
+        match after == Paused::default() {
+            true => in_force.paused.remove(key),
+            false => in_force.paused.insert(key.to_owned(), after),
+        };
+    });
+    tracing::info!(queue = key, who, dispatch = after.dispatch, intake = after.intake, "{what} by command");
+    wakes.control.notify_one();
+    wakes.events.notify_one();
+    wakes.dispatch(key);
+    Ok(after)
+}
+
+const fn changed(before: Paused, which: Paused, paused: bool) -> Paused {
+    Paused {
+        dispatch: if which.dispatch { paused } else { before.dispatch },
+        intake: if which.intake { paused } else { before.intake },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_changes() {
+        const NONE: Paused = Paused { dispatch: false, intake: false };
+        const DISPATCH: Paused = Paused { dispatch: true, intake: false };
+        const BOTH: Paused = Paused { dispatch: true, intake: true };
+        assert_eq!(changed(NONE, DISPATCH, true), DISPATCH);
+        assert_eq!(changed(BOTH, DISPATCH, false), Paused { dispatch: false, intake: true });
+        assert_eq!(changed(BOTH, BOTH, false), NONE);
+        assert_eq!(changed(DISPATCH, NONE, true), DISPATCH);
+    }
+}

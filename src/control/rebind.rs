@@ -1,0 +1,106 @@
+//! Changes the way of a work queue's arrivals: from `wq.items` to the intake, straight to robots, or nowhere.
+//!
+//! Order of effects: unbind (tap before queue), then bind (queue before tap); never both ways at once, or an item would be
+//! there twice. What is published in between has no way and waits in `wq.unrouted`, which is let in at once.
+//!
+//! - Towards the intake the order of arrival is kept: nothing goes through the door until what fell into the gap did.
+//! - Towards the robots what came before goes ahead: the intake is read to its end and the mirror's ready items are out
+//!   before the way is open. What falls into the gap itself may be overtaken by what comes right after it.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | unbind | arrivals wait in `wq.unrouted` | the next plan binds, and they are let in |
+//! | bind | some wait in `wq.unrouted` | the next pass lets them in |
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::apply::Rebinding;
+use crate::broker::connection::Session;
+use crate::broker::declare::Declarer;
+use crate::failpoint;
+use crate::lanes::{Context, LaneError, now, unrouted};
+
+/// How long what came before is waited for until the direct way opens all the same: then only order suffers.
+const AHEAD: Duration = Duration::from_secs(5);
+
+/// Where a rebinding leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Towards {
+    Door,
+    Robots,
+    /// Nothing is bound, or nothing that matters for the order.
+    Nowhere,
+}
+
+/// Carries one out.
+///
+/// # Errors
+/// The first refusal of the broker, or a mirror that cannot be written.
+pub(super) async fn rebind(
+    context: &Context,
+    session: &Session,
+    key: &str,
+    rebinding: &Rebinding,
+    stop: &CancellationToken,
+) -> Result<(), LaneError> {
+    let declarer = Declarer::open(session).await?;
+    match towards(context, rebinding) {
+        Towards::Door => {
+            // What has been waiting for this queue goes ahead, while nothing new comes.
+            unrouted::pass(context, session, stop).await?;
+            let _door = context.wakes.door.lock().await;
+            change(&declarer, rebinding).await?;
+            unrouted::pass(context, session, stop).await?;
+        }
+        Towards::Robots => {
+            for binding in &rebinding.unbind {
+                declarer.unbind(binding).await?;
+            }
+            failpoint::reach("rebind.unbound").await;
+            if !rebinding.unbind.is_empty() {
+                // Stopped or late: the way opens all the same.
+                let _ = tokio::time::timeout(AHEAD, all_is_out(context, key)).await;
+            }
+            for binding in &rebinding.bind {
+                declarer.bind(binding).await?;
+            }
+            failpoint::reach("rebind.bound").await;
+            unrouted::pass(context, session, stop).await?;
+        }
+        Towards::Nowhere => change(&declarer, rebinding).await?,
+    }
+    Ok(declarer.close().await?)
+}
+
+fn towards(context: &Context, rebinding: &Rebinding) -> Towards {
+    let leads_to = |queue: &str| rebinding.bind.iter().any(|binding| binding.queue == queue);
+    match () {
+        () if leads_to(&context.names.intake()) => Towards::Door,
+        () if rebinding.bind.is_empty() => Towards::Nowhere,
+        () => Towards::Robots,
+    }
+}
+
+async fn change(declarer: &Declarer, rebinding: &Rebinding) -> Result<(), LaneError> {
+    for binding in &rebinding.unbind {
+        declarer.unbind(binding).await?;
+    }
+    failpoint::reach("rebind.unbound").await;
+    for binding in &rebinding.bind {
+        declarer.bind(binding).await?;
+    }
+    failpoint::reach("rebind.bound").await;
+    Ok(())
+}
+
+/// What the intake has of this queue is in the mirror, and what the mirror has ready is with the broker.
+async fn all_is_out(context: &Context, key: &str) -> Result<(), LaneError> {
+    context.wakes.read_intake.up_to(now()).await;
+    while context.mirror.any_before_dispatch(key).await? {
+        context.wakes.dispatch(key);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! Deletes a retired queue by an explicit word. Nothing is thrown away with it: what still waits is cancelled, and stays in
+//! the mirror with its payload; what the mirror does not know is parked.
+//!
+//! Order of effects:
+//! 1. dispatch of the queue is over; 2. per batch of what is ready: commit the items as cancelled, then ack;
+//! 3. nothing is ready and nobody holds anything, in two looks apart; 4. commit: whatever else is open is cancelled;
+//! 5. delete the queue; 6. commit: it is not retired any more, with an event.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 2, 4 | cancelled items, perhaps still messages | the queue is still retired: the word has to be given again; a repeated message finds its item cancelled |
+//! | 5 | a retired queue that is not there | its dispatch waits for it; the word given again ends it |
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::migrate::{MigrateError, Rest, told};
+use crate::broker::connection::Session;
+use crate::broker::consume::Batches;
+use crate::broker::declare::Declarer;
+use crate::broker::management::Management;
+use crate::definition::{Definitions, Paused};
+use crate::failpoint;
+use crate::item::message::Message;
+use crate::item::{Item, lifecycle};
+use crate::lanes::ledger::Ledger;
+use crate::lanes::{Context, LaneError, now};
+use crate::mirror::control::{Event, Pause, add_events, forget_retired, set_pause};
+use crate::mirror::{MirrorError, Tx, items, records};
+
+/// Items cancelled in one transaction.
+const BATCH: u16 = 500;
+
+/// Nothing came for this long: perhaps the queue is empty.
+const NOTHING_MORE: Duration = Duration::from_millis(200);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long what robots hold is waited for: somebody waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What was cancelled with a queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cancelled {
+    pub items: u64,
+    pub parked: u64,
+}
+
+/// Deletes the robots' queue of `key`, for `who`.
+///
+/// # Errors
+/// Why it is still there, in words.
+pub(super) async fn delete(
+    context: &Context,
+    session: &Session,
+    management: &Management,
+    gap: Duration,
+    (key, who): (&str, &str),
+    stop: &CancellationToken,
+) -> Result<Cancelled, String> {
+    let queue = context.names.robots(key);
+    let stats = management.queue(&queue).await.map_err(|error| told(error.into()))?;
+    if let Some(held) = stats.as_ref().map(|stats| stats.unacked).filter(|held| *held > 0) {
+        return Err(format!("{key} stays: robots hold {held} of its items; wait until they are done, or stop them"));
+    }
+    context.live.update(|in_force| {
+        in_force.unready.insert(key.to_owned());
+    });
+    let deleted = try_to(context, session, management, gap, (key, who), stop).await;
+    let gone = deleted.is_ok();
+    context.live.update(|in_force| {
+        in_force.unready.remove(key);
+        if gone {
+            let mut definitions = Definitions::clone(&in_force.definitions);
+            definitions.retired.remove(key);
+            in_force.definitions = definitions.into();
+            in_force.paused.remove(key);
+        }
+    });
+    match deleted {
+        Ok(cancelled) => {
+            tracing::warn!(queue = key, who, items = cancelled.items, "a retired queue was deleted, its items are cancelled");
+            context.wakes.events.notify_one();
+            context.wakes.answers.notify_one();
+            Ok(cancelled)
+        }
+        Err(why) => Err(format!("{key} stays: {why}")),
+    }
+}
+
+async fn try_to(
+    context: &Context,
+    session: &Session,
+    management: &Management,
+    gap: Duration,
+    (key, who): (&str, &str),
+    stop: &CancellationToken,
+) -> Result<Cancelled, String> {
+    let mut dispatching = context.wakes.dispatching.subscribe();
+    let over = dispatching.wait_for(|running| !running.contains(key));
+    if tokio::time::timeout(PATIENCE, over).await.is_err() {
+        return Err("its dispatch does not end; the broker may be blocked".to_owned());
+    }
+    let mut cancelled = Cancelled::default();
+    let queue = context.names.robots(key);
+    if empty(context, session, management, gap, (key, who), &mut cancelled, stop).await.map_err(told)? {
+        rest_of_mirror(context, (key, who), &mut cancelled).await.map_err(|error| told(error.into()))?;
+        failpoint::reach("retire.committed").await;
+        let declarer = Declarer::open(session).await.map_err(|error| told(error.into()))?;
+        declarer.delete_queue(&queue).await.map_err(|error| told(error.into()))?;
+        failpoint::reach("retire.deleted").await;
+        // It applies to nothing any more; the next plan removes it where this did not.
+        let _ = management.remove_policy(&queue).await;
+        end(context, (key, who), cancelled).await.map_err(|error| told(error.into()))?;
+        return Ok(cancelled);
+    }
+    Err(format!("robots still hold items of it after {} s", PATIENCE.as_secs()))
+}
+
+/// Takes out what is ready until nothing is left and nobody holds anything. Answers whether it came to that.
+async fn empty(
+    context: &Context,
+    session: &Session,
+    management: &Management,
+    gap: Duration,
+    (key, who): (&str, &str),
+    cancelled: &mut Cancelled,
+    stop: &CancellationToken,
+) -> Result<bool, MigrateError> {
+    let queue = context.names.robots(key);
+    let mut ready = match Batches::open(session, &queue, BATCH).await {
+        Ok(ready) => ready,
+        Err(error) if error.is_missing() => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let began = Instant::now();
+    let mut rest = Rest::default();
+    while began.elapsed() < PATIENCE && !stop.is_cancelled() {
+        if let Ok(batch) = tokio::time::timeout(NOTHING_MORE, ready.next()).await {
+            let batch = batch?;
+            let (items, parked) = take(context, (key, who), batch.messages.clone()).await?;
+            batch.ack().await?;
+            cancelled.items += items;
+            cancelled.parked += parked;
+            rest = Rest::default();
+            continue;
+        }
+        if ready.waiting().await? == 0 {
+            let stats = management.queue(&queue).await?;
+            let held = stats.map_or(0, |stats| stats.ready + stats.unacked + stats.delayed + stats.dead_lettering);
+            if rest.seen(held, Instant::now(), gap) {
+                ready.give_back().await?;
+                return Ok(true);
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(false)
+}
+
+/// Cancels the items of messages that were taken out; answers how many were, and how many were parked instead.
+async fn take(
+    context: &Context,
+    (key, who): (&str, &str),
+    messages: Vec<Message>,
+) -> Result<(u64, u64), LaneError> {
+    let definitions = context.definitions();
+    let (key, who) = (key.to_owned(), who.to_owned());
+    let counts = context
+        .mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let named = |message: &Message| message.properties.message_id.clone();
+                let ids: HashSet<_> = messages.iter().filter_map(|message| named(message)?.parse().ok()).collect();
+                let references: HashSet<_> =
+                    messages.iter().filter_map(|message| Some((key.clone(), named(message)?))).collect();
+                let by_id = items::by_id(tx, &ids).await?;
+                let by_reference = items::by_reference(tx, &references).await?;
+                let mut known: Vec<Item> = Vec::new();
+                let mut parked = 0;
+                for message in &messages {
+                    let name = named(message).unwrap_or_default();
+                    let by_id = by_id.iter().find(|item| item.queue == key && item.id.to_string() == name);
+                    let of_reference = by_reference.get(&(key.clone(), name)).map_or(&[][..], Vec::as_slice);
+                    match by_id.or_else(|| of_reference.iter().find(|item| item.state.is_open())) {
+                        Some(item) => known.push(item.clone()),
+                        None => {
+                            parked += 1;
+                            records::park(tx, "retired", message, "its queue was deleted", now()).await?;
+                        }
+                    }
+                }
+                let items = cancel(tx, &definitions, known, &who, "its queue was deleted").await?;
+                Ok((items, parked))
+            })
+        })
+        .await?;
+    Ok(counts)
+}
+
+/// Cancels whatever of the queue is still open in the mirror: nothing of it is on the broker.
+async fn rest_of_mirror(
+    context: &Context,
+    (key, who): (&str, &str),
+    cancelled: &mut Cancelled,
+) -> Result<(), LaneError> {
+    loop {
+        let definitions = context.definitions();
+        let (queue, actor) = (key.to_owned(), who.to_owned());
+        let (items, more) = context
+            .mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let open = items::open_of(tx, &queue, u32::from(BATCH)).await?;
+                    let more = open.len() == usize::from(BATCH);
+                    let why = "its queue was deleted; what became of an attempt that was out is not known";
+                    Ok((cancel(tx, &definitions, open, &actor, why).await?, more))
+                })
+            })
+            .await?;
+        cancelled.items += items;
+        if !more || items == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn cancel(
+    tx: &mut Tx,
+    definitions: &Arc<Definitions>,
+    open: Vec<Item>,
+    who: &str,
+    why: &str,
+) -> Result<u64, MirrorError> {
+    let count = open.iter().filter(|item| item.state.is_open()).count() as u64;
+    let mut ledger = Ledger::of(definitions, open);
+    ledger.step_all(|item, _, moment| lifecycle::cancel(item, who, why, moment.now));
+    drop(ledger.write(tx).await?);
+    Ok(count)
+}
+
+async fn end(context: &Context, (key, who): (&str, &str), cancelled: Cancelled) -> Result<(), LaneError> {
+    let at = now();
+    let body = json!({ "queue": key, "who": who, "cancelled": cancelled.items, "parked": cancelled.parked });
+    let event = Event { kind: format!("queue.deleted.{key}"), at, body };
+    let pause = Pause { queue: key.to_owned(), paused: Paused::default(), at, who: who.to_owned() };
+    let key = key.to_owned();
+    let done = context.mirror.write(move |tx: &mut Tx| {
+        Box::pin(async move {
+            forget_retired(tx, &key).await?;
+            set_pause(tx, &pause).await?;
+            add_events(tx, &[event]).await
+        })
+    });
+    Ok(done.await?)
+}
