@@ -4,6 +4,7 @@
 //! work on files alone, and `plan` on files and the broker. Results go to standard output, everything else to standard error. A reader who stops reading
 //! (`| head`) ends the command quietly.
 
+mod apply;
 mod bench;
 mod check;
 mod client;
@@ -17,6 +18,7 @@ mod queues;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -67,10 +69,16 @@ enum Command {
     /// nothing of the mirror, nor of what was paused by command.
     #[command(after_help = plan::CODES)]
     Plan(plan::PlanArgs),
+    /// Have the daemon read the definitions now and make the broker so
+    ///
+    /// The daemon does so by itself whenever the definitions change; this is for not waiting, for trying again what was
+    /// rolled back, for undoing what was changed by hand, and for the word that deletes a retired queue.
+    #[command(after_help = apply::CODES)]
+    Apply(apply::ApplyArgs),
     /// Print the JSON Schema of queue definitions, for editors
     #[command(after_help = EXIT_CODES)]
     Schema,
-    /// Show the queues: how many items stand where, and who works
+    /// Show the queues: how many items stand where, and who works; pause and resume them
     #[command(after_help = EXIT_CODES)]
     Queues(queues::QueuesArgs),
     /// Find and show items
@@ -139,12 +147,30 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Check(args) => check::run(&args, config),
         Command::Plan(args) => plan::run(&args, config),
         Command::Schema => print(crate::definition::JSON_SCHEMA),
-        Command::Queues(args) => wait_for(queues::run(&args, &args.daemon.client(config)?)),
+        Command::Apply(args) => wait_for(apply::run(&args, &args.daemon.client(config)?)),
+        Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),
         Command::Parked(args) => wait_for(parked::run(&args, &args.daemon.client(config)?)),
     }
+}
+
+/// Who gives an order, for the record: `user@host` as far as that is known.
+fn who() -> String {
+    let known = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = known("USER").or_else(|| known("LOGNAME")).unwrap_or_else(|| "cli".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let who = match host.trim() {
+        "" => user,
+        host => format!("{user}@{host}"),
+    };
+    who.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// Whether what is printed may have colours.
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 fn settings(config: Option<PathBuf>) -> Result<Settings, Failed> {

@@ -1,7 +1,6 @@
 //! `warrend plan`: what is to be done so that the broker is as the definitions say?
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -50,7 +49,7 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
+pub(super) enum Form {
     /// For reading
     Table,
     /// `{version, summary, steps, notes}`
@@ -93,8 +92,7 @@ fn show(
     let plan = plan(&desired, observed, names, &facts, &words);
     match args.output {
         Form::Table => {
-            let terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            print(&render::text(&plan, terminal))?;
+            print(&render::text(&plan, super::colours()))?;
         }
         Form::Json => print(&output::json(&json(&plan, observed.version)))?,
     }

@@ -46,6 +46,12 @@ pub(super) async fn one(
             "queue '{key}' is direct: publish to the items exchange with routing key '{key}' instead"
         )));
     }
+    if !api.live.now().takes_in(&key) {
+        return Err(match definitions.queues.contains_key(&key) {
+            true => Problem::paused(format!("the intake of '{key}' is paused: it takes nothing new until it is resumed")),
+            false => Problem::paused(format!("'{key}' is retired: it is not defined any more and takes nothing new")),
+        });
+    }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;
     let admission = intake::enqueue(&api.mirror, definition, new).await?;
@@ -73,7 +79,7 @@ fn answer(admission: Admission, now: Timestamp) -> Result<Response, Problem> {
 }
 
 /// Asking for the type is what keeps other sites' forms from enqueueing through a browser.
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let media_type = given.as_deref().and_then(|given| given.split(';').next()).unwrap_or_default();
     if media_type.trim().eq_ignore_ascii_case("application/json") {
@@ -85,7 +91,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     )))
 }
 
-fn unreadable_body(rejection: BytesRejection) -> Problem {
+pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::too_large(MAX_BODY);
     }

@@ -63,16 +63,31 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         Some(problem) => Check { ok: false, detail: format!("{problem}; data flows, control is limited") },
     };
 
+    let definitions = match &status.definitions_problem {
+        None => Check { ok: true, detail: "as in force".to_owned() },
+        Some(problem) => Check { ok: false, detail: format!("the last good set stays in force: {problem}") },
+    };
+    let migrations: Vec<_> = (status.migrations.iter())
+        .map(|seen| json!({"queue": seen.queue, "step": seen.step, "why": seen.why, "problem": seen.problem}))
+        .collect();
+    let drift = status.drift.map(|drift| {
+        json!({"at": drift.at.to_string(), "steps": drift.steps, "repaired": drift.repaired})
+    });
+
     // Nothing of this stops the daemon, all of it deserves a look.
     let attention = json!({
         "parked": api.mirror.parked_count().await.ok(),
         "unrouted": status.unrouted,
         "tap_lost": status.tap_lost,
+        "drift": drift,
+        "migrations": migrations,
     });
 
     let ready = broker.ok && mirror.ok && topology.ok;
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let checks = json!({"broker": broker, "mirror": mirror, "topology": topology, "management": management});
+    let checks = json!({
+        "broker": broker, "mirror": mirror, "topology": topology, "management": management, "definitions": definitions,
+    });
     Ok((code, Json(json!({"ready": ready, "checks": checks, "attention": attention}))).into_response())
 }
 

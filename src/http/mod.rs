@@ -9,9 +9,11 @@
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
+mod control;
 mod enqueue;
 mod extract;
 mod health;
@@ -83,6 +85,11 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/queues/{key}", get(queues::one))
         .route("/api/v1/queues/{key}/items", post(enqueue::one))
+        .route("/api/v1/queues/{key}/pause", post(control::pause))
+        .route("/api/v1/queues/{key}/resume", post(control::resume))
+        .route("/api/v1/plan", get(control::plan))
+        .route("/api/v1/apply", post(control::apply))
+        .route("/api/v1/revisions", get(control::revisions))
         .route("/api/v1/items", get(items::list))
         .route("/api/v1/items/{id}", get(items::one))
         .route("/api/v1/items/{id}/timeline", get(items::timeline))

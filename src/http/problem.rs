@@ -99,6 +99,22 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "direct_lane", "Direct queues take items over AMQP only", detail)
     }
 
+    /// 409: the queue takes nothing, or cannot be resumed here.
+    pub(super) fn paused(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "paused", "The queue is paused", detail)
+    }
+
+    /// 422: the directory of definitions holds mistakes.
+    pub(super) fn definitions(detail: impl Into<String>, faults: Vec<Fault>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(status, "definitions", "The definitions are wrong", detail).with(faults)
+    }
+
+    /// 503: it may work later.
+    pub(super) fn unavailable(word: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, word, "Not now", detail)
+    }
+
     /// 422: the door refused the item, for every reason in `reasons`.
     pub(super) fn invalid(code: &'static str, reasons: Vec<String>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -1,7 +1,8 @@
-//! The defined queues.
+//! The queues, defined and retired.
 
 use axum::Json;
 use axum::extract::State;
+use serde::Serialize;
 
 use super::Api;
 use super::extract::{Parameters, Segment, shown};
@@ -9,22 +10,29 @@ use super::problem::Problem;
 use super::view::{List, QueueView};
 
 /// `GET /api/v1/queues`: every defined queue by key. Definitions are few, so there is one page.
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<QueueView>>, Problem> {
+pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<QueueList>, Problem> {
     parameters.done()?;
-    let definitions = api.definitions();
+    let in_force = api.live.now();
     let mut counts = api.mirror.counts().await?;
     let unaccounted = api.mirror.unaccounted_by_queue().await?;
-    let seen = api.status.snapshot().queues;
-    let items = definitions.queues.values().map(|definition| {
+    let status = api.status.snapshot();
+    let mut served: Vec<&String> = in_force.served().collect();
+    served.sort_unstable();
+    let items = served.into_iter().filter_map(|key| in_force.definitions.get(key)).map(|definition| {
         let key = &definition.key;
-        QueueView::new(
-            definition,
-            &counts.remove(key).unwrap_or_default(),
-            seen.get(key).copied().unwrap_or_default(),
-            unaccounted.get(key).copied().unwrap_or(0),
-        )
+        let counts = counts.remove(key).unwrap_or_default();
+        QueueView::new(definition, &in_force, &counts, &status, unaccounted.get(key).copied().unwrap_or(0))
     });
-    Ok(Json(List::whole(items.collect())))
+    let list = List::whole(items.collect());
+    Ok(Json(QueueList { list, definitions_problem: status.definitions_problem.clone() }))
+}
+
+/// The queues, and why the directory of definitions is not what is in force; `null` where it is.
+#[derive(Serialize)]
+pub(super) struct QueueList {
+    #[serde(flatten)]
+    list: List<QueueView>,
+    definitions_problem: Option<String>,
 }
 
 /// `GET /api/v1/queues/{key}`: one of them.
@@ -34,12 +42,11 @@ pub(super) async fn one(
     parameters: Parameters,
 ) -> Result<Json<QueueView>, Problem> {
     parameters.done()?;
-    let definitions = api.definitions();
-    let definition = definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
+    let in_force = api.live.now();
+    let definition = in_force.definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
     let counts = api.mirror.counts_of(&key).await?;
     let unaccounted = api.mirror.unaccounted(&key).await?;
-    let seen = api.status.snapshot().queues.get(&key).copied().unwrap_or_default();
-    Ok(Json(QueueView::new(definition, &counts, seen, unaccounted)))
+    Ok(Json(QueueView::new(definition, &in_force, &counts, &api.status.snapshot(), unaccounted)))
 }
 
 pub(super) fn no_such_queue(key: &str) -> Problem {

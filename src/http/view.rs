@@ -8,7 +8,10 @@ use crate::definition::{QueueDefinition, QueueType};
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
 use crate::mirror::{Counts, Parked};
-use crate::status::QueueSeen;
+use crate::lanes::live::InForce;
+use crate::mirror::control::Revision;
+use crate::status::Snapshot;
+use crate::topology::plan::{Note, Plan, Step, Tally};
 
 /// One page of anything.
 #[derive(Serialize)]
@@ -155,7 +158,11 @@ pub(super) struct QueueView {
     lane: &'static str,
     #[serde(rename = "type")]
     queue_type: &'static str,
-    paused: Paused,
+    paused: PausedView,
+    /// Not defined any more: it goes on to robots and takes nothing new.
+    retired: bool,
+    /// Its robots' queue is being made anew, or that was rolled back.
+    migration: Option<MigrationView>,
     counts: CountsView,
     /// Messages ready on the broker; `null` where not seen yet.
     ready: Option<u64>,
@@ -165,11 +172,19 @@ pub(super) struct QueueView {
     unaccounted: u64,
 }
 
-/// What is paused: nothing can be yet.
-#[derive(Default, Serialize)]
-struct Paused {
+/// What is paused, by definition or by command.
+#[derive(Serialize)]
+struct PausedView {
     dispatch: bool,
     intake: bool,
+}
+
+#[derive(Serialize)]
+struct MigrationView {
+    step: &'static str,
+    why: String,
+    since: Timed,
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -184,7 +199,17 @@ struct CountsView {
 }
 
 impl QueueView {
-    pub(super) fn new(definition: &QueueDefinition, counts: &Counts, seen: QueueSeen, unaccounted: u64) -> Self {
+    /// `status` says what was seen of the queue on the broker.
+    pub(super) fn new(
+        definition: &QueueDefinition,
+        in_force: &InForce,
+        counts: &Counts,
+        status: &Snapshot,
+        unaccounted: u64,
+    ) -> Self {
+        let seen = status.queues.get(&definition.key).copied().unwrap_or_default();
+        let paused = in_force.paused(&definition.key);
+        let migration = status.migrations.iter().find(|migration| migration.queue == definition.key);
         Self {
             key: definition.key.clone(),
             title: definition.title.clone(),
@@ -197,7 +222,14 @@ impl QueueView {
                 QueueType::Quorum => "quorum",
                 QueueType::Classic => "classic",
             },
-            paused: Paused::default(),
+            paused: PausedView { dispatch: paused.dispatch, intake: paused.intake },
+            retired: in_force.definitions.retired.contains_key(&definition.key),
+            migration: migration.map(|migration| MigrationView {
+                step: migration.step,
+                why: migration.why.clone(),
+                since: Timed(migration.since),
+                problem: migration.problem.clone(),
+            }),
             counts: CountsView {
                 queued: counts.queued,
                 processing: counts.processing,
@@ -211,6 +243,42 @@ impl QueueView {
             unacked: seen.unacked,
             consumers: seen.consumers,
             unaccounted,
+        }
+    }
+}
+
+/// A plan as the API shows it: as `warrend plan --output json` does.
+#[derive(Serialize)]
+pub(super) struct PlanView {
+    summary: Tally,
+    steps: Vec<Step>,
+    notes: Vec<Note>,
+}
+
+impl PlanView {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { summary: plan.tally(), steps: plan.steps, notes: plan.notes }
+    }
+}
+
+/// A revision as the API shows it.
+#[derive(Serialize)]
+pub(super) struct RevisionView {
+    revision: i64,
+    at: Timed,
+    who: String,
+    fingerprint: String,
+    changes: serde_json::Value,
+}
+
+impl RevisionView {
+    pub(super) fn new(revision: Revision) -> Self {
+        Self {
+            revision: revision.seq,
+            at: Timed(revision.at),
+            who: revision.who,
+            fingerprint: revision.fingerprint,
+            changes: revision.changes,
         }
     }
 }

@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint"]),
     // The doors.
-    ("http", &["item", "definition", "mirror", "status", "metrics", "lanes"]),
+    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control"]),
     (
         "daemon",
         &[

@@ -3,12 +3,12 @@
 use super::*;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::Lane;
-use crate::topology::desired::{Argument, desired};
+use crate::topology::desired::{Wishes, Argument, desired};
 use crate::topology::version::Version;
 
 fn definitions() -> Definitions {
     let keys = ["invoices", "invoices.de", "letters", "a-b_c"];
-    Definitions { queues: keys.map(|key| (key.to_owned(), QueueDefinition::with_defaults(key).into())).into() }
+    Definitions { queues: keys.map(|key| (key.to_owned(), QueueDefinition::with_defaults(key).into())).into(), ..Definitions::default() }
 }
 
 fn keys(text: &str) -> Vec<Keys> {
@@ -159,7 +159,7 @@ fn needed(version: &str) -> BTreeSet<(&'static str, String)> {
         let definition = QueueDefinition { lane, queue_type, ..QueueDefinition::with_defaults(key) };
         all.queues.insert(key.to_owned(), definition.into());
     }
-    let topology = desired(&all, Version::parse(version).unwrap(), &names, 1000);
+    let topology = desired(&all, &Wishes::default(), Version::parse(version).unwrap(), &names, 1000);
     let mut needed = BTreeSet::new();
     for exchange in topology.exchanges {
         needed.insert(("configure", exchange.name.clone()));
