@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::definition::{Order, Priorities, QueueDefinition, QueueType};
+use crate::definition::{Order, Paused, Priorities, QueueDefinition, QueueType};
 use crate::item::Lane;
 use crate::item::retry::RetryPolicy;
 use crate::status::{Broker, QueueSeen};
@@ -34,6 +34,7 @@ fn definition(key: &str, lane: Lane) -> Arc<QueueDefinition> {
         retry: RetryPolicy::default(),
         crash_limit: 5,
         max_payload: 1 << 20,
+        paused: Paused::default(),
     })
 }
 
