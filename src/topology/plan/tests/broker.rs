@@ -92,7 +92,8 @@ fn declared(queue: &Queue) -> ObservedQueue {
 /// Of all policies that fit a queue, the one of the highest number is in effect.
 pub fn take_effect(observed: &mut Observed) {
     for (name, queue) in &mut observed.queues {
-        let fits = |policy: &&Policy| policy.pattern == pattern(name) || policy.pattern == ".*";
+        let skipped = |policy: &Policy| queue.kind == "stream" && policy.definition.get("message-ttl").is_some();
+        let fits = |policy: &&Policy| (policy.pattern == pattern(name) || policy.pattern == ".*") && !skipped(policy);
         let best = observed.policies.values().filter(fits).max_by_key(|policy| policy.priority);
         queue.policy = best.map(|policy| policy.name.clone());
     }
