@@ -211,15 +211,15 @@ fn describe(look: &Look<'_>, operator: bool, name: &str, effect: &Effect<'_>) ->
         );
     }
     if !effect.imposes.is_empty() {
-        if !text.is_empty() {
-            text.push(' ');
+        let costly = effect.costly.iter().cloned().collect::<Vec<_>>().join(", ");
+        let queues = named(&effect.imposes);
+        let who = if operator { "operator policy" } else { "policy" };
+        let sets = format!("sets {costly} on {queues}: items may be dropped or refused over it.");
+        if text.is_empty() {
+            text = format!("The {who} {name} {sets} It is left alone; keep it off these queues.");
+        } else {
+            text.push_str(&format!(" It also {sets}"));
         }
-        text.push_str(&format!(
-            "The {} {name} sets {} on {}: items may be dropped or refused over it. It is left alone; keep it off these queues.",
-            if operator { "operator policy" } else { "policy" },
-            effect.costly.iter().cloned().collect::<Vec<_>>().join(", "),
-            named(&effect.imposes),
-        ));
     }
     (!text.is_empty()).then(|| note(About::Policy, None, text))
 }

@@ -161,7 +161,9 @@ proptest! {
         apply(&made, &mut observed);
         prop_assert!(first.plan(&observed).is_empty());
 
-        damages.iter().for_each(|damage| happen(damage, &mut observed));
+        for damage in &damages {
+            happen(damage, &mut observed);
+        }
         let theirs = foreign(&observed);
         apply(&second.plan(&observed), &mut observed);
         prop_assert!(second.plan(&observed).is_empty(), "{:?}", lines(&second.plan(&observed)));
