@@ -435,4 +435,41 @@ mod tests {
             (vec!["wq.q.a.b".into(), "wq.tap".into()], vec!["wq.intake".into()])
         );
     }
+
+    #[test]
+    fn pauses_and_what_drains_close_a_way_and_the_robots_keep_theirs() {
+        let none = Paused::default();
+        let (dispatch, intake) = (Paused { dispatch: true, ..none }, Paused { intake: true, ..none });
+        let (door, straight, shut): (&[&str], &[&str], &[&str]) = (&["wq.intake"], &["wq.q.a", "wq.tap"], &[]);
+        for (lane, defined, asked, closed, expected) in [
+            (Lane::Managed, none, none, false, door),
+            (Lane::Managed, dispatch, dispatch, false, door),
+            (Lane::Managed, none, intake, false, shut),
+            (Lane::Managed, none, none, true, door),
+            (Lane::Direct, none, none, false, straight),
+            (Lane::Direct, dispatch, none, false, door),
+            (Lane::Direct, none, dispatch, false, door),
+            (Lane::Direct, none, none, true, door),
+            (Lane::Direct, intake, none, true, shut),
+            (Lane::Direct, dispatch, intake, false, shut),
+        ] {
+            let definition = QueueDefinition { lane, paused: defined, ..QueueDefinition::with_defaults("a") };
+            let definitions = Definitions { queues: [("a".to_owned(), definition.into())].into() };
+            let wishes = Wishes {
+                paused: [("a".to_owned(), asked)].into(),
+                straight_closed: closed.then(|| "a".to_owned()).into_iter().collect(),
+            };
+            let topology = desired(&definitions, &wishes, Version::STRICT_PRIORITIES, &Names::new("wq"), 1);
+            let from = |exchange: &str, all: &[Binding]| -> Vec<String> {
+                let ours = all.iter().filter(|binding| binding.exchange == exchange && binding.key == "a");
+                ours.map(|binding| binding.queue.clone()).collect()
+            };
+            let case = format!("{lane:?}, defined {defined:?}, asked {asked:?}, closed {closed}");
+            assert_eq!(from("wq.items", &topology.bound), expected, "{case}");
+            assert_eq!(from("wq.dispatch", &topology.bound), ["wq.q.a"], "{case}");
+            let rest: Vec<&str> =
+                ["wq.tap", "wq.q.a", "wq.intake"].into_iter().filter(|queue| !expected.contains(queue)).collect();
+            assert_eq!(from("wq.items", &topology.unbound), rest, "tap before queue: {case}");
+        }
+    }
 }

@@ -12,8 +12,11 @@ pub fn text(plan: &Plan, colour: bool) -> String {
     let mut lines = Vec::new();
     for key in groups(plan) {
         lines.push(paint(colour, BOLD, key.unwrap_or("shared by all queues")));
-        for step in plan.steps.iter().filter(|step| step.key.as_deref() == key) {
-            lines.extend(step_lines(step, colour));
+        let mut steps = plan.steps.iter().filter(|step| step.key.as_deref() == key).peekable();
+        while let Some(step) = steps.next() {
+            // Several steps for one reason: it is said once, below the last of them.
+            let said_later = steps.peek().is_some_and(|next| next.why == step.why && step.risk == Risk::Safe);
+            lines.extend(step_lines(step, said_later, colour));
         }
         lines.push(String::new());
     }
@@ -72,10 +75,10 @@ fn groups(plan: &Plan) -> Vec<Option<&str>> {
 /// A step in one line, without its details.
 #[must_use]
 pub fn line(step: &Step) -> String {
-    step_lines(step, false).first().map(|line| line.trim().to_owned()).unwrap_or_default()
+    step_lines(step, true, false).first().map(|line| line.trim().to_owned()).unwrap_or_default()
 }
 
-fn step_lines(step: &Step, colour: bool) -> Vec<String> {
+fn step_lines(step: &Step, said_later: bool, colour: bool) -> Vec<String> {
     let (mark, code, what, details) = match &step.action {
         Action::SetPolicy { policy, before: None } => ('+', GREEN, format!("policy {}", policy.name), content(policy)),
         Action::SetPolicy { policy, before: Some(before) } => {
@@ -95,7 +98,9 @@ fn step_lines(step: &Step, colour: bool) -> Vec<String> {
     };
     let mut lines = vec![format!("  {} {}", paint(colour, code, &mark.to_string()), tame(&what))];
     lines.extend(details.iter().map(|line| format!("      {}", tame(line))));
-    lines.extend(wrapped(&step.why, "      # ", "        "));
+    if !said_later {
+        lines.extend(wrapped(&step.why, "      # ", "        "));
+    }
     if let Some(risk) = risk(step.risk) {
         lines.extend(wrapped(&risk, "      ! ", "        "));
     }
@@ -109,8 +114,11 @@ fn risk(risk: Risk) -> Option<String> {
     match risk {
         Risk::Safe | Risk::Blocked => None,
         Risk::Moves { ready, unacked } => {
-            let (ready, unacked) = (number(ready), number(unacked));
-            Some(format!("moves: {ready} ready, {unacked} with robots, who get basic.cancel and consume anew"))
+            let items = match (ready, unacked) {
+                (None, None) => "an unknown number of items".to_owned(),
+                _ => format!("{} ready, {} with robots", number(ready), number(unacked)),
+            };
+            Some(format!("moves: {items}; robots get basic.cancel and consume anew"))
         }
         Risk::Loses { ready, unacked, mirror } => {
             let counts = Counts { ready, unacked, total: None };

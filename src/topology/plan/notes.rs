@@ -149,7 +149,8 @@ fn in_effect<'a>(look: &Look<'a>, queue: &Queue, own: Option<&Policy>) -> Option
     .filter(|foreign| foreign.name != queue.name)
 }
 
-/// As far as it can be told: RabbitMQ's patterns know more than ours.
+/// As far as it can be told: RabbitMQ's patterns know more than ours. It skips a policy with any key that is not for this
+/// type of queue.
 fn applies(policy: &Policy, queue: &Queue) -> bool {
     let kind = kind(queue);
     let to_this = match policy.apply_to.as_str() {
@@ -159,7 +160,13 @@ fn applies(policy: &Policy, queue: &Queue) -> bool {
         "streams" => kind == "stream",
         _ => false,
     };
-    to_this && regex_lite::Regex::new(&policy.pattern).is_ok_and(|pattern| pattern.is_match(&queue.name))
+    let has = |key: &str| policy.definition.get(key).is_some();
+    let skipped = match kind {
+        "stream" => COSTLY.iter().any(|key| *key != "max-length-bytes" && has(key)),
+        "classic" => has("delivery-limit"),
+        _ => false,
+    };
+    to_this && !skipped && regex_lite::Regex::new(&policy.pattern).is_ok_and(|pattern| pattern.is_match(&queue.name))
 }
 
 fn kind(queue: &Queue) -> &str {
@@ -204,15 +211,15 @@ fn describe(look: &Look<'_>, operator: bool, name: &str, effect: &Effect<'_>) ->
         );
     }
     if !effect.imposes.is_empty() {
-        if !text.is_empty() {
-            text.push(' ');
+        let costly = effect.costly.iter().cloned().collect::<Vec<_>>().join(", ");
+        let queues = named(&effect.imposes);
+        let who = if operator { "operator policy" } else { "policy" };
+        let sets = format!("sets {costly} on {queues}: items may be dropped or refused over it.");
+        if text.is_empty() {
+            text = format!("The {who} {name} {sets} It is left alone; keep it off these queues.");
+        } else {
+            text.push_str(&format!(" It also {sets}"));
         }
-        text.push_str(&format!(
-            "The {} {name} sets {} on {}: items may be dropped or refused over it. It is left alone; keep it off these queues.",
-            if operator { "operator policy" } else { "policy" },
-            effect.costly.iter().cloned().collect::<Vec<_>>().join(", "),
-            named(&effect.imposes),
-        ));
     }
     (!text.is_empty()).then(|| note(About::Policy, None, text))
 }

@@ -46,6 +46,7 @@ fn set_policies(look: &Look<'_>) -> Vec<Step> {
         let why = match &before {
             Some(before) if same_policy(before, policy) => return None,
             Some(_) => "it is not as the definitions say",
+            None if look.observed.queues.contains_key(&policy.name) => "limits of the queue; it has none of ours",
             None => "limits of the queue, there before it is",
         };
         let key = look.names.key_of(&policy.name);
@@ -167,20 +168,20 @@ fn migrate(look: &Look<'_>, key: &str, queue: &Queue, there: &ObservedQueue, dif
 
 fn blocked_queue(look: &Look<'_>, queue: &Queue, differs: Vec<Difference>) -> Step {
     let (name, names) = (queue.name.clone(), look.names);
-    let before = if queue.key.is_some() {
-        "take what is in it out by hand".to_owned()
+    let anew =
+        format!("stop the daemon, delete the queue {name} by hand, and start the daemon, which declares it anew");
+    let until_empty = if queue.key.is_some() {
+        "take out by hand what is in it"
     } else if name == names.tap() {
-        "stop whoever sends to queues of the direct lane, and let the daemon read all of it".to_owned()
-    } else if name == names.meta() {
-        "nothing is lost with it: the daemon writes its mirror's name into a new one".to_owned()
+        "stop whoever sends to queues of the direct lane, and let the daemon read all of it"
     } else if name == names.unrouted() {
-        "define the queues that its items are for, or take them out by hand, until it is empty".to_owned()
+        "define the queues that its items are for, or take them out by hand, until it is empty"
+    } else if name == names.meta() {
+        "nothing is lost with it, for it only names the mirror"
     } else {
-        "stop whoever sends to it, and let the daemon read all of it, until it is empty".to_owned()
+        "stop whoever sends to it, and let the daemon read it until it is empty"
     };
-    let cure = format!(
-        "{before}; then stop the daemon, delete the queue {name} by hand, and start the daemon: it declares it anew"
-    );
+    let cure = format!("{until_empty}; then {anew}");
     let why = "RabbitMQ cannot change a queue, and this one is not moved by itself";
     let key = queue.key.clone();
     Step { risk: Risk::Blocked, ..step(Action::Blocked { name, differs, cure }, key.as_deref(), why) }
@@ -248,7 +249,7 @@ fn unbind(look: &Look<'_>) -> Vec<Step> {
         let serves = binding.exchange == dispatch
             && retired.contains(binding.queue.as_str())
             && look.names.key_of(&binding.queue) == Some(&binding.key);
-        if !is_ours || serves {
+        if !is_ours || serves || is_moving(look, binding) {
             continue;
         }
         let key = Some(binding.key.as_str())
@@ -258,7 +259,9 @@ fn unbind(look: &Look<'_>) -> Vec<Step> {
             None if binding.exchange == items && key.is_some() => {
                 "it is not defined any more: it takes nothing new".to_owned()
             }
-            None if binding.exchange == items => format!("no queue {} is defined", binding.key),
+            None if binding.exchange == items && !binding.key.contains(['*', '#']) => {
+                format!("no queue {} is defined", binding.key)
+            }
             _ => "nobody defined this way".to_owned(),
         };
         let key = key.or_else(|| look.names.key_of(&binding.queue));
@@ -269,21 +272,31 @@ fn unbind(look: &Look<'_>) -> Vec<Step> {
     unwanted
 }
 
-/// Ways that are missing. What is desired is in the right order.
+/// Ways that are missing. What is desired is in the right order; a retired queue keeps the way to its robots.
 fn bind(look: &Look<'_>) -> Vec<Step> {
-    let missing = look.desired.bound.iter().filter(|binding| !look.observed.bindings.contains(binding));
-    missing
+    let (items, dispatch) = (look.names.items(), look.names.dispatch());
+    let kept = look.retired().filter(|(key, _)| !look.words.contains(*key));
+    let kept: Vec<Binding> = kept
+        .map(|(key, queue)| Binding { exchange: dispatch.clone(), queue: queue.to_owned(), key: key.to_owned() })
+        .collect();
+    (look.desired.bound.iter().chain(&kept))
+        .filter(|binding| !look.observed.bindings.contains(binding) && !is_moving(look, binding))
         .map(|binding| {
-            let way = look.desired.ways.get(&binding.key).filter(|_| binding.exchange == look.names.items());
+            let way = look.desired.ways.get(&binding.key).filter(|_| binding.exchange == items);
             let key = way.map(|_| binding.key.as_str()).or_else(|| look.names.key_of(&binding.queue));
             let why = match way {
                 Some(way) => way.clone(),
-                None if binding.exchange == look.names.dispatch() => "the daemon's own way to the robots".to_owned(),
+                None if binding.exchange == dispatch => "the daemon's own way to the robots".to_owned(),
                 None => "it is not there".to_owned(),
             };
             step(Action::Bind { binding: binding.clone() }, key, why)
         })
         .collect()
+}
+
+/// What leads into a queue that is being moved is the migration's business.
+fn is_moving(look: &Look<'_>, binding: &Binding) -> bool {
+    look.names.key_of(&binding.queue).is_some_and(|key| look.facts.migrating.contains(key))
 }
 
 fn delete(look: &Look<'_>, key: &str, queue: &str) -> Step {

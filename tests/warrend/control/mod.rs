@@ -1,0 +1,3 @@
+//! What control sees of the broker and does to it.
+
+mod plan;
