@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::names::Names;
 use crate::definition::{Definitions, nearest};
@@ -81,9 +81,10 @@ impl Keys {
         }
         let nearest = nearest(&text.replace('*', ""), known()).map(str::to_owned);
         let text = text.to_owned();
-        Err(match keys.is_pattern() {
-            true => AccessError::FitsNothing { pattern: text, nearest },
-            false => AccessError::UnknownKey { key: text, nearest },
+        Err(if keys.is_pattern() {
+            AccessError::FitsNothing { pattern: text, nearest }
+        } else {
+            AccessError::UnknownKey { key: text, nearest }
         })
     }
 
@@ -110,7 +111,7 @@ impl Keys {
 }
 
 /// RabbitMQ's permissions of one user in one virtual host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permissions {
     pub configure: String,
     pub write: String,
@@ -118,7 +119,7 @@ pub struct Permissions {
 }
 
 /// Which routing keys of a topic exchange a user may publish with (write) and bind to (read).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicPermission {
     pub exchange: String,
     pub write: String,

@@ -42,7 +42,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     // Measures all of it from outside.
     ("bench", &["item", "definition", "topology", "broker", "settings"]),
-    ("cli", &["item", "definition", "mirror", "settings", "daemon", "bench", "units"]),
+    ("cli", &["item", "definition", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
     ("lib", &[]),
     ("main", &[]),
 ];
