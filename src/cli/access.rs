@@ -342,8 +342,10 @@ fn readable(shown: &Value) -> String {
     if shown["applied"] == true {
         page.push_str("Set. Connections that are open may keep what they had until they reconnect.\n");
     } else {
-        page.push_str("Nothing was set. --apply does, or an administrator of the broker with these commands (set_user_tags takes\n");
-        page.push_str("other tags away; users have to be there):\n\n");
+        page.push_str(
+            "Nothing was set. --apply does it, or an administrator with these commands. Users have to be there, and the exchanges \
+             of\ntopic permissions too: the daemon makes them at its first start. set_user_tags takes other tags away.\n\n",
+        );
         for command in words(&shown["commands"]) {
             page.push_str(&format!("{command}\n"));
         }

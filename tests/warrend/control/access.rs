@@ -240,7 +240,7 @@ async fn everybody_works_with_the_rights_given_and_with_no_more() {
     no_problem(&daemon, &daemon.get("/readyz").await);
 }
 
-/// Over its channel and over a queue of its own, in both lanes.
+/// Over its channel and over a queue of its own.
 async fn producer_asks_and_is_answered(daemon: &Daemon, erp: &Client, robots: &Client) {
     declare(&erp.channel, "reply.erp").await.expect("its own queue");
     let channel = erp.another_channel().await;
@@ -254,31 +254,36 @@ async fn producer_asks_and_is_answered(daemon: &Daemon, erp: &Client, robots: &C
         BasicProperties::default().with_message_id(reference.into()).with_reply_to(reply_to.into())
     };
     let kind = |answer: &Delivery| answer.properties.kind().as_ref().map(ToString::to_string).unwrap_or_default();
-    for queue in ["a", "d"] {
-        let channel_asks = asking("direct", "amq.rabbitmq.reply-to").with_delivery_mode(2);
-        publish_with(&channel, ("wq.items", queue), channel_asks).await.expect("published");
-        assert!(erp.publish("wq.items", queue, asking("queue", "reply.erp"), b"{}").await);
-        let mut robot = robots.robot(queue).await;
-        for _ in 0..2 {
-            let delivery = robot.next().await;
-            robot.done(&delivery).await;
-        }
-        robot.die().await;
-        let mut said = Vec::new();
-        while said.last().is_none_or(|kind| kind != "processed") {
-            let next = tokio::time::timeout(PATIENCE, direct.next()).await.expect("an answer on the channel");
-            said.push(kind(&next.expect("a consumer").expect("an answer")));
-        }
-        let mut said = String::new();
-        while said != "processed" {
-            daemon.wait_until("an answer in the queue", async |_: &Daemon| erp.ready("reply.erp").await > 0).await;
-            said = kind(&erp.take("reply.erp").await.expect("an answer"));
-        }
+    let channel_asks = asking("direct", "amq.rabbitmq.reply-to").with_delivery_mode(2);
+    publish_with(&channel, ("wq.items", "a"), channel_asks).await.expect("published");
+    assert!(erp.publish("wq.items", "a", asking("queue", "reply.erp"), b"{}").await);
+    work_off(robots, "a", 2).await;
+    let mut said = Vec::new();
+    while said.last().is_none_or(|kind| kind != "processed") {
+        let next = tokio::time::timeout(PATIENCE, direct.next()).await.expect("an answer on the channel");
+        said.push(kind(&next.expect("a consumer").expect("an answer")));
     }
+    assert_eq!(said, ["accepted", "processed"]);
+    for expected in ["accepted", "processed"] {
+        daemon.wait_until("an answer in the queue", async |_: &Daemon| erp.ready("reply.erp").await > 0).await;
+        assert_eq!(kind(&erp.take("reply.erp").await.expect("an answer")), expected);
+    }
+}
+
+async fn work_off(robots: &Client, queue: &str, items: usize) {
+    let mut robot = robots.robot(queue).await;
+    for _ in 0..items {
+        let delivery = robot.next().await;
+        robot.done(&delivery).await;
+    }
+    robot.die().await;
 }
 
 /// Reports, rejects, acks without a word, and empties its queue.
 async fn the_robot_works(daemon: &Daemon, erp: &Client, robots: &Client) {
+    erp.send("d", "straight", &json!({})).await;
+    work_off(robots, "d", 1).await;
+    assert_eq!(item_is(daemon, "d", "straight", "processed").await["lane"], "direct");
     let mut robot = robots.robot("a").await;
     erp.send("a", "rejected", &json!({})).await;
     let delivery = robot.next().await;
