@@ -1,5 +1,5 @@
 //! RabbitMQ, spoken to over AMQP 0-9-1 ([`connection`], [`declare`], [`publish`], [`consume`]) and over the
-//! management API ([`management`]). Outward everything is in our words; lapin's types stay in here.
+//! management API ([`management`], and rights in [`management_access`]). Outward everything is in our words; lapin's types stay in here.
 //!
 //! lapin's own recovery stays off: it hides redeliveries and confuses acks (a stale ack is silent, a raw tag acks
 //! other messages). Whoever works on a [`connection::Session`] ends with the first error. The daemon then builds
@@ -11,6 +11,7 @@ pub mod consume;
 mod convert;
 pub mod declare;
 pub mod management;
+pub mod management_access;
 pub mod ownership;
 pub mod publish;
 pub mod transfer;

@@ -1,9 +1,10 @@
 //! The command line: what can be asked for, and how it ends.
 //!
 //! Commands about items are clients of the HTTP API, so that there is one authority over items; `check` and `schema`
-//! work on files alone, and `plan` on files and the broker. Results go to standard output, everything else to standard error. A reader who stops reading
-//! (`| head`) ends the command quietly.
+//! work on files alone; `plan`, `access` and `bench` speak with the broker. Results go to standard output, everything else to
+//! standard error. A reader who stops reading (`| head`) ends the command quietly.
 
+mod access;
 mod apply;
 mod bench;
 mod check;
@@ -92,6 +93,12 @@ enum Command {
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
+    /// Print or set the least rights that producers, robots and the daemon need on the broker
+    ///
+    /// Rights are of one virtual host, that of broker.amqp_url. Users have to be there already, with their passwords. What
+    /// is printed can be read, copied to a shell, or set with --apply. docs/access.md says what each right is for.
+    #[command(after_help = access::EXAMPLES)]
+    Access(access::AccessArgs),
     /// Measure what the lanes cost beside the broker itself
     ///
     /// Works on the broker that the settings name, in virtual hosts of its own (warrend-bench-...), which it makes and
@@ -151,6 +158,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),
         Command::Parked(args) => wait_for(parked::run(&args, &args.daemon.client(config)?)),
     }

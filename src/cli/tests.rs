@@ -38,6 +38,8 @@ fn what_is_documented_is_taken() {
         "enqueue q --file f --reference r --priority high --name n --due-at t --expires-at t --not-before t --label a=b",
         "enqueue q --payload -1",
         "parked --limit 5 --cursor c --output csv",
+        "access --daemon warrend",
+        "access --producer erp=a,b.c --producer x=* --reply-queue erp=reply.erp --robot r=inv* --daemon d --apply --output json",
         "bench",
         "bench --items 300 --rounds 1 --size 64B --rate 100 --seconds 1 --output csv",
     ] {
@@ -71,6 +73,12 @@ fn what_is_not_understood_ends_with_64() {
         "plan --offline 3.9",
         "plan --retire",
         "queues --url ftp://h",
+        "access",
+        "access --apply",
+        "access --producer erp",
+        "access --robot =a",
+        "access --robot r=a --reply-queue r=reply.r",
+        "access --daemon d --output csv",
         "bench --rounds 0",
         "bench --items none",
         "bench --size 8B",
@@ -108,6 +116,7 @@ fn each_failure_has_its_code() {
     assert_eq!(exit(&["--config", "no/such/file.yaml", "serve"]), Exit::Settings);
     assert_eq!(exit(&["--config", "no/such/file.yaml", "queues"]), Exit::Settings);
     assert_eq!(exit(&["check", "no/such/directory"]), Exit::Data);
+    assert_eq!(exit(&["access", "--producer", "erp=no-such-queue"]), Exit::Data);
     // Port 1 takes no connections; nothing is sent to it.
     assert_eq!(exit(&["queues", "--url", "http://127.0.0.1:1"]), Exit::Unreachable);
     assert_eq!(exit(&["enqueue", "q", "--payload", "{", "--url", "http://127.0.0.1:1"]), Exit::Data);

@@ -12,7 +12,6 @@
 //! The watch is armed anew before each wake for an event: then it covers directories and links that were made meanwhile, and
 //! what happens after the wake is noticed.
 
-use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -189,15 +188,14 @@ fn every(period: Duration) -> tokio::time::Interval {
     interval
 }
 
-fn hangup(hangups: &mut Option<Signal>) -> impl Future<Output = ()> {
-    async {
-        let heard = match hangups {
-            Some(hangups) => hangups.recv().await,
-            None => None,
-        };
-        if heard.is_none() {
-            std::future::pending::<()>().await;
-        }
+/// Never answers where SIGHUP cannot be listened to.
+async fn hangup(hangups: &mut Option<Signal>) {
+    let heard = match hangups {
+        Some(hangups) => hangups.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::names::Names;
 use crate::definition::{Definitions, nearest};
@@ -81,9 +81,10 @@ impl Keys {
         }
         let nearest = nearest(&text.replace('*', ""), known()).map(str::to_owned);
         let text = text.to_owned();
-        Err(match keys.is_pattern() {
-            true => AccessError::FitsNothing { pattern: text, nearest },
-            false => AccessError::UnknownKey { key: text, nearest },
+        Err(if keys.is_pattern() {
+            AccessError::FitsNothing { pattern: text, nearest }
+        } else {
+            AccessError::UnknownKey { key: text, nearest }
         })
     }
 
@@ -110,7 +111,7 @@ impl Keys {
 }
 
 /// RabbitMQ's permissions of one user in one virtual host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permissions {
     pub configure: String,
     pub write: String,
@@ -118,7 +119,7 @@ pub struct Permissions {
 }
 
 /// Which routing keys of a topic exchange a user may publish with (write) and bind to (read).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicPermission {
     pub exchange: String,
     pub write: String,
@@ -190,7 +191,7 @@ impl Needs {
         self.write.insert(escaped(&items));
         self.topics.entry(items.clone()).or_default().extend(keys.iter().map(Keys::regex));
         self.may.push(format!("publish to {items} with the keys {}", written(keys)));
-        self.may.push("get answers to 'amq.rabbitmq.reply-to', which needs no right".to_owned());
+        self.may.push("get answers of the managed lane to 'amq.rabbitmq.reply-to', which needs no right".to_owned());
         self.may_not.push("publish with other keys, to other exchanges, or to the default exchange".to_owned());
         self.may_not.push("declare, bind, consume, purge or delete anything else".to_owned());
         self.know.push(
@@ -227,7 +228,8 @@ impl Needs {
         self.write.insert(escaped(&outcomes));
         self.read.extend(keys.iter().map(|keys| escaped(&names.robots("")) + &keys.regex()));
         self.topics.entry(outcomes.clone()).or_default().extend(keys.iter().map(Keys::regex));
-        self.may.push(format!("take, ack and reject items of the queues {}{{{}}}", names.robots(""), written(keys)));
+        let queues: Vec<String> = keys.iter().map(|keys| names.robots(&keys.written)).collect();
+        self.may.push(format!("take, ack and reject items of {}", queues.join(", ")));
         self.may.push(format!("report to {outcomes} with these keys"));
         self.may_not.push(format!(
             "take or report items of other queues, publish to {} or to the default exchange",
@@ -242,10 +244,8 @@ impl Needs {
     /// alternate exchange is read on the exchange and write on the alternate; a dead-letter exchange is read on the queue
     /// and write on the exchange.
     fn daemon(&mut self, names: &Names) {
-        let any = |start: String| format!("{}.+", escaped(&start));
-        let prefix = names.prefix();
-        let queues = [any(names.robots("")), any(format!("{prefix}.m."))];
-        let all = [
+        let prefix = format!("{}.", names.prefix());
+        let ours = [
             names.items(),
             names.dispatch(),
             names.outcomes(),
@@ -257,19 +257,24 @@ impl Needs {
             names.meta(),
             names.tap(),
         ];
-        let without = |left_out: &[String]| -> Vec<String> {
-            let rest = all.iter().filter(|name| !left_out.contains(name)).map(|name| escaped(name));
-            rest.chain(queues.iter().cloned()).collect()
+        // Of the queues with a key in their name there are ever new ones.
+        let all_but = |left_out: &[String]| -> String {
+            let rest = ours.iter().filter(|name| !left_out.contains(name));
+            let mut ends: Vec<String> = rest.map(|name| escaped(name.strip_prefix(&prefix).unwrap_or(name))).collect();
+            ends.sort();
+            format!(r"{}({}|[qm]\..+)", escaped(&prefix), ends.join("|"))
         };
-        self.configure.extend(without(&[]));
+        self.configure.insert(all_but(&[]));
         // Reports come from robots alone, and wq.meta is written through the default exchange.
-        self.write.extend(without(&[names.outcomes(), names.meta()]));
+        self.write.insert(all_but(&[names.outcomes(), names.meta()]));
         self.write.insert(escaped("amq.default"));
-        self.read.extend(without(&[names.events()]));
+        self.read.insert(all_but(&[names.events()]));
         self.tag = Some(POLICY_TAG);
-        self.may.push(format!("declare, bind, read and delete the exchanges and queues of its own under {prefix}"));
+        self.may.push(format!(
+            "declare, bind, read and delete its own exchanges and queues, whose names begin with {prefix}"
+        ));
         self.may
-            .push("publish to any queue of this virtual host by its name: answers go to reply queues so".to_owned());
+            .push("publish to any queue of this virtual host by its name: so answers get to reply queues".to_owned());
         self.may.push(format!("set policies in this virtual host and read its counters (the tag {POLICY_TAG})"));
         self.may_not.push("do anything in other virtual hosts, or with users and permissions".to_owned());
         self.know.push(
@@ -300,28 +305,30 @@ impl Needs {
     }
 }
 
-/// The same as commands of `rabbitmqctl` for a POSIX shell. Narrower rights come first, so that there is no moment in which
-/// a user has more than it is to have.
+/// The same as commands of `rabbitmqctl` for a POSIX shell, one line per user. Narrower rights come first, and where they
+/// cannot be set (the exchange is not there yet) the wider ones are not either.
 #[must_use]
 pub fn commands(grants: &[Grant], vhost: &str) -> Vec<String> {
-    let mut commands = Vec::new();
+    grants.iter().map(|grant| commands_for(grant, vhost).join(" && ")).collect()
+}
+
+fn commands_for(grant: &Grant, vhost: &str) -> Vec<String> {
+    let Grant { user, permissions, topic_permissions, tag, .. } = grant;
     let command = |words: &[&str]| {
         let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         format!("rabbitmqctl {}", quoted.join(" "))
     };
-    for Grant { user, permissions, topic_permissions, tag, .. } in grants {
-        if topic_permissions.is_empty() {
-            commands.push(command(&["clear_topic_permissions", "-p", vhost, user]));
-        }
-        for topic in topic_permissions {
-            let TopicPermission { exchange, write, read } = topic;
-            commands.push(command(&["set_topic_permissions", "-p", vhost, user, exchange, write, read]));
-        }
-        let Permissions { configure, write, read } = permissions;
-        commands.push(command(&["set_permissions", "-p", vhost, user, configure, write, read]));
-        if let Some(tag) = tag {
-            commands.push(command(&["set_user_tags", user, tag]));
-        }
+    let mut commands = Vec::new();
+    if topic_permissions.is_empty() {
+        commands.push(command(&["clear_topic_permissions", "-p", vhost, user]));
+    }
+    for TopicPermission { exchange, write, read } in topic_permissions {
+        commands.push(command(&["set_topic_permissions", "-p", vhost, user, exchange, write, read]));
+    }
+    let Permissions { configure, write, read } = permissions;
+    commands.push(command(&["set_permissions", "-p", vhost, user, configure, write, read]));
+    if let Some(tag) = tag {
+        commands.push(command(&["set_user_tags", user, tag]));
     }
     commands
 }

@@ -22,12 +22,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A client for one virtual host.
 #[derive(Clone)]
 pub struct Management {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     /// Nodes of one cluster: any of them can answer.
     bases: Arc<[Url]>,
     /// The one that answered last; clones share it.
     answering: Arc<AtomicUsize>,
-    vhost: String,
+    pub(super) vhost: String,
 }
 
 /// What went wrong with the management API. No variant repeats the URL: it holds a password.
@@ -158,7 +158,7 @@ impl Management {
         }
     }
 
-    async fn get<T: for<'de> Deserialize<'de>>(
+    pub(super) async fn get<T: for<'de> Deserialize<'de>>(
         &self,
         operation: &'static str,
         path: &[&str],
@@ -169,7 +169,7 @@ impl Management {
     }
 
     /// Sends a request that may be sent twice, to whoever answers.
-    async fn send(
+    pub(super) async fn send(
         &self,
         path: &[&str],
         request: impl Fn(Url) -> reqwest::RequestBuilder,
@@ -198,7 +198,10 @@ fn url(base: &Url, path: &[&str]) -> Url {
     url
 }
 
-async fn accepted(operation: &'static str, answer: reqwest::Response) -> Result<reqwest::Response, ManagementError> {
+pub(super) async fn accepted(
+    operation: &'static str,
+    answer: reqwest::Response,
+) -> Result<reqwest::Response, ManagementError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

@@ -1,3 +1,4 @@
 //! What control sees of the broker and does to it.
 
 mod plan;
+mod access;

@@ -23,8 +23,11 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(vhost: &Vhost) -> Self {
-        let connection =
-            Connection::connect(&vhost.amqp_url, ConnectionProperties::default()).await.expect("a connection");
+        Self::connect_to(&vhost.amqp_url).await
+    }
+
+    pub async fn connect_to(amqp_url: &str) -> Self {
+        let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await.expect("a connection");
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         Self { connection, channel }

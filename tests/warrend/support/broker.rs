@@ -246,6 +246,45 @@ impl Drop for Vhost {
     }
 }
 
+/// A user of the broker that lives as long as its test.
+pub struct User {
+    pub name: String,
+    password: String,
+    management_url: String,
+}
+
+impl Vhost {
+    /// A fresh user without any rights.
+    pub async fn user(&self, what: &str, tags: &str) -> User {
+        let unique = Uuid::now_v7().simple().to_string();
+        let user = User {
+            name: format!("{what}-{}", &unique[20..]),
+            password: unique,
+            management_url: self.management_url.clone(),
+        };
+        let about = json!({"password": user.password, "tags": tags});
+        self.management("PUT", &format!("/api/users/{}", encoded(&user.name)), Some(about)).await;
+        user
+    }
+}
+
+impl User {
+    /// The same URL, for this user to log in.
+    pub fn at(&self, url: &str) -> String {
+        let mut url = Url::parse(url).expect("a URL");
+        url.set_username(&self.name).expect("a user name");
+        url.set_password(Some(&self.password)).expect("a password");
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let (url, path) = (self.management_url.clone(), format!("/api/users/{}", encoded(&self.name)));
+        let _ = std::thread::spawn(move || runtime().block_on(request(&url, "DELETE", &path, None)).map(drop)).join();
+    }
+}
+
 /// A percent-encoded path segment.
 pub fn encoded(segment: &str) -> String {
     url::form_urlencoded::byte_serialize(segment.as_bytes()).collect::<String>().replace('+', "%20")
