@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::watch;
 
 use super::connection::Session;
@@ -49,6 +49,7 @@ pub struct Publisher {
     channel: Channel,
     timeout: Duration,
     blocked: watch::Receiver<Option<String>>,
+    mandatory: bool,
 }
 
 impl Publisher {
@@ -59,7 +60,13 @@ impl Publisher {
     pub async fn open(session: &Session, timeout: Duration) -> Result<Self, BrokerError> {
         let channel = session.publishing_channel().await?;
         answered("switch confirms on", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { channel, timeout, blocked: session.blocked() })
+        Ok(Self { channel, timeout, blocked: session.blocked(), mandatory: true })
+    }
+
+    /// From now on what no queue takes is confirmed all the same, and gone.
+    #[must_use]
+    pub fn to_whom_it_may_concern(self) -> Self {
+        Self { mandatory: false, ..self }
     }
 
     /// Publishes all, mandatory and persistent, in order, and waits for every confirm; as long as the broker blocks
@@ -139,7 +146,7 @@ impl Publisher {
             self.channel.basic_publish(
                 message.exchange.into(),
                 message.key.into(),
-                BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+                BasicPublishOptions { mandatory: self.mandatory, ..BasicPublishOptions::default() },
                 message.body,
                 message.properties.clone(),
             )

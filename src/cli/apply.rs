@@ -51,8 +51,9 @@ pub(super) async fn run(args: &ApplyArgs, client: &Client) -> Result<(), Failed>
 }
 
 fn told(applied: &Value) -> Result<String, Failed> {
-    let plan: Plan = serde_json::from_value(json!({ "steps": applied["plan"]["steps"], "notes": applied["plan"]["notes"] }))
-        .map_err(|error| Failed::new(Exit::Failure, format!("the daemon's answer cannot be read: {error}")))?;
+    let plan: Plan =
+        serde_json::from_value(json!({ "steps": applied["plan"]["steps"], "notes": applied["plan"]["notes"] }))
+            .map_err(|error| Failed::new(Exit::Failure, format!("the daemon's answer cannot be read: {error}")))?;
     let mut told = render::text(&plan, super::colours());
     let count = |name: &str| applied[name].as_array().map_or(0, Vec::len);
     if !plan.is_empty() {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Daemon, EXIT_CODES, wait_for, who};
 use super::client::Client;
 use super::exit::Failed;
 use super::output::{self, Column, Output, csv, one_line, pairs, print, print_list, text};
+use super::{Daemon, EXIT_CODES, wait_for, who};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]

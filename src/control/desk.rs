@@ -75,7 +75,9 @@ impl Desk {
             return Err(Refusal::NoSession);
         }
         let (sender, answer) = oneshot::channel();
-        self.orders.try_send(order(sender)).map_err(|_| Refusal::Failed("too many orders wait; try again".to_owned()))?;
+        self.orders
+            .try_send(order(sender))
+            .map_err(|_| Refusal::Failed("too many orders wait; try again".to_owned()))?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Refusal::NoSession),

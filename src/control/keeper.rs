@@ -179,8 +179,10 @@ impl Keeper {
             return Ok(Vec::new());
         }
         let at = now();
-        let named = |what: What| changes.iter().filter(move |change| change.what == what).map(|change| change.queue.clone());
-        let (removed, added): (Vec<String>, Vec<String>) = (named(What::Removed).collect(), named(What::Added).collect());
+        let named =
+            |what: What| changes.iter().filter(move |change| change.what == what).map(|change| change.queue.clone());
+        let (removed, added): (Vec<String>, Vec<String>) =
+            (named(What::Removed).collect(), named(What::Added).collect());
         let revision = Revision {
             seq: 0,
             at,

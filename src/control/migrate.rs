@@ -41,6 +41,7 @@ use crate::lanes::{Context, LaneError, now};
 use crate::mirror::control::{Event, Migration, MigrationStep, add_events, end_migration, set_migration};
 use crate::mirror::{MirrorError, Tx, acks, items};
 use crate::topology::desired::{Binding, Queue};
+use crate::topology::plan::is_as_wanted;
 
 /// Nothing came for this long: perhaps the queue is empty.
 const NOTHING_MORE: Duration = Duration::from_millis(100);
@@ -166,7 +167,11 @@ impl Job {
             if transfer.waiting().await? == 0 {
                 match self.management.queue(&self.robots.name).await {
                     Ok(Some(stats)) => {
-                        if rest.seen(stats.unacked + stats.delayed + stats.dead_lettering + stats.ready, Instant::now(), self.gap) {
+                        if rest.seen(
+                            stats.unacked + stats.delayed + stats.dead_lettering + stats.ready,
+                            Instant::now(),
+                            self.gap,
+                        ) {
                             break Some(MigrationStep::Replacing);
                         }
                     }
@@ -203,9 +208,9 @@ impl Job {
     ) -> Result<Option<MigrationStep>, MigrateError> {
         let name = &self.robots.name;
         let declarer = Declarer::open(session).await?;
-        // After a crash it may be the new one already.
-        if declarer.queue(&self.robots).await.is_err() {
-            let declarer = Declarer::open(session).await?;
+        // After a crash it may be gone already, or the new one.
+        let there = self.management.observe_queue(name).await?;
+        if there.is_some_and(|there| !is_as_wanted(&self.robots, &there)) {
             let stats = self.management.queue(name).await?;
             let empty = stats.is_none_or(|stats| stats.at_rest()) && declarer.ready(name).await? == 0;
             if !empty {
@@ -216,11 +221,9 @@ impl Job {
             }
             declarer.delete_queue(name).await?;
             failpoint::reach("migrate.deleted").await;
-            declarer.queue(&self.robots).await?;
-            declarer.close().await?;
         }
+        declarer.queue(&self.robots).await?;
         failpoint::reach("migrate.declared").await;
-        let declarer = Declarer::open(session).await?;
         let exchange = self.context.names.dispatch();
         let queue = self.robots.name.clone();
         declarer.bind(&Binding { exchange, queue, key: self.key().to_owned() }).await?;
@@ -266,7 +269,10 @@ impl Job {
         if self.migration.step == MigrationStep::Draining {
             // These acks say nothing of robots. Counted before they happen: where in doubt one too many is expected.
             let (key, acks) = (self.key().to_owned(), i64::try_from(count).unwrap_or(i64::MAX));
-            self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, acks).await })).await?;
+            self.context
+                .mirror
+                .write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, acks).await }))
+                .await?;
         }
         taken.ack().await?;
         failpoint::reach("migrate.acked").await;

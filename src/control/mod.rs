@@ -10,6 +10,7 @@ pub mod conductor;
 pub mod desk;
 pub mod keeper;
 mod migrate;
+mod pass;
 pub mod pause;
 mod rebind;
 pub mod reconcile;

@@ -83,7 +83,12 @@ pub(super) async fn delete(
     });
     match deleted {
         Ok(cancelled) => {
-            tracing::warn!(queue = key, who, items = cancelled.items, "a retired queue was deleted, its items are cancelled");
+            tracing::warn!(
+                queue = key,
+                who,
+                items = cancelled.items,
+                "a retired queue was deleted, its items are cancelled"
+            );
             context.wakes.events.notify_one();
             context.wakes.answers.notify_one();
             Ok(cancelled)
@@ -163,11 +168,7 @@ async fn empty(
 }
 
 /// Cancels the items of messages that were taken out; answers how many were, and how many were parked instead.
-async fn take(
-    context: &Context,
-    (key, who): (&str, &str),
-    messages: Vec<Message>,
-) -> Result<(u64, u64), LaneError> {
+async fn take(context: &Context, (key, who): (&str, &str), messages: Vec<Message>) -> Result<(u64, u64), LaneError> {
     let definitions = context.definitions();
     let (key, who) = (key.to_owned(), who.to_owned());
     let counts = context

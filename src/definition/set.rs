@@ -54,10 +54,7 @@ pub fn load_set(dir: &Path) -> Loaded {
     Loaded { definitions, files, fingerprint }
 }
 
-fn check_files(
-    paths: &[PathBuf],
-    reader: &dyn Fn(&Path) -> Result<String, String>,
-) -> Result<Definitions, LoadError> {
+fn check_files(paths: &[PathBuf], reader: &dyn Fn(&Path) -> Result<String, String>) -> Result<Definitions, LoadError> {
     let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
     for path in paths {
         match reader(path) {

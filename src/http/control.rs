@@ -67,9 +67,7 @@ async fn set(api: &Api, key: &str, body: PauseBody, paused: bool) -> Result<Resp
     let definition = in_force.definitions.get(key).ok_or_else(|| no_such_queue(key))?;
     let which = match (body.dispatch, body.intake) {
         (None, None) => Paused { dispatch: true, intake: true },
-        (dispatch, intake) => {
-            Paused { dispatch: dispatch.unwrap_or_default(), intake: intake.unwrap_or_default() }
-        }
+        (dispatch, intake) => Paused { dispatch: dispatch.unwrap_or_default(), intake: intake.unwrap_or_default() },
     };
     if which == Paused::default() {
         let detail = "neither 'dispatch' nor 'intake' is true, so there is nothing to do";
@@ -79,7 +77,9 @@ async fn set(api: &Api, key: &str, body: PauseBody, paused: bool) -> Result<Resp
     let held = Paused { dispatch: which.dispatch && defined.dispatch, intake: which.intake && defined.intake };
     if !paused && held != Paused::default() {
         let what = if held.dispatch { "dispatch" } else { "intake" };
-        return Err(Problem::paused(format!("the definition of '{key}' says 'paused: {{{what}: true}}'; change it there")));
+        return Err(Problem::paused(format!(
+            "the definition of '{key}' says 'paused: {{{what}: true}}'; change it there"
+        )));
     }
     let who = name(body.by)?;
     pause::set(&api.mirror, &api.live, &api.wakes, key, which, paused, &who).await?;

@@ -70,9 +70,8 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
     let migrations: Vec<_> = (status.migrations.iter())
         .map(|seen| json!({"queue": seen.queue, "step": seen.step, "why": seen.why, "problem": seen.problem}))
         .collect();
-    let drift = status.drift.map(|drift| {
-        json!({"at": drift.at.to_string(), "steps": drift.steps, "repaired": drift.repaired})
-    });
+    let drift =
+        status.drift.map(|drift| json!({"at": drift.at.to_string(), "steps": drift.steps, "repaired": drift.repaired}));
 
     // Nothing of this stops the daemon, all of it deserves a look.
     let attention = json!({

@@ -81,16 +81,15 @@ impl Bench {
         let queues = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
         let definitions = Arc::new(Definitions { queues, ..Definitions::default() });
         let live = Live::new(InForce { definitions, ..InForce::default() });
-        let api =
-            Api {
-                mirror,
-                live,
-                status: Arc::default(),
-                wakes: Arc::default(),
-                keeper: None,
-                desk: Desk::default(),
-                metrics: crate::metrics::install(),
-            };
+        let api = Api {
+            mirror,
+            live,
+            status: Arc::default(),
+            wakes: Arc::default(),
+            keeper: None,
+            desk: Desk::default(),
+            metrics: crate::metrics::install(),
+        };
         Self { _folder: folder, api }
     }
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
-use crate::mirror::{Counts, Parked};
 use crate::lanes::live::InForce;
 use crate::mirror::control::Revision;
+use crate::mirror::{Counts, Parked};
 use crate::status::Snapshot;
 use crate::topology::plan::{Note, Plan, Step, Tally};
 

@@ -30,7 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// The first failure of broker or mirror; what was not taken out of the outbox is sent again.
 pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let mut publisher = Publisher::open(&session, context.confirm_timeout).await?;
+    let publisher = Publisher::open(&session, context.confirm_timeout).await?;
+    let mut publisher = publisher.to_whom_it_may_concern();
     let exchange = context.names.events();
     while !stop.is_cancelled() {
         tokio::select! {

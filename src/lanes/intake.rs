@@ -108,11 +108,7 @@ impl LetIn {
 }
 
 /// Steps 1 and 2: messages that came to the door, by way of the queue `source`, are read and committed.
-pub(super) async fn let_in(
-    context: &Context,
-    messages: &[Message],
-    source: &'static str,
-) -> Result<LetIn, LaneError> {
+pub(super) async fn let_in(context: &Context, messages: &[Message], source: &'static str) -> Result<LetIn, LaneError> {
     let (candidates, parked) = read_batch(context, messages, now());
     failpoint::reach("intake.read").await;
     let queues: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();

@@ -110,13 +110,18 @@ mod tests {
             (DISPATCH, INTAKE, false, false),
         ] {
             let definition = QueueDefinition { paused: defined, ..QueueDefinition::with_defaults("a") };
-            let definitions = Definitions { queues: [("a".to_owned(), definition.into())].into(), ..Definitions::default() };
+            let definitions =
+                Definitions { queues: [("a".to_owned(), definition.into())].into(), ..Definitions::default() };
             let in_force = InForce {
                 definitions: Arc::new(definitions),
                 paused: [("a".to_owned(), asked)].into(),
                 ..InForce::default()
             };
-            assert_eq!((in_force.dispatches("a"), in_force.takes_in("a")), (dispatches, takes_in), "{defined:?} {asked:?}");
+            assert_eq!(
+                (in_force.dispatches("a"), in_force.takes_in("a")),
+                (dispatches, takes_in),
+                "{defined:?} {asked:?}"
+            );
         }
     }
 

@@ -194,14 +194,16 @@ fn read(names: &Names, message: &Message) -> Entry {
         };
     }
     match report::read_death(&message) {
-        Ok(death) => match names.key_of(&death.queue).or_else(|| names.key_of_moving(&death.queue)).map(str::to_owned) {
-            Some(queue) => Entry::Death { queue, death, message },
-            None if death.reason == DeathReason::Expired => Entry::ExpiredOutside { message },
-            None => {
-                let reason = format!("a dead letter of {} that is not about its life", death.queue);
-                Entry::Unreadable { message, reason }
+        Ok(death) => {
+            match names.key_of(&death.queue).or_else(|| names.key_of_moving(&death.queue)).map(str::to_owned) {
+                Some(queue) => Entry::Death { queue, death, message },
+                None if death.reason == DeathReason::Expired => Entry::ExpiredOutside { message },
+                None => {
+                    let reason = format!("a dead letter of {} that is not about its life", death.queue);
+                    Entry::Unreadable { message, reason }
+                }
             }
-        },
+        }
         Err(reason) => Entry::Unreadable { message, reason },
     }
 }

@@ -172,8 +172,7 @@ fn way_of(in_force: &InForce, message: &Message) -> Way {
     let Some(definition) = in_force.definitions.queues.get(key).filter(|_| in_force.takes_in(key)) else {
         return Way::None;
     };
-    let straight =
-        definition.lane == Lane::Direct && !in_force.paused(key).dispatch && !in_force.closed.contains(key);
+    let straight = definition.lane == Lane::Direct && !in_force.paused(key).dispatch && !in_force.closed.contains(key);
     if straight { Way::Straight } else { Way::Door }
 }
 

@@ -221,8 +221,7 @@ pub async fn remove_events(tx: &mut Tx, up_to: i64) -> Result<(), MirrorError> {
 }
 
 /// How many items of a queue are neither done nor cancelled, exceptions left out: what still has to be worked.
-pub(super) const OPEN: &str =
-    "SELECT queue, sum(items) FROM item_counts WHERE state IN ('queued', 'processing') GROUP BY queue HAVING sum(items) > 0";
+pub(super) const OPEN: &str = "SELECT queue, sum(items) FROM item_counts WHERE state IN ('queued', 'processing') GROUP BY queue HAVING sum(items) > 0";
 
 impl Mirror {
     /// The newest revision; `None` before the first.
@@ -250,7 +249,8 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails or one cannot be read.
     pub async fn revisions(&self, before: i64, limit: u32) -> Result<Vec<Revision>, MirrorError> {
-        let sql = "SELECT seq, at, who, fingerprint, changes, '{}' FROM revisions WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
+        let sql =
+            "SELECT seq, at, who, fingerprint, changes, '{}' FROM revisions WHERE seq < $1 ORDER BY seq DESC LIMIT $2";
         let rows = sqlx::query(sql).bind(before).bind(limit).fetch_all(self.views()).await;
         rows.map_err(self.failed("read revisions"))?.iter().map(revision).collect()
     }
@@ -339,7 +339,8 @@ impl Mirror {
 fn revision(row: &SqliteRow) -> Result<Revision, MirrorError> {
     let text = |index: usize| row.try_get::<String, _>(index).map_err(failed("read a revision"));
     let number = |index: usize| row.try_get::<i64, _>(index).map_err(failed("read a revision"));
-    let broken = |what: &str, error: serde_json::Error| MirrorError::Unreadable(format!("{what} of a revision: {error}"));
+    let broken =
+        |what: &str, error: serde_json::Error| MirrorError::Unreadable(format!("{what} of a revision: {error}"));
     Ok(Revision {
         seq: number(0)?,
         at: timestamp(number(1)?),

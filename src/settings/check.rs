@@ -9,8 +9,8 @@ use url::Url;
 use super::load::Texts;
 use super::secret::masked;
 use super::{
-    BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings, Mistake,
-    ReplySettings, SecretUrls, Settings, ShutdownSettings, TapSettings,
+    BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings,
+    Mistake, ReplySettings, SecretUrls, Settings, ShutdownSettings, TapSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 

@@ -351,7 +351,8 @@ mod tests {
 
     fn one(queue_type: QueueType, lane: Lane, version: &str) -> Topology {
         let definition = QueueDefinition { lane, queue_type, ..QueueDefinition::with_defaults("a.b") };
-        let definitions = Definitions { queues: [("a.b".to_owned(), definition.into())].into(), ..Definitions::default() };
+        let definitions =
+            Definitions { queues: [("a.b".to_owned(), definition.into())].into(), ..Definitions::default() };
         desired(&definitions, &Wishes::default(), Version::parse(version).unwrap(), &Names::new("wq"), 1000)
     }
 
@@ -454,7 +455,8 @@ mod tests {
             (Lane::Direct, dispatch, intake, false, shut),
         ] {
             let definition = QueueDefinition { lane, paused: defined, ..QueueDefinition::with_defaults("a") };
-            let definitions = Definitions { queues: [("a".to_owned(), definition.into())].into() };
+            let definitions =
+                Definitions { queues: [("a".to_owned(), definition.into())].into(), ..Definitions::default() };
             let wishes = Wishes {
                 paused: [("a".to_owned(), asked)].into(),
                 straight_closed: closed.then(|| "a".to_owned()).into_iter().collect(),

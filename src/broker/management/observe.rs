@@ -88,6 +88,18 @@ impl Management {
         Ok(Observed { version, exchanges, queues, bindings, odd_bindings, policies, operator_policies })
     }
 
+    /// One queue as it is; `None` where it is not there.
+    ///
+    /// # Errors
+    /// Where the API does not answer as it should.
+    pub async fn observe_queue(&self, name: &str) -> Result<Option<ObservedQueue>, ManagementError> {
+        match self.get::<QueueRow>("describe a queue", &["queues", &self.vhost, name]).await {
+            Ok(row) => Ok(Some(queue(row).1)),
+            Err(ManagementError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every policy of the virtual host, and every operator policy.
     async fn policies(&self) -> Result<(BTreeMap<String, Policy>, BTreeMap<String, Policy>), ManagementError> {
         let by_name = |list: Vec<Policy>| list.into_iter().map(|policy| (policy.name.clone(), policy)).collect();

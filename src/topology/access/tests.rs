@@ -3,12 +3,15 @@
 use super::*;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::Lane;
-use crate::topology::desired::{Wishes, Argument, desired};
+use crate::topology::desired::{Argument, Wishes, desired};
 use crate::topology::version::Version;
 
 fn definitions() -> Definitions {
     let keys = ["invoices", "invoices.de", "letters", "a-b_c"];
-    Definitions { queues: keys.map(|key| (key.to_owned(), QueueDefinition::with_defaults(key).into())).into(), ..Definitions::default() }
+    Definitions {
+        queues: keys.map(|key| (key.to_owned(), QueueDefinition::with_defaults(key).into())).into(),
+        ..Definitions::default()
+    }
 }
 
 fn keys(text: &str) -> Vec<Keys> {

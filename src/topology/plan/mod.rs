@@ -24,7 +24,7 @@ pub(super) use notes::holds;
 
 use super::desired::{Binding, Exchange, Policy, Queue, Topology};
 use super::names::Names;
-use super::observed::Observed;
+use super::observed::{Observed, ObservedQueue};
 
 /// Everything that is to be done, in order, and what else a person should know.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -151,6 +151,8 @@ pub struct Facts {
     pub open: Option<BTreeMap<String, u64>>,
     /// Keys whose migration has begun and not ended: their queues are its business.
     pub migrating: BTreeSet<String>,
+    /// Keys whose migration was rolled back, and why: it waits for a word.
+    pub rolled_back: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -166,6 +168,12 @@ pub fn plan(desired: &Topology, observed: &Observed, names: &Names, facts: &Fact
     let steps = steps::steps(&look);
     let notes = notes::notes(&look, &steps);
     Plan { steps, notes }
+}
+
+/// Whether a queue has the type and the arguments that are wanted.
+#[must_use]
+pub fn is_as_wanted(wanted: &Queue, there: &ObservedQueue) -> bool {
+    steps::queue_differences(wanted, there).is_empty()
 }
 
 /// How many steps do what.

@@ -96,7 +96,14 @@ fn migrations(look: &Look<'_>, steps: &[Step]) -> Vec<Note> {
         );
         Some(note(About::Migration, Some(key), text))
     });
-    under_way.chain(left).collect()
+    let rolled_back = look.facts.rolled_back.iter().map(|(key, why)| {
+        let text = format!(
+            "The migration of {key} was rolled back: {why}. Its queue is as it was. `warrend apply` tries again, and so does \
+             another definition."
+        );
+        note(About::Migration, Some(key), text)
+    });
+    under_way.chain(rolled_back).chain(left).collect()
 }
 
 /// What one foreign policy does to our queues.

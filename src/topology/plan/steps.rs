@@ -132,6 +132,7 @@ fn queue_step(look: &Look<'_>, queue: &Queue) -> Option<Step> {
     if key.is_some_and(|key| look.facts.migrating.contains(key)) {
         return None;
     }
+    let rolled_back = key.is_some_and(|key| look.facts.rolled_back.contains_key(key));
     let Some(there) = look.observed.queues.get(&queue.name) else {
         let mut why = queue.why.clone();
         if let Some(open @ 1..) = key.and_then(|key| look.facts.open(key)) {
@@ -142,7 +143,7 @@ fn queue_step(look: &Look<'_>, queue: &Queue) -> Option<Step> {
         return Some(step(Action::CreateQueue { queue: queue.clone() }, key, why));
     };
     let differs = queue_differences(queue, there);
-    if differs.is_empty() {
+    if differs.is_empty() || rolled_back {
         return None;
     }
     Some(match key {
@@ -188,7 +189,7 @@ fn blocked_queue(look: &Look<'_>, queue: &Queue, differs: Vec<Difference>) -> St
 }
 
 /// What of a queue cannot be changed and is not as it is to be.
-fn queue_differences(wanted: &Queue, there: &ObservedQueue) -> Vec<Difference> {
+pub(super) fn queue_differences(wanted: &Queue, there: &ObservedQueue) -> Vec<Difference> {
     let mut differs = Vec::new();
     let mut differ = |what: &str, before: Option<String>, after: Option<String>| {
         differs.push(Difference { what: what.to_owned(), before, after });
@@ -249,7 +250,8 @@ fn unbind(look: &Look<'_>) -> Vec<Step> {
         let serves = binding.exchange == dispatch
             && retired.contains(binding.queue.as_str())
             && look.names.key_of(&binding.queue) == Some(&binding.key);
-        if !is_ours || serves || is_moving(look, binding) {
+        // Into a queue that is being moved nothing may lead but the migration.
+        if !is_ours || serves || (is_moving(look, binding) && binding.exchange != items) {
             continue;
         }
         let key = Some(binding.key.as_str())
@@ -294,7 +296,7 @@ fn bind(look: &Look<'_>) -> Vec<Step> {
         .collect()
 }
 
-/// What leads into a queue that is being moved is the migration's business.
+/// What leads from us into a queue that is being moved is the migration's business.
 fn is_moving(look: &Look<'_>, binding: &Binding) -> bool {
     look.names.key_of(&binding.queue).is_some_and(|key| look.facts.migrating.contains(key))
 }

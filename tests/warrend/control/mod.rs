@@ -1,4 +1,4 @@
 //! What control sees of the broker and does to it.
 
-mod plan;
 mod access;
+mod plan;

@@ -44,7 +44,10 @@ fn want() -> impl Strategy<Value = Want> {
     let definitions = keys().prop_flat_map(|keys| keys.into_iter().map(definition).collect::<Vec<_>>());
     let wished = keys().prop_flat_map(|keys| keys.into_iter().map(|key| (Just(key), paused())).collect::<Vec<_>>());
     (definitions, wished, keys(), keys(), any::<bool>()).prop_map(|(queues, paused, closed, words, asked)| Want {
-        definitions: Definitions { queues: queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect() },
+        definitions: Definitions {
+            queues: queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect(),
+            ..Definitions::default()
+        },
         wishes: Wishes {
             paused: paused.into_iter().map(|(key, paused)| (key.to_owned(), paused)).collect(),
             straight_closed: closed.into_iter().map(str::to_owned).collect(),

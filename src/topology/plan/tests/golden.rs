@@ -149,4 +149,7 @@ fn migrations_left_and_under_way() {
     want.facts.migrating.insert("m".to_owned());
     observed.bindings.insert(binding("wq.dispatch", "m", "wq.m.m"));
     golden("migrating", &want, &observed);
+    want.facts.migrating.clear();
+    want.facts.rolled_back.insert("m".to_owned(), "robots still held 2 items after 300 s".to_owned());
+    golden("rolled_back", &want, &Want::of(TWO).settled("3.10"));
 }

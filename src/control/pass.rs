@@ -1,0 +1,295 @@
+//! One pass of control: look, plan, do ([`super::conductor`] has the order of effects).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::apply::{self, Applied};
+use super::conductor::{ConductError, Conductor, Ended, Seat};
+use super::in_words;
+use super::migrate::{self, Job};
+use super::rebind::rebind;
+use super::retire;
+use crate::definition::{Definitions, Paused};
+use crate::item::Lane;
+use crate::lanes::live::InForce;
+use crate::lanes::{LaneError, now};
+use crate::mirror::control::{Event, Migration, MigrationStep, add_events, end_migration, set_migration};
+use crate::mirror::{MirrorError, Tx};
+use crate::status::DriftSeen;
+use crate::topology::desired::{Wishes, aside, desired};
+use crate::topology::observed::Observed;
+use crate::topology::plan::{Action, Plan, plan};
+use crate::topology::render;
+
+/// Migrations that are carried on at once.
+const MIGRATIONS: usize = 4;
+
+/// What was in force when the broker was made so.
+#[derive(Clone)]
+pub(super) struct Made {
+    definitions: Arc<Definitions>,
+    paused: BTreeMap<String, Paused>,
+    closed: BTreeSet<String>,
+    unready: BTreeSet<String>,
+}
+
+impl Made {
+    pub(super) fn of(in_force: &InForce) -> Self {
+        Self {
+            definitions: Arc::clone(&in_force.definitions),
+            paused: in_force.paused.clone(),
+            closed: in_force.closed.clone(),
+            unready: in_force.unready.clone(),
+        }
+    }
+
+    pub(super) fn is(&self, in_force: &InForce) -> bool {
+        Arc::ptr_eq(&self.definitions, &in_force.definitions)
+            && self.paused == in_force.paused
+            && self.closed == in_force.closed
+            && self.unready == in_force.unready
+    }
+}
+
+/// Why a pass is made.
+#[derive(Clone, Copy)]
+pub(super) enum Why<'a> {
+    /// A session begins.
+    Start,
+    /// Something changed, or it is time.
+    Look,
+    /// This person said so.
+    Word(&'a str),
+}
+
+impl Conductor {
+    /// A word, or another definition, is a reason to try again.
+    pub(super) async fn forget_rolled_back(&self) -> Result<(), MirrorError> {
+        for migration in self.context.mirror.migrations().await? {
+            if migration.step == MigrationStep::RolledBack {
+                let queue = migration.queue;
+                self.context
+                    .mirror
+                    .write(move |tx: &mut Tx| Box::pin(async move { end_migration(tx, &queue).await }))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks, plans and does.
+    pub(super) async fn pass(
+        &mut self,
+        seat: &Seat,
+        observed: &Observed,
+        retire: &BTreeSet<String>,
+        migrations: &mut JoinSet<Ended>,
+        why: Why<'_>,
+    ) -> Result<Applied, ConductError> {
+        let names = self.context.names.clone();
+        if self.made.as_ref().is_some_and(|made| !Arc::ptr_eq(&made.definitions, &self.context.live.definitions())) {
+            self.forget_rolled_back().await?;
+        }
+        self.facts().await?;
+        self.close_ways(observed).await?;
+        let in_force = self.context.live.now();
+        let unchanged = self.made.as_ref().is_some_and(|made| made.is(&in_force));
+        let facts = self.facts().await?;
+        let topology = self.desired(&in_force, seat.version);
+        let first = plan(&topology, observed, &names, &facts, retire);
+        let drifted = unchanged && !first.is_empty() && !matches!(why, Why::Word(_)) && has_work(&first);
+        self.tell_of(&first, drifted).await?;
+        if drifted && !self.rules.repair {
+            return Ok(Applied { plan: first, ..Applied::default() });
+        }
+
+        let begun = self.begin_migrations(&first).await?;
+        let todo = if begun.is_empty() {
+            first.clone()
+        } else {
+            // Their direct ways are closed first.
+            let in_force = self.context.live.now();
+            let facts = self.facts().await?;
+            plan(&self.desired(&in_force, seat.version), observed, &names, &facts, retire)
+        };
+        let mut applied = Applied { plan: first, ..Applied::default() };
+        let Some(management) = self.management.clone() else { return Ok(applied) };
+        let rest = apply::make(&seat.session, &management, &todo.steps, &names.items(), &mut applied).await?;
+        let mut left = false;
+        for (key, rebinding) in &rest.rebindings {
+            if matches!(why, Why::Start) && !rebinding.unbind.is_empty() && !rebinding.bind.is_empty() {
+                // Who reads the intake and who dispatches do not work yet, and have to be waited for.
+                left = true;
+                continue;
+            }
+            match rebind(&self.context, &seat.session, key, rebinding, &seat.stop).await {
+                Ok(()) => applied.done += rebinding.unbind.len() + rebinding.bind.len(),
+                Err(LaneError::Mirror(error)) => return Err(error.into()),
+                Err(LaneError::Broker(error)) if !seat.session.is_alive() => return Err(error.into()),
+                Err(error) => applied.problems.push(format!("{key}: {}", in_words(&error))),
+            }
+        }
+        for step in &rest.delete {
+            let Action::Delete { key, .. } = &step.action else { continue };
+            let who = match why {
+                Why::Word(who) => who,
+                Why::Start | Why::Look => continue,
+            };
+            let gap = self.rules.gap;
+            match retire::delete(&self.context, &seat.session, &management, gap, (key, who), &seat.stop).await {
+                Ok(_) => {
+                    applied.done += 1;
+                    applied.deleted.insert(key.clone());
+                }
+                Err(problem) => applied.problems.push(problem),
+            }
+        }
+        if !matches!(why, Why::Start) {
+            self.carry_on(seat, migrations).await?;
+        }
+        applied.migrating = begun;
+        self.facts().await?;
+        let busy = self.busy();
+        self.let_dispatch(&applied.missing, &busy);
+        // What could not be done is no drift when it is seen again.
+        let whole = !left && applied.problems.is_empty();
+        self.made = whole.then(|| Made::of(&self.context.live.now()));
+        Ok(applied)
+    }
+
+    /// Which direct ways stay closed: those of queues that are made anew, and those that were closed and behind which the
+    /// mirror still has items that go first.
+    async fn close_ways(&self, observed: &Observed) -> Result<(), MirrorError> {
+        let in_force = self.context.live.now();
+        let (mut closed, busy) = (BTreeSet::new(), self.busy());
+        for definition in in_force.definitions.queues.values().filter(|definition| definition.lane == Lane::Direct) {
+            let key = definition.key.as_str();
+            let [_, straight, door] = self.ways_in(key);
+            let is_open = observed.bindings.contains(&straight);
+            let is_new = !observed.queues.contains_key(&straight.queue);
+            let migrates = busy.contains(key);
+            let behind = !is_open
+                && !is_new
+                && (!observed.bindings.contains(&door) || self.context.mirror.any_before_dispatch(key).await?);
+            if migrates || (behind && !in_force.paused(key).intake) {
+                closed.insert(key.to_owned());
+            }
+        }
+        if closed != in_force.closed {
+            self.context.live.update(|in_force| in_force.closed = closed);
+        }
+        Ok(())
+    }
+
+    /// Notes the migrations that a plan asks for, and puts in force that their queues are left alone. Answers their keys.
+    async fn begin_migrations(&self, plan: &Plan) -> Result<BTreeSet<String>, MirrorError> {
+        let mut begun = BTreeSet::new();
+        for step in &plan.steps {
+            let Action::Migrate { key, .. } = &step.action else { continue };
+            let at = now();
+            let migration = Migration {
+                queue: key.clone(),
+                step: MigrationStep::Draining,
+                why: step.why.clone(),
+                began_at: at,
+                step_at: at,
+                problem: None,
+            };
+            let body = json!({ "queue": key, "why": step.why });
+            let event = Event { kind: format!("queue.migrating.{key}"), at, body };
+            self.context
+                .mirror
+                .write(move |tx: &mut Tx| {
+                    Box::pin(async move {
+                        set_migration(tx, &migration).await?;
+                        add_events(tx, &[event]).await
+                    })
+                })
+                .await?;
+            begun.insert(key.clone());
+        }
+        if !begun.is_empty() {
+            self.context.wakes.events.notify_one();
+            let direct: BTreeSet<String> = self.context.definitions().direct().map(|queue| queue.key.clone()).collect();
+            self.context.live.update(|in_force| {
+                in_force.closed.extend(begun.intersection(&direct).cloned());
+                in_force.unready.extend(begun.iter().cloned());
+            });
+        }
+        Ok(begun)
+    }
+
+    /// Starts what is noted and does not run.
+    async fn carry_on(&mut self, seat: &Seat, running: &mut JoinSet<Ended>) -> Result<(), MirrorError> {
+        let Some(management) = self.management.clone() else { return Ok(()) };
+        // Retired queues too: one may have been retired in the middle of it.
+        let mut definitions = Definitions::clone(&self.context.definitions());
+        definitions.queues.extend(std::mem::take(&mut definitions.retired));
+        let wishes = Wishes::default();
+        let everything = desired(&definitions, &wishes, seat.version, &self.context.names, self.tap_bytes);
+        for migration in self.context.mirror.migrations().await? {
+            if migration.step == MigrationStep::RolledBack
+                || self.running.contains(&migration.queue)
+                || running.len() >= MIGRATIONS
+            {
+                continue;
+            }
+            let key = migration.queue.clone();
+            let robots = everything.queues.iter().find(|queue| queue.key.as_deref() == Some(key.as_str()));
+            let Some(robots) = robots.cloned() else { continue };
+            let job = Job {
+                context: self.context.clone(),
+                management: management.clone(),
+                migration,
+                robots,
+                aside: aside(&self.context.names, &key, seat.version),
+                gap: self.rules.gap,
+                patience: self.rules.patience,
+            };
+            let (session, stop) = (Arc::clone(&seat.session), seat.stop.clone());
+            self.running.insert(key.clone());
+            running.spawn(async move { Ended { key, result: migrate::run(job, &session, stop).await } });
+        }
+        Ok(())
+    }
+
+    /// Dispatch may begin wherever the queue is there.
+    pub(super) fn let_dispatch(&self, missing: &BTreeSet<String>, busy: &BTreeSet<String>) {
+        let unready: BTreeSet<String> = missing.union(busy).cloned().collect();
+        if self.context.live.now().unready != unready {
+            self.context.live.update(|in_force| in_force.unready = unready);
+        }
+    }
+
+    /// Shows and tells what differs though nothing was changed by us.
+    async fn tell_of(&self, plan: &Plan, drifted: bool) -> Result<(), MirrorError> {
+        let before = self.context.status.snapshot().drift;
+        if !drifted {
+            if before.as_ref().is_some_and(|seen| !seen.repaired) && !has_work(plan) {
+                self.context.status.update(|status| status.drift = None);
+            }
+            return Ok(());
+        }
+        let repaired = self.rules.repair;
+        let steps: Vec<String> = plan.steps.iter().map(render::line).collect();
+        if before.as_ref().is_some_and(|seen| !seen.repaired && !repaired && seen.steps == steps) {
+            return Ok(());
+        }
+        let at = now();
+        tracing::warn!(steps = steps.join("; "), repaired, "the broker was changed by somebody else");
+        let body = json!({ "steps": steps, "repaired": repaired });
+        let event = Event { kind: "control.drift".to_owned(), at, body };
+        self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { add_events(tx, &[event]).await })).await?;
+        self.context.wakes.events.notify_one();
+        self.context.status.update(|status| status.drift = Some(DriftSeen { at, steps, repaired }));
+        Ok(())
+    }
+}
+
+/// Whether there is a step that somebody does; what is blocked waits for a person.
+fn has_work(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| !matches!(step.action, Action::Blocked { .. }))
+}
