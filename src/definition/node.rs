@@ -22,7 +22,7 @@ const MAX_NODES: usize = 50_000;
 const MAX_BAD_DOCUMENTS: usize = 20;
 
 /// A stretch of one line. Counted from 1, in characters; line 0 is the file as a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub line: u64,
     pub column: u64,
@@ -68,6 +68,7 @@ pub(super) struct Entry {
 pub(super) struct SyntaxError {
     pub at: Place,
     pub message: String,
+    pub help: Option<String>,
 }
 
 /// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide those before it,
@@ -80,7 +81,7 @@ pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
         match document.map(Node::from) {
             Ok(document) => {
                 let Some(left) = room.checked_sub(document.count()) else {
-                    errors.push(SyntaxError { at: document.at, message: TOO_LARGE.to_owned() });
+                    errors.push(SyntaxError { at: document.at, message: TOO_LARGE.to_owned(), help: None });
                     break;
                 };
                 room = left;
@@ -128,7 +129,7 @@ impl From<&serde_saphyr::Error> for SyntaxError {
             }
             other => DefaultMessageFormatter.format_message(other).into_owned(),
         };
-        Self { at: error.location().map(Place::from).unwrap_or_default(), message }
+        Self { at: error.location().map(Place::from).unwrap_or_default(), message, help: None }
     }
 }
 

@@ -1,28 +1,111 @@
 //! The JSON Schema that a queue's payloads have to meet, compiled once per definition.
+//!
+//! A schema is as little trusted as the rest of a definition: it is measured before it is compiled, its regular expressions
+//! may not grow large, and references to files or the network are not followed.
 
 use std::fmt;
 
+use jsonschema::{PatternOptions, ValidationError, draft202012};
 use serde_json::Value;
 
-/// A compiled JSON Schema 2020-12. References to files or the network are not followed.
+use super::diagnostics::shorten;
+use super::suggest;
+
+/// The only dialect that is known.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// Nested maps and lists.
+const MAX_DEPTH: usize = 64;
+
+/// Values of one schema.
+const MAX_VALUES: usize = 20_000;
+
+/// References of one schema.
+const MAX_REFERENCES: usize = 1_000;
+
+/// Bytes of all regular expressions of one schema together.
+const MAX_PATTERNS: usize = 64 << 10;
+
+/// Bytes that one compiled regular expression may take.
+const MAX_COMPILED: usize = 256 << 10;
+
+/// Mistakes of one schema that are told.
+const MAX_MISTAKES: usize = 20;
+
+const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
+
+/// A compiled JSON Schema 2020-12.
 pub struct PayloadSchema {
     source: Value,
     validator: jsonschema::Validator,
+}
+
+/// Why a document is no JSON Schema, or none that is taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}{}", at(pointer))]
+pub struct SchemaMistake {
+    /// Where in the schema, as a JSON Pointer; empty: as a whole.
+    pub pointer: String,
+    pub message: String,
+}
+
+fn at(pointer: &str) -> String {
+    if pointer.is_empty() { String::new() } else { format!(" at {pointer}") }
+}
+
+impl SchemaMistake {
+    fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), message: message.into() }
+    }
+
+    fn of(error: &ValidationError<'_>) -> Self {
+        let pointer = error.instance_path().as_str().to_owned();
+        let name = pointer.rsplit('/').next().unwrap_or_default();
+        let message = match (name, error.instance().as_ref()) {
+            ("type", Value::String(word)) => {
+                let help = suggest::nearest(word, TYPES)
+                    .map_or_else(|| format!("known: {}", TYPES.join(", ")), |near| format!("did you mean '{near}'?"));
+                format!("'{}' is no type of JSON ({help})", shorten(word))
+            }
+            ("pattern", Value::String(pattern)) => {
+                format!("'{}' is no regular expression, or too large a one", shorten(pattern))
+            }
+            // The value may be as large as the file.
+            _ => error.masked_with("this").to_string(),
+        };
+        Self { pointer, message }
+    }
 }
 
 impl PayloadSchema {
     /// Compiles a schema.
     ///
     /// # Errors
-    /// Says what makes the document no valid JSON Schema 2020-12, and where in it.
-    pub fn compile(source: Value) -> Result<Self, String> {
-        let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&source).map_err(
-            |error| match error.instance_path().as_str() {
-                "" => error.to_string(),
-                path => format!("{error} at {path}"),
-            },
-        )?;
-        Ok(Self { source, validator })
+    /// What makes the document no valid JSON Schema 2020-12, and where in it; at least one mistake, at most twenty.
+    pub fn compile(source: Value) -> Result<Self, Vec<SchemaMistake>> {
+        measure(&source).map_err(|mistake| vec![mistake])?;
+        if let Some(dialect) = source.get("$schema").filter(|dialect| *dialect != DIALECT) {
+            // A trailing `#` means the same.
+            if dialect.as_str().map(|dialect| dialect.trim_end_matches('#')) != Some(DIALECT) {
+                let message = format!("schemas are read as JSON Schema 2020-12: write \"{DIALECT}\", or leave it out");
+                return Err(vec![SchemaMistake::new("/$schema", message)]);
+            }
+        }
+        let mut mistakes: Vec<SchemaMistake> = draft202012::meta::validator()
+            .iter_errors(&source)
+            .take(MAX_MISTAKES)
+            .map(|error| SchemaMistake::of(&error))
+            .collect();
+        if mistakes.is_empty() {
+            let patterns = PatternOptions::fancy_regex().size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED);
+            let options = draft202012::options().should_validate_formats(true).offline().with_pattern_options(patterns);
+            match options.build(&source) {
+                Ok(validator) => return Ok(Self { source, validator }),
+                Err(error) => mistakes.push(SchemaMistake::of(&error)),
+            }
+        }
+        mistakes.dedup();
+        Err(mistakes)
     }
 
     /// The schema document as written.
@@ -42,6 +125,48 @@ impl PayloadSchema {
             })
             .collect()
     }
+}
+
+/// Refuses what would take long to compile.
+fn measure(source: &Value) -> Result<(), SchemaMistake> {
+    let (mut values, mut references, mut patterns) = (0, 0, 0);
+    let mut left = vec![(source, 0)];
+    while let Some((value, depth)) = left.pop() {
+        values += 1;
+        if depth > MAX_DEPTH {
+            return Err(SchemaMistake::new("", format!("the schema is nested deeper than {MAX_DEPTH} levels")));
+        }
+        match value {
+            Value::Array(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    references += usize::from(matches!(key.as_str(), "$ref" | "$dynamicRef"));
+                    match (key.as_str(), value) {
+                        ("pattern", Value::String(pattern)) => patterns += pattern.len(),
+                        ("patternProperties", Value::Object(named)) => {
+                            patterns += named.keys().map(String::len).sum::<usize>();
+                        }
+                        _ => {}
+                    }
+                    left.push((value, depth + 1));
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    for (found, most, what) in [
+        (values, MAX_VALUES, "values"),
+        (references, MAX_REFERENCES, "references"),
+        (patterns, MAX_PATTERNS, "characters of regular expressions"),
+    ] {
+        if found > most {
+            return Err(SchemaMistake::new(
+                "",
+                format!("the schema is too large: it has {found} {what}, at most {most} are read"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for PayloadSchema {

@@ -1,0 +1,1 @@
+//! Bad definitions and what is said of them, word for word.

@@ -1,0 +1,1 @@
+//! Keys that are read and checked, and not obeyed yet.
