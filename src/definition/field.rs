@@ -141,7 +141,11 @@ impl<'a> FileCheck<'a> {
         if let Value::List(items) = &node.value {
             return items;
         }
-        self.expected(node, what, None);
+        let help = match &node.value {
+            Value::Text(text) => Some(format!("write it as a list: [{}]", shorten(text))),
+            _ => None,
+        };
+        self.expected(node, what, help);
         &[]
     }
 
@@ -310,7 +314,12 @@ impl<'a> FileCheck<'a> {
     pub fn percent(&mut self, node: &Node) -> Option<f64> {
         let share = if let Value::Text(text) = &node.value { parse_percent(text) } else { None };
         if share.is_none() {
-            self.expected(node, "a share from 0% to 100%", "write it with its sign: 20%".to_owned());
+            let example = match &node.value {
+                Value::Float(number) if (0.0..=1.0).contains(number) => format!("{}%", (number * 1e4).round() / 100.0),
+                Value::Int(number) if (0..=100).contains(number) => format!("{number}%"),
+                _ => "20%".to_owned(),
+            };
+            self.expected(node, "a share from 0% to 100%", format!("write it with its sign: {example}"));
         }
         share
     }

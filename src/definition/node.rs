@@ -71,31 +71,85 @@ pub(super) struct SyntaxError {
     pub help: Option<String>,
 }
 
-/// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide those before it,
-/// and those behind it only where the parser lost its way.
+/// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide the others: where
+/// the parser lost its way, it begins anew at the next `---`.
 pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
-    let mut bytes = Cursor::new(text.as_bytes());
     let (mut read, mut errors) = (Vec::new(), Vec::new());
     let mut room = MAX_NODES;
+    let (mut rest, mut lines_before) = (text, 0);
+    loop {
+        let known = errors.len();
+        let lost = read_stream(rest, lines_before, &mut room, &mut read, &mut errors);
+        let Some(error_at) = lost.then(|| errors.last()).flatten().map(|error| error.at.line) else { break };
+        if errors.len() == known || errors.len() >= MAX_BAD_DOCUMENTS {
+            break;
+        }
+        let Some((skipped, behind)) = behind_next_marker(rest, error_at.saturating_sub(lines_before)) else { break };
+        lines_before += skipped;
+        rest = behind;
+    }
+    if errors.len() >= MAX_BAD_DOCUMENTS
+        && let Some(last) = errors.last_mut()
+    {
+        last.help = Some("what stands behind it was not read".to_owned());
+    }
+    (read, errors)
+}
+
+/// Reads as far as the parser gets. `true` where it ended with a document that it could not read.
+fn read_stream(
+    text: &str,
+    lines_before: u64,
+    room: &mut usize,
+    read: &mut Vec<Node>,
+    errors: &mut Vec<SyntaxError>,
+) -> bool {
+    let mut bytes = Cursor::new(text.as_bytes());
+    let mut lost = false;
     for document in serde_saphyr::read_with_options::<_, Spanned<Value>>(&mut bytes, options()) {
+        lost = document.is_err();
         match document.map(Node::from) {
-            Ok(document) => {
+            Ok(mut document) => {
                 let Some(left) = room.checked_sub(document.count()) else {
-                    errors.push(SyntaxError { at: document.at, message: TOO_LARGE.to_owned(), help: None });
-                    break;
+                    let at = Place { line: document.at.line + lines_before, ..document.at };
+                    errors.push(SyntaxError { at, message: TOO_LARGE.to_owned(), help: None });
+                    return false;
                 };
-                room = left;
+                *room = left;
+                if lines_before > 0 {
+                    document.move_down(lines_before);
+                }
                 read.push(document);
             }
             Err(error) => {
-                errors.push(SyntaxError::from(&error));
-                if errors.len() == MAX_BAD_DOCUMENTS {
-                    break;
+                let mut error = SyntaxError::from(&error);
+                if error.at.line > 0 {
+                    error.at.line += lines_before;
+                }
+                errors.push(error);
+                if errors.len() >= MAX_BAD_DOCUMENTS {
+                    return true;
                 }
             }
         }
     }
-    (read, errors)
+    lost
+}
+
+/// The text from the first document marker behind a line (from 1), and the lines before it.
+fn behind_next_marker(text: &str, line: u64) -> Option<(u64, &str)> {
+    let mut start = 0;
+    for (number, content) in (0_u64..).zip(text.split_inclusive('\n')) {
+        // Nothing else in YAML may begin a line with it.
+        let marker = content
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if number >= line && marker {
+            return Some((number, text.get(start..)?));
+        }
+        start += content.len();
+    }
+    None
 }
 
 const TOO_LARGE: &str = "too large: a file holds at most 50000 keys and values, those of aliases counted at each use";
@@ -134,6 +188,19 @@ impl From<&serde_saphyr::Error> for SyntaxError {
 }
 
 impl Node {
+    fn move_down(&mut self, lines: u64) {
+        self.at.line += lines;
+        self.written.line += lines;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.move_down(lines)),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+                entry.key_at.line += lines;
+                entry.value.move_down(lines);
+            }),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
+        }
+    }
+
     /// This node and all below it.
     fn count(&self) -> usize {
         1 + match &self.value {

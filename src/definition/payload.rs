@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, ValidationError, draft202012};
 use serde_json::Value;
 
@@ -71,7 +72,7 @@ impl SchemaMistake {
                 format!("'{}' is no regular expression, or too large a one", shorten(pattern))
             }
             // The value may be as large as the file.
-            _ => error.masked_with("this").to_string(),
+            _ => error.masked_with("the value").to_string(),
         };
         Self { pointer, message }
     }
@@ -101,7 +102,7 @@ impl PayloadSchema {
             let options = draft202012::options().should_validate_formats(true).offline().with_pattern_options(patterns);
             match options.build(&source) {
                 Ok(validator) => return Ok(Self { source, validator }),
-                Err(error) => mistakes.push(SchemaMistake::of(&error)),
+                Err(error) => mistakes.push(unresolved(&source, &error).unwrap_or_else(|| SchemaMistake::of(&error))),
             }
         }
         mistakes.dedup();
@@ -125,6 +126,44 @@ impl PayloadSchema {
             })
             .collect()
     }
+}
+
+/// A reference that leads nowhere, and which one it is.
+fn unresolved(source: &Value, error: &ValidationError<'_>) -> Option<SchemaMistake> {
+    let ValidationErrorKind::Referencing(cause) = error.kind() else { return None };
+    let cause = cause.to_string();
+    let mut left = vec![(source, String::new())];
+    while let Some((value, pointer)) = left.pop() {
+        match value {
+            Value::Array(items) => {
+                left.extend(items.iter().enumerate().map(|(index, item)| (item, format!("{pointer}/{index}"))));
+            }
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                    match (key.as_str(), value) {
+                        ("$ref" | "$dynamicRef", Value::String(to)) if names(&cause, to) => {
+                            let message = format!(
+                                "'{}' is not in this schema, and references to files or the network are not followed",
+                                shorten(to)
+                            );
+                            return Some(SchemaMistake::new(pointer, message));
+                        }
+                        _ => left.push((value, pointer)),
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    None
+}
+
+/// What could not be resolved is named without its fragment, or by its fragment alone.
+fn names(cause: &str, reference: &str) -> bool {
+    let (whole, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+    let part = if whole.is_empty() { fragment } else { whole };
+    !part.is_empty() && cause.contains(&format!("'{part}'"))
 }
 
 /// Refuses what would take long to compile.

@@ -23,7 +23,7 @@ fn the_samples_load() {
 }
 
 /// A document as an editor's validator sees it.
-fn plain(node: &Node) -> Value {
+pub(super) fn plain(node: &Node) -> Value {
     match &node.value {
         node::Value::Null => Value::Null,
         node::Value::Bool(value) => json!(value),
@@ -35,7 +35,7 @@ fn plain(node: &Node) -> Value {
     }
 }
 
-fn editor_schema() -> (Value, PayloadSchema) {
+pub(super) fn editor_schema() -> (Value, PayloadSchema) {
     let source: Value = serde_json::from_str(JSON_SCHEMA).expect("JSON");
     let schema = PayloadSchema::compile(source.clone()).expect("a JSON Schema");
     (source, schema)

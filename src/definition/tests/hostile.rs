@@ -27,6 +27,80 @@ fn bombs_and_depths_are_refused_at_once() {
     }
 }
 
+/// Schemas that cost those who wrote them little, as JSON.
+fn hostile_schemas() -> Vec<(&'static str, String)> {
+    let nested = |open: &str, close: &str, times: usize| format!("{}{{}}{}", open.repeat(times), close.repeat(times));
+    let chain = |keyword: &str, twice: bool, length: usize| {
+        let defs: Vec<String> = (0..length)
+            .map(|n| {
+                let next = format!("{{\"$ref\": \"#/$defs/d{}\"}}", n + 1);
+                let list = if twice { format!("{next}, {next}") } else { next };
+                format!("\"d{n}\": {{\"{keyword}\": [{list}]}}")
+            })
+            .collect();
+        format!("{{\"$ref\": \"#/$defs/d0\", \"$defs\": {{{}, \"d{length}\": {{}}}}}}", defs.join(", "))
+    };
+    let unevaluated = |length: usize| {
+        let mut schema = "{}".to_owned();
+        for _ in 0..length {
+            schema = format!(
+                "{{\"allOf\": [{schema}], \"unevaluatedProperties\": false, \"unevaluatedItems\": {{\"$ref\": \"#\"}}}}"
+            );
+        }
+        schema
+    };
+    let patterns: Vec<String> =
+        (0..3_000).map(|n| format!("\"p{n}\": {{\"pattern\": \"^([a-z]{{1,20}}){{1,20}}{n}$\"}}")).collect();
+    vec![
+        ("deep", nested("{\"not\": ", "}", 120)),
+        ("deeper", nested("{\"not\": ", "}", 100_000)),
+        ("deep lists", nested("{\"allOf\": [", "]}", 30)),
+        ("doubling references", chain("allOf", true, 60)),
+        ("doubling choices", chain("anyOf", true, 60)),
+        ("doubling items", chain("prefixItems", true, 60)),
+        ("long chain", chain("allOf", false, 900)),
+        ("too long a chain", chain("allOf", false, 5_000)),
+        ("itself", "{\"$ref\": \"#\"}".to_owned()),
+        ("itself all over", "{\"allOf\": [{\"$ref\": \"#\"}, {\"$ref\": \"#\"}]}".to_owned()),
+        ("two by two", "{\"$ref\": \"#/$defs/a\", \"$defs\": {\"a\": {\"$ref\": \"#/$defs/b\"}, \"b\": {\"$ref\": \"#/$defs/a\"}}}".to_owned()),
+        ("unevaluated", unevaluated(18)),
+        ("network", "{\"$ref\": \"http://10.255.255.1/x\"}".to_owned()),
+        ("file", "{\"$ref\": \"file:///dev/zero\"}".to_owned()),
+        ("relative", "{\"$id\": \"http://a/b\", \"$ref\": \"../../../../dev/zero\"}".to_owned()),
+        ("dialect", "{\"$schema\": \"file:///dev/zero\"}".to_owned()),
+        ("inner dialect", "{\"$defs\": {\"a\": {\"$schema\": \"http://10.255.255.1/x\", \"$id\": \"http://a/b\"}}}".to_owned()),
+        ("large pattern", "{\"pattern\": \"(((a{1000}){1000}){1000})\"}".to_owned()),
+        ("nested pattern", format!("{{\"pattern\": \"{}a{}\"}}", "(".repeat(20_000), ")".repeat(20_000))),
+        ("long pattern", format!("{{\"pattern\": \"{}\"}}", "a?".repeat(1_000_000))),
+        ("unicode pattern", "{\"pattern\": \"(\\\\p{L}{1,500}){1,500}\"}".to_owned()),
+        ("back references", "{\"pattern\": \"^(a+)+(?=b)\\\\1{1,1000}$\"}".to_owned()),
+        ("many patterns", format!("{{\"properties\": {{{}}}}}", patterns.join(", "))),
+        ("large enum", format!("{{\"enum\": [{}]}}", (0..100_000).map(|n| n.to_string()).collect::<Vec<_>>().join(","))),
+        ("large numbers", "{\"multipleOf\": 1e-308, \"minItems\": 18446744073709551615, \"maximum\": 1e400}".to_owned()),
+    ]
+}
+
+#[test]
+fn no_schema_holds_up_the_check_or_lets_it_out() {
+    for (what, schema) in hostile_schemas() {
+        for text in ["queue: x\nschema: s.json".to_owned(), format!("queue: x\nschema: {schema}")] {
+            let start = Instant::now();
+            let result = check(&sources(&[("q/x.yaml", &text)]), &|_| Ok(schema.clone()));
+            let took = start.elapsed();
+            if std::env::var_os("SHOW").is_some() {
+                eprintln!(
+                    "{what}: {took:?} {}",
+                    result.as_ref().map_or_else(|e| format!("{:.300}", e.to_string()), |_| "taken".into())
+                );
+            }
+            assert!(took < Duration::from_secs(20), "{what} took {took:?}");
+            if let Err(found) = result {
+                assert!(found.to_string().len() < 20_000, "{what}");
+            }
+        }
+    }
+}
+
 /// Text that comes close to a definition, so that chance gets past the parser.
 fn almost_yaml() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
