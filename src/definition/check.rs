@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Definitions;
+#[cfg(test)]
+use super::QueueDefinition;
 use super::chain::{self, Chained};
-use super::diagnostics::{Diagnostic, Diagnostics};
+use super::diagnostics::{Diagnostic, Diagnostics, MOST_KEPT};
 use super::draft::{Draft, Finished, KEYS};
 use super::field::FileCheck;
 use super::node::{self, Entry, Node, Value};
 use super::schemas::{ReadSchema, Schemas};
+use super::text;
 
 /// A definition file as it was read.
 #[derive(Debug, Clone)]
@@ -21,6 +24,22 @@ pub struct Source {
     /// As it is to be named in messages; schemas beside it are looked for in its directory.
     pub path: PathBuf,
     pub text: String,
+}
+
+impl Source {
+    /// Takes the bytes of a file that are text.
+    ///
+    /// # Errors
+    /// What makes them none, and where.
+    pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Diagnostic> {
+        match text::read(bytes) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(unread) => {
+                let message = format!("cannot be read: {}", unread.cause);
+                Err(Diagnostic::of_file(&path.display().to_string(), message, Some(unread.help)))
+            }
+        }
+    }
 }
 
 /// Checks the files of one directory.
@@ -41,9 +60,10 @@ pub(super) fn check_beside(
 ) -> Result<Definitions, Diagnostics> {
     let mut unread = !found.is_empty();
     let (mut files, mut documents) = (Vec::new(), Vec::new());
+    let mut room = node::ROOM;
     for (index, source) in sources.iter().enumerate() {
         let mut file = FileCheck::new(source, index);
-        let (read, errors) = node::documents(&source.text);
+        let (read, errors) = node::documents(&source.text, &mut room);
         unread |= !errors.is_empty();
         for error in errors {
             file.report(error.at, &error.message, error.help);
@@ -57,7 +77,10 @@ pub(super) fn check_beside(
     let mut queues = BTreeMap::new();
     let mut chained = BTreeMap::new();
     let mut first_places: HashMap<String, String> = HashMap::new();
+    let mut kept = 0;
     for (file, documents) in files.iter_mut().zip(&documents) {
+        // Those of earlier files are shown first.
+        file.most = MOST_KEPT.saturating_sub(kept);
         for document in documents.iter().filter(|document| defaults_of(document).is_none()) {
             let Some(Finished { queue, key_at, links }) = read_queue(document, shared.clone(), file, &mut schemas)
             else {
@@ -77,6 +100,7 @@ pub(super) fn check_beside(
                 queues.insert(queue.key.clone(), Arc::new(queue));
             }
         }
+        kept += file.found.len();
     }
     chain::check(&chained, &mut files, unread);
 
@@ -87,6 +111,20 @@ pub(super) fn check_beside(
         found.extend(file.found);
     }
     if found.is_empty() { Ok(Definitions { queues }) } else { Err(Diagnostics::beside(found, more)) }
+}
+
+/// Checks any bytes as a definition file, and those behind the first `\0\0` as the schema that it names, and tells what is
+/// wrong with them: whatever they are, it comes back soon. The fuzz target and its corpus test run it.
+pub fn exercise(bytes: &[u8]) {
+    let cut = bytes.windows(2).position(|two| two == b"\0\0");
+    let (definition, schema) = cut.map_or((bytes, &b"{}"[..]), |cut| (&bytes[..cut], &bytes[cut + 2..]));
+    let schema = String::from_utf8_lossy(schema).into_owned();
+    let result = Source::from_bytes(PathBuf::from("x.yaml"), definition.to_vec())
+        .map_err(|found| Diagnostics::new(vec![found]))
+        .and_then(|source| check(&[source], &|_| Ok(schema.clone())));
+    if let Err(found) = result {
+        debug_assert!(!found.is_empty() && !found.to_string().is_empty());
+    }
 }
 
 fn defaults_of(document: &Node) -> Option<&Entry> {
@@ -144,4 +182,13 @@ fn read_queue(
     }
     let is_map = matches!(document.value, Value::Map(_));
     is_map.then(|| draft.finish(document.at, file)).flatten()
+}
+
+/// One queue as far as it could be read, whatever else is wrong with it.
+#[cfg(test)]
+pub(super) fn read_alone(source: &Source) -> Option<QueueDefinition> {
+    let mut file = FileCheck::new(source, 0);
+    let mut schemas = Schemas::new(&|_| Err("no schemas here".to_owned()));
+    let (documents, _) = node::documents(&source.text, &mut node::ROOM.clone());
+    read_queue(documents.first()?, Draft::new(), &mut file, &mut schemas).map(|finished| finished.queue)
 }

@@ -21,6 +21,8 @@ pub(super) struct FileCheck<'a> {
     pub found: Vec<Diagnostic>,
     /// Mistakes beyond those that are kept.
     pub more: usize,
+    /// How many are kept.
+    pub most: usize,
     name: String,
     lines: Vec<&'a str>,
 }
@@ -33,6 +35,7 @@ impl<'a> FileCheck<'a> {
             index,
             found: Vec::new(),
             more: 0,
+            most: MOST_KEPT,
             name: source.path.display().to_string(),
             lines: text.split('\n').map(|line| line.trim_end_matches('\r')).collect(),
         }
@@ -40,7 +43,7 @@ impl<'a> FileCheck<'a> {
 
     /// Notes a mistake and, where one is known, its cure.
     pub fn report(&mut self, at: Place, message: &str, help: impl Into<Option<String>>) {
-        if self.found.len() == MOST_KEPT {
+        if self.is_full() {
             self.more += 1;
             return;
         }
@@ -50,6 +53,11 @@ impl<'a> FileCheck<'a> {
             _ => Diagnostic::at(&self.name, (at.line, at.column, at.width), line, message),
         };
         self.found.push(diagnostic.with_help(help.into()));
+    }
+
+    /// Mistakes are only counted from here on: no use in looking for their cure.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= self.most
     }
 
     /// How many mistakes were noted.
@@ -94,6 +102,8 @@ impl<'a> FileCheck<'a> {
                 }
             } else if let Some(message) = refuse(&entry.key) {
                 self.report(entry.key_at, &message, "remove it".to_owned());
+            } else if self.is_full() {
+                self.more += 1;
             } else {
                 let names = known.iter().map(|(name, _)| *name);
                 let help = match suggest::nearest(&entry.key, names.clone()) {

@@ -12,13 +12,14 @@ use sha2::{Digest, Sha256};
 use super::Definitions;
 use super::check::{Source, check_beside};
 use super::diagnostics::{Diagnostic, Diagnostics};
+use super::text::{self, Unread};
 use crate::units::format_bytes;
 
 /// Larger files are no definitions.
 const LARGEST_FILE: u64 = 10 << 20;
 
 /// All definition files of a directory together: they are in memory while they are checked.
-const LARGEST_DIRECTORY: u64 = 100 << 20;
+const LARGEST_DIRECTORY: u64 = 64 << 20;
 
 /// Why a directory yields no definitions.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +89,13 @@ fn read_all(dir: &Path, reader: &RefCell<Reader>) -> Result<Definitions, LoadErr
                 room = room.saturating_sub(u64::try_from(text.len()).unwrap_or(u64::MAX));
                 sources.push(Source { path, text });
             }
-            Err(cause) => {
-                let message = format!("cannot be read: {cause}");
-                unreadable.push(Diagnostic::of_file(&path.display().to_string(), message, None));
+            Err(unread) => {
+                let message = format!("cannot be read: {}", unread.cause);
+                unreadable.push(Diagnostic::of_file(&path.display().to_string(), message, Some(unread.help)));
             }
         }
     }
-    let read_schema = |path: &Path| reader.borrow_mut().read(path, LARGEST_FILE);
+    let read_schema = |path: &Path| reader.borrow_mut().read(path, LARGEST_FILE).map_err(|unread| unread.cause);
     check_beside(unreadable, &sources, &read_schema).map_err(LoadError::Invalid)
 }
 
@@ -119,22 +120,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, path: &Path, room: u64) -> Result<String, String> {
-        let read = read_file(path, room).and_then(|bytes| {
-            as_text(bytes).map_err(|(bytes, cause)| {
-                // Two files that are no text for the same reason are two all the same.
-                self.note(path, &Ok(&bytes));
-                cause
-            })
-        });
-        if let Ok(text) = &read {
-            self.note(path, &Ok(text.as_bytes()));
-        } else if let Err(cause) = &read
-            && !self.hashes.contains_key(path)
-        {
-            self.note(path, &Err(cause.clone()));
-        }
-        read
+    fn read(&mut self, path: &Path, room: u64) -> Result<String, Unread> {
+        let bytes = read_file(path, room).inspect_err(|unread| self.note(path, &Err(unread.cause.clone())))?;
+        // Noted before they are text: two files that are none for the same reason are two all the same.
+        self.note(path, &Ok(&bytes));
+        text::read(bytes)
     }
 
     fn note(&mut self, path: &Path, held: &Result<&[u8], String>) {
@@ -161,44 +151,29 @@ impl Reader {
     }
 }
 
-fn read_file(path: &Path, room: u64) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path, room: u64) -> Result<Vec<u8>, Unread> {
+    let no = |cause: String, help: &str| Unread { cause, help: help.to_owned() };
     // Asked before it is opened: opening a pipe would wait for somebody to write to it.
-    let about = fs::metadata(path).map_err(|cause| cause.to_string())?;
+    let about = fs::metadata(path).map_err(|cause| no(cause.to_string(), "see to its permissions and its disk"))?;
     if !about.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err(no("it is not a file".to_owned(), "definitions are plain files; rename or move it"));
     }
     if about.len() > LARGEST_FILE {
-        return Err(format!("it is larger than {}", format_bytes(LARGEST_FILE)));
+        return Err(no(format!("it is larger than {}", format_bytes(LARGEST_FILE)), "make it several files"));
     }
     if about.len() > room {
-        return Err(format!(
-            "the definitions of one directory are at most {} together",
-            format_bytes(LARGEST_DIRECTORY)
-        ));
+        let message =
+            format!("the definitions of one directory are at most {} together", format_bytes(LARGEST_DIRECTORY));
+        return Err(no(message, "move what is no definition elsewhere"));
     }
     // It may grow meanwhile.
     let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(|cause| cause.to_string())?;
-    file.take(LARGEST_FILE.min(room) + 1).read_to_end(&mut bytes).map_err(|cause| cause.to_string())?;
+    let file = fs::File::open(path).map_err(|cause| no(cause.to_string(), "see to its permissions and its disk"))?;
+    file.take(LARGEST_FILE.min(room) + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|cause| no(cause.to_string(), "see to its permissions and its disk"))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LARGEST_FILE.min(room) {
-        return Err("it grows while it is read".to_owned());
+        return Err(no("it grows while it is read".to_owned(), "write it elsewhere, then move it here"));
     }
     Ok(bytes)
-}
-
-/// The text of a file, or its bytes and why they are none.
-fn as_text(bytes: Vec<u8>) -> Result<String, (Vec<u8>, String)> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err((bytes, "it is UTF-16 text: save it as UTF-8".to_owned()));
-    }
-    String::from_utf8(bytes).map_err(|cause| {
-        let before = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let column = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let column = String::from_utf8_lossy(column).chars().count() + 1;
-        let message = format!(
-            "it is not UTF-8 text: line {line}, column {column} has bytes that are no characters; save it as UTF-8"
-        );
-        (cause.into_bytes(), message)
-    })
 }

@@ -16,6 +16,7 @@ pub mod diagnostics;
 mod draft;
 mod field;
 mod load;
+mod measure;
 mod node;
 pub mod payload;
 mod read;
@@ -24,13 +25,14 @@ mod schemas;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use calendar::Calendar;
-pub use check::{Source, check};
+pub use check::{Source, check, exercise};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use load::{Fingerprint, LoadError, Loaded, load, read_dir};
 pub use payload::PayloadSchema;

@@ -18,6 +18,15 @@ const MAX_DEPTH: usize = 48;
 /// Nodes of one file, aliases counted as often as they are used: thousands of queues, and no room for a YAML bomb.
 const MAX_NODES: usize = 50_000;
 
+/// Bytes of one text.
+const MAX_TEXT: usize = 64 << 10;
+
+/// Aliases of one document. Each is a copy of what it names.
+const MAX_ALIASES: usize = 1_000;
+
+/// Room for all files of a directory: keys and values, and long texts as several.
+pub(super) const ROOM: usize = 2_000_000;
+
 /// Documents of one file that cannot be read before the rest of it is left.
 const MAX_BAD_DOCUMENTS: usize = 20;
 
@@ -72,14 +81,15 @@ pub(super) struct SyntaxError {
 }
 
 /// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide the others: where
-/// the parser lost its way, it begins anew at the next `---`.
-pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
+/// the parser lost its way, it begins anew at the next `---`. Takes what it reads out of the `room`.
+pub(super) fn documents(text: &str, room: &mut usize) -> (Vec<Node>, Vec<SyntaxError>) {
     let (mut read, mut errors) = (Vec::new(), Vec::new());
-    let mut room = MAX_NODES;
+    let all = *room;
+    let mut in_file = all.min(MAX_NODES);
     let (mut rest, mut lines_before) = (text, 0);
     loop {
         let known = errors.len();
-        let lost = read_stream(rest, lines_before, &mut room, &mut read, &mut errors);
+        let lost = read_stream(rest, lines_before, &mut in_file, &mut read, &mut errors);
         let Some(error_at) = lost.then(|| errors.last()).flatten().map(|error| error.at.line) else { break };
         if errors.len() == known || errors.len() >= MAX_BAD_DOCUMENTS {
             break;
@@ -88,6 +98,7 @@ pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
         lines_before += skipped;
         rest = behind;
     }
+    *room = all - (all.min(MAX_NODES) - in_file);
     if errors.len() >= MAX_BAD_DOCUMENTS
         && let Some(last) = errors.last_mut()
     {
@@ -152,11 +163,14 @@ fn behind_next_marker(text: &str, line: u64) -> Option<(u64, &str)> {
     None
 }
 
-const TOO_LARGE: &str = "too large: a file holds at most 50000 keys and values, those of aliases counted at each use";
+const TOO_LARGE: &str = "too large: a file holds at most 50000 keys and values, those of aliases counted at each use, and a directory at most \
+     2000000";
+
+const TOO_LONG: &str = "a text has at most 64KiB";
 
 fn options() -> Options {
     serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_nodes: MAX_NODES },
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_nodes: MAX_NODES, max_aliases: MAX_ALIASES },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
         // Reported by the walk over the tree, with all other mistakes.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
@@ -201,12 +215,16 @@ impl Node {
         }
     }
 
-    /// This node and all below it.
+    /// This node and all below it; long texts count as several.
     fn count(&self) -> usize {
+        let long = |text: &str| text.len() / 100;
         1 + match &self.value {
             Value::List(items) => items.iter().map(Self::count).sum(),
-            Value::Map(entries) => entries.iter().map(|entry| 1 + entry.value.count()).sum::<usize>(),
-            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => 0,
+            Value::Map(entries) => {
+                entries.iter().map(|entry| 1 + long(&entry.key) + entry.value.count()).sum::<usize>()
+            }
+            Value::Text(text) => long(text),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
         }
     }
 }
@@ -252,11 +270,17 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(Value::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        if value.len() > MAX_TEXT {
+            return Err(E::custom(TOO_LONG));
+        }
         Ok(Value::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        if value.len() > MAX_TEXT {
+            return Err(E::custom(TOO_LONG));
+        }
         Ok(Value::Text(value))
     }
 

@@ -10,25 +10,14 @@ use jsonschema::{PatternOptions, ValidationError, draft202012};
 use serde_json::Value;
 
 use super::diagnostics::shorten;
+use super::measure::{MAX_COMPILED, measure};
 use super::suggest;
 
 /// The only dialect that is known.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Nested maps and lists.
-const MAX_DEPTH: usize = 64;
-
-/// Values of one schema.
-const MAX_VALUES: usize = 20_000;
-
-/// References of one schema.
-const MAX_REFERENCES: usize = 1_000;
-
-/// Bytes of all regular expressions of one schema together.
-const MAX_PATTERNS: usize = 64 << 10;
-
-/// Bytes that one compiled regular expression may take.
-const MAX_COMPILED: usize = 256 << 10;
+/// Bytes that the compiled regular expressions of all schemas of a directory may take, as far as it can be told before.
+pub(super) const PATTERN_ROOM: usize = 256 << 20;
 
 /// Mistakes of one schema that are told.
 const MAX_MISTAKES: usize = 20;
@@ -55,7 +44,7 @@ fn at(pointer: &str) -> String {
 }
 
 impl SchemaMistake {
-    fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), message: message.into() }
     }
 
@@ -84,7 +73,17 @@ impl PayloadSchema {
     /// # Errors
     /// What makes the document no valid JSON Schema 2020-12, and where in it; at least one mistake, at most twenty.
     pub fn compile(source: Value) -> Result<Self, Vec<SchemaMistake>> {
-        measure(&source).map_err(|mistake| vec![mistake])?;
+        Self::compile_in(source, &mut PATTERN_ROOM.clone())
+    }
+
+    /// As [`Self::compile`], with what room other schemas left for regular expressions.
+    pub(super) fn compile_in(source: Value, room: &mut usize) -> Result<Self, Vec<SchemaMistake>> {
+        let weight = measure(&source).map_err(|mistake| vec![mistake])?;
+        *room = room.checked_sub(weight).ok_or_else(|| {
+            let message =
+                "the regular expressions of this directory's schemas are too large together: count less in them";
+            vec![SchemaMistake::new("", message)]
+        })?;
         if let Some(dialect) = source.get("$schema").filter(|dialect| *dialect != DIALECT) {
             // A trailing `#` means the same.
             if dialect.as_str().map(|dialect| dialect.trim_end_matches('#')) != Some(DIALECT) {
@@ -164,48 +163,6 @@ fn names(cause: &str, reference: &str) -> bool {
     let (whole, fragment) = reference.split_once('#').unwrap_or((reference, ""));
     let part = if whole.is_empty() { fragment } else { whole };
     !part.is_empty() && cause.contains(&format!("'{part}'"))
-}
-
-/// Refuses what would take long to compile.
-fn measure(source: &Value) -> Result<(), SchemaMistake> {
-    let (mut values, mut references, mut patterns) = (0, 0, 0);
-    let mut left = vec![(source, 0)];
-    while let Some((value, depth)) = left.pop() {
-        values += 1;
-        if depth > MAX_DEPTH {
-            return Err(SchemaMistake::new("", format!("the schema is nested deeper than {MAX_DEPTH} levels")));
-        }
-        match value {
-            Value::Array(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
-            Value::Object(entries) => {
-                for (key, value) in entries {
-                    references += usize::from(matches!(key.as_str(), "$ref" | "$dynamicRef"));
-                    match (key.as_str(), value) {
-                        ("pattern", Value::String(pattern)) => patterns += pattern.len(),
-                        ("patternProperties", Value::Object(named)) => {
-                            patterns += named.keys().map(String::len).sum::<usize>();
-                        }
-                        _ => {}
-                    }
-                    left.push((value, depth + 1));
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-    }
-    for (found, most, what) in [
-        (values, MAX_VALUES, "values"),
-        (references, MAX_REFERENCES, "references"),
-        (patterns, MAX_PATTERNS, "characters of regular expressions"),
-    ] {
-        if found > most {
-            return Err(SchemaMistake::new(
-                "",
-                format!("the schema is too large: it has {found} {what}, at most {most} are read"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl fmt::Debug for PayloadSchema {

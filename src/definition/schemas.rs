@@ -9,7 +9,7 @@ use super::Source;
 use super::diagnostics::{Diagnostic, shorten};
 use super::field::FileCheck;
 use super::node::{self, Node, Place, Value};
-use super::payload::{PayloadSchema, SchemaMistake};
+use super::payload::{PATTERN_ROOM, PayloadSchema, SchemaMistake};
 
 /// Reads a file that a definition names.
 pub(super) type ReadSchema<'a> = &'a dyn Fn(&Path) -> Result<String, String>;
@@ -21,6 +21,8 @@ const START: Place = Place { line: 1, column: 1, width: 1 };
 pub(super) struct Schemas<'a> {
     read: ReadSchema<'a>,
     files: HashMap<PathBuf, Outcome>,
+    /// Left for the regular expressions of all of them.
+    patterns: usize,
     /// What is wrong inside of schema files.
     pub found: Vec<Diagnostic>,
 }
@@ -36,7 +38,7 @@ enum Outcome {
 
 impl<'a> Schemas<'a> {
     pub fn new(read: ReadSchema<'a>) -> Self {
-        Self { read, files: HashMap::new(), found: Vec::new() }
+        Self { read, files: HashMap::new(), patterns: PATTERN_ROOM, found: Vec::new() }
     }
 
     /// `none`, the name of a JSON file beside the definition, or the schema itself.
@@ -44,7 +46,7 @@ impl<'a> Schemas<'a> {
         match &node.value {
             Value::Text(name) if name == "none" => Some(None),
             Value::Text(name) => self.named(file, node, name).map(Some),
-            Value::Map(_) => inline(file, node).map(Some),
+            Value::Map(_) => inline(file, node, &mut self.patterns).map(Some),
             _ => {
                 let help = "write 'none', the name of a JSON file beside this one, or the schema itself as a map";
                 file.expected(node, "a JSON Schema", help.to_owned());
@@ -93,7 +95,7 @@ impl<'a> Schemas<'a> {
                 if let Some(tree) = &tree {
                     report_duplicates(tree, &mut file);
                 }
-                match PayloadSchema::compile(document) {
+                match PayloadSchema::compile_in(document, &mut self.patterns) {
                     Ok(schema) => Outcome::Good(Arc::new(schema)),
                     Err(mistakes) => {
                         for mistake in mistakes {
@@ -121,7 +123,7 @@ impl<'a> Schemas<'a> {
 /// JSON as a tree with places; `None` where it is not read as YAML.
 fn tree(text: &str) -> Option<Node> {
     // A tab between tokens is JSON, and no YAML; it counts as one character either way.
-    let (mut documents, errors) = node::documents(&text.replace('\t', " "));
+    let (mut documents, errors) = node::documents(&text.replace('\t', " "), &mut node::ROOM.clone());
     if errors.is_empty() && documents.len() == 1 { documents.pop() } else { None }
 }
 
@@ -136,13 +138,13 @@ fn report_duplicates(node: &Node, file: &mut FileCheck<'_>) {
     }
 }
 
-fn inline(file: &mut FileCheck<'_>, node: &Node) -> Option<Arc<PayloadSchema>> {
+fn inline(file: &mut FileCheck<'_>, node: &Node, patterns: &mut usize) -> Option<Arc<PayloadSchema>> {
     let before = file.mistakes();
     report_duplicates(node, file);
     if file.mistakes() > before {
         return None;
     }
-    match PayloadSchema::compile(json(node)) {
+    match PayloadSchema::compile_in(json(node), patterns) {
         Ok(schema) => Some(Arc::new(schema)),
         Err(mistakes) => {
             for mistake in mistakes {

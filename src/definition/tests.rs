@@ -264,7 +264,7 @@ fn a_schema_that_is_none_is_refused_where_it_is_named() {
             "queue: x\nschema: {$schema: 'http://json-schema.org/draft-07/schema'}",
             "2:19 this is no JSON Schema: schemas are read as JSON Schema 2020-12",
         ),
-        ("queue: x\nschema: remote.json", "1:1 this is no JSON Schema: "),
+        ("queue: x\nschema: remote.json", "1:10 this is no JSON Schema: 'file:///etc/passwd' is not in this schema"),
     ] {
         let found = mistakes(text);
         assert!(found.len() == 1 && found[0].starts_with(start), "{text}: {found:?}");
@@ -404,6 +404,35 @@ fn a_directory_is_read_as_a_whole() {
     let keys: Vec<String> = load(dir.path()).expect("good files").queues.into_keys().collect();
     assert_eq!(keys, ["a", "b"]);
 
+    let before = read_dir(dir.path()).fingerprint;
+    assert_eq!(read_dir(dir.path()).fingerprint, before, "nothing changed");
+    let mut seen = vec![before];
+    for (name, text) in [
+        ("a.yaml", "queue: a\nschema: s.json\n"),
+        ("s.json", "{\"type\": \"object\"}"),
+        ("s.json", "{"),
+        ("b.yml", "queue: c"),
+        ("b.yml", "queue: ["),
+        ("more.yaml", ""),
+    ] {
+        write(name, text.as_bytes());
+        let now = read_dir(dir.path()).fingerprint;
+        assert!(!seen.contains(&now), "{name} changed");
+        seen.push(now);
+    }
+    write("notes.txt", b"nobody reads this");
+    assert_eq!(seen.last(), Some(&read_dir(dir.path()).fingerprint));
+    fs::rename(dir.path().join("more.yaml"), dir.path().join("renamed.yaml")).expect("renamed");
+    assert!(!seen.contains(&read_dir(dir.path()).fingerprint), "another name is another set");
+    fs::remove_file(dir.path().join("s.json")).expect("removed");
+    assert!(!seen.contains(&read_dir(dir.path()).fingerprint), "a schema is gone");
+    assert_ne!(read_dir(&dir.path().join("none")).fingerprint, before);
+    write("a.yaml", b"queue: a\nschema: s.json");
+    write("s.json", b"{}");
+    write("b.yml", b"queue: b");
+    fs::remove_file(dir.path().join("renamed.yaml")).expect("removed");
+    assert_eq!(read_dir(dir.path()).fingerprint, before, "all is as it was");
+
     write("c.yaml", b"queue: c\n# caf\xe9\n");
     write("d.yaml", b"queue: a");
     fs::create_dir(dir.path().join("e.yaml")).expect("created");
@@ -413,7 +442,7 @@ fn a_directory_is_read_as_a_whole() {
     assert_eq!(
         found,
         [
-            "cannot be read: it is not UTF-8 text: line 2, column 6 has bytes that are no characters; save it as UTF-8",
+            "cannot be read: it is not UTF-8 text: line 2, column 6 has bytes that are no characters",
             "queue 'a' is defined twice",
             "cannot be read: it is not a file",
             "cannot be read: it is larger than 10MiB",

@@ -63,7 +63,7 @@ fn the_schema_for_editors_accepts_the_samples() {
         if path.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&path).expect("text");
             assert!(text.starts_with("# yaml-language-server: $schema=../../src/definition/definition.schema.json\n"));
-            for document in node::documents(&text).0 {
+            for document in node::documents(&text, &mut node::ROOM.clone()).0 {
                 assert_eq!(schema.violations(&plain(&document)), Vec::<String>::new(), "{}", path.display());
                 seen += 1;
             }
@@ -99,7 +99,7 @@ fn the_schema_for_editors_rejects_what_the_check_rejects() {
         "defaults: {}\nqueue: x",
     ] {
         assert!(!mistakes(text).is_empty(), "the check accepts {text}");
-        let document = &node::documents(text).0[0];
+        let document = &node::documents(text, &mut node::ROOM.clone()).0[0];
         assert!(!schema.violations(&plain(document)).is_empty(), "the schema accepts {text}");
     }
 }

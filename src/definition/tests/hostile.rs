@@ -16,11 +16,26 @@ fn bombs_and_depths_are_refused_at_once() {
     let nested = format!("schema: {}1{}", "{a: ".repeat(200), "}".repeat(200));
     let blocks: String = (0..200).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
     let many = "queue: x\n---\n".repeat(100_000);
+    let text = "x".repeat(1 << 20);
+    let long_texts = format!("a: &a '{text}'\nb: [{}]", "*a, ".repeat(40_000));
+    let many_texts = format!("a: &a '{}'\nb: [{}]", &text[..60_000], "*a, ".repeat(900));
+    let long_key = format!("{text}: 1\n? {text}\n: 2\n");
     let one_line = format!("{{{}}}", (0..20_000).map(|n| format!("k{n}: 1,{}", " ".repeat(400))).collect::<String>());
-    let bombs = format!("{bomb}---\n").repeat(1_000);
-    for text in
-        [bomb, nested, blocks, "[".repeat(100_000), "- ".repeat(100_000), many, bombs, "x".repeat(10 << 20), one_line]
-    {
+    let bombs = format!("{bomb}---\n").repeat(30);
+    for text in [
+        bomb,
+        nested,
+        blocks,
+        "[".repeat(100_000),
+        "- ".repeat(100_000),
+        many,
+        bombs,
+        "x".repeat(10 << 20),
+        one_line,
+        long_texts,
+        many_texts,
+        long_key,
+    ] {
         let start = Instant::now();
         assert!(!mistakes(&text).is_empty());
         assert!(start.elapsed() < Duration::from_secs(60), "{:.80} took {:?}", text, start.elapsed());
@@ -87,15 +102,15 @@ fn no_schema_holds_up_the_check_or_lets_it_out() {
             let start = Instant::now();
             let result = check(&sources(&[("q/x.yaml", &text)]), &|_| Ok(schema.clone()));
             let took = start.elapsed();
-            if std::env::var_os("SHOW").is_some() {
-                eprintln!(
-                    "{what}: {took:?} {}",
-                    result.as_ref().map_or_else(|e| format!("{:.300}", e.to_string()), |_| "taken".into())
-                );
-            }
             assert!(took < Duration::from_secs(20), "{what} took {took:?}");
             if let Err(found) = result {
                 assert!(found.to_string().len() < 20_000, "{what}");
+            } else if let Some(schema) = result.ok().and_then(|set| set.get("x").and_then(|queue| queue.schema.clone()))
+            {
+                let start = Instant::now();
+                let _ = schema.violations(&json!({"a": [1, "x"]}));
+                let took = start.elapsed();
+                assert!(took < Duration::from_secs(20), "{what}: a payload took {took:?}");
             }
         }
     }
@@ -160,10 +175,12 @@ fn almost_yaml() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_text_is_checked_or_refused(text in prop_oneof![".*", almost_yaml()]) {
-        if let Err(found) = check_one(&text) {
-            prop_assert!(!found.is_empty());
-            prop_assert!(!found.to_string().is_empty());
-        }
+        exercise(text.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_checked_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        exercise(&bytes);
     }
 
     #[test]
@@ -172,4 +189,73 @@ proptest! {
         fs::write(dir.path().join("x.yaml"), bytes).expect("written");
         let _ = load(dir.path()).map_err(|error| error.to_string());
     }
+
+    #[test]
+    fn good_definitions_with_a_slip_are_checked_or_refused(cut in 0_usize..900, slip in ".{0,3}") {
+        let good = include_str!("../../../tests/fixtures/definitions/good/every-key.yaml");
+        let cut = good.floor_char_boundary(cut);
+        let (before, behind) = good.split_at(cut);
+        exercise(format!("{before}{slip}{behind}").as_bytes());
+        exercise(format!("{before}{slip}{}", behind.chars().skip(1).collect::<String>()).as_bytes());
+    }
+}
+
+/// What the fuzz target has found and starts from; see fuzz/README.md.
+#[test]
+fn the_corpus_is_checked_or_refused() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/definitions");
+    let mut seen = 0;
+    for entry in fs::read_dir(corpus).expect("a corpus") {
+        let path = entry.expect("an entry").path();
+        let start = Instant::now();
+        exercise(&fs::read(&path).expect("bytes"));
+        assert!(start.elapsed() < Duration::from_secs(20), "{} takes too long", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 10, "only {seen} files");
+}
+
+#[test]
+fn what_is_no_utf_8_says_so() {
+    let read =
+        |bytes: &[u8]| Source::from_bytes(PathBuf::from("x.yaml"), bytes.to_vec()).err().map(|found| found.to_string());
+    let utf_16: Vec<u8> = "\u{feff}queue: x".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let silent: Vec<u8> = "queue: x".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for (bytes, part) in [
+        (&utf_16[..], "UTF-16"),
+        (&silent[..], "NUL"),
+        (b"queue: x\ntitle: caf\xe9", "line 2, column 11"),
+        (b"queue: x\ntitle: '\0'", "line 2, column 9"),
+        (b"\xff\xfe\x00", "UTF-16"),
+    ] {
+        let found = read(bytes).unwrap_or_default();
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    assert_eq!(read("\u{feff}queue: é".as_bytes()), None);
+}
+
+#[test]
+fn of_very_many_mistakes_the_first_thousand_are_told() {
+    let one = format!("queue: x\n{}", (0..10_000).map(|n| format!("k{n}: 1\n")).collect::<String>());
+    let found =
+        check(&sources(&[("q/1.yaml", &one), ("q/2.yaml", &one), ("q/3.yaml", &one)]), &schemas).expect_err("wrong");
+    assert_eq!(found.iter().count(), 1_000);
+    assert_eq!(found.len(), 3 * 10_000 + 2);
+    assert!(found.iter().all(|found| found.file == "q/1.yaml"));
+    assert!(found.to_string().ends_with("30002 mistakes in the definitions; 29002 of them are not shown"));
+}
+
+#[test]
+fn thousands_of_files_with_a_mistake_each_are_all_read() {
+    let start = Instant::now();
+    let files: Vec<Source> = (0..3_000)
+        .map(|n| Source {
+            path: PathBuf::from(format!("q/{n:05}.yaml")),
+            text: format!("queue: q{n}\nwindov: {n}\non_processed: q{}\n", n + 1),
+        })
+        .collect();
+    let found = check(&files, &schemas).expect_err("all wrong");
+    // Each its typing mistake and its chaining, and the last one leads nowhere.
+    assert_eq!((found.iter().count(), found.len()), (1_000, 6_001));
+    assert!(start.elapsed() < Duration::from_secs(60), "it took {:?}", start.elapsed());
 }
