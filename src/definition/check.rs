@@ -31,12 +31,13 @@ impl Source {
     ///
     /// # Errors
     /// What makes them none, and where.
-    pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Diagnostic> {
+    pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Diagnostics> {
         match text::read(bytes) {
             Ok(text) => Ok(Self { path, text }),
             Err(unread) => {
                 let message = format!("cannot be read: {}", unread.cause);
-                Err(Diagnostic::of_file(&path.display().to_string(), message, Some(unread.help)))
+                let found = Diagnostic::of_file(&path.display().to_string(), message, Some(unread.help));
+                Err(Diagnostics::new(vec![found]))
             }
         }
     }
@@ -120,7 +121,6 @@ pub fn exercise(bytes: &[u8]) {
     let (definition, schema) = cut.map_or((bytes, &b"{}"[..]), |cut| (&bytes[..cut], &bytes[cut + 2..]));
     let schema = String::from_utf8_lossy(schema).into_owned();
     let result = Source::from_bytes(PathBuf::from("x.yaml"), definition.to_vec())
-        .map_err(|found| Diagnostics::new(vec![found]))
         .and_then(|source| check(&[source], &|_| Ok(schema.clone())));
     if let Err(found) = result {
         debug_assert!(!found.is_empty() && !found.to_string().is_empty());

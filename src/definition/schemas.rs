@@ -132,7 +132,9 @@ fn report_duplicates(node: &Node, file: &mut FileCheck<'_>) {
         Value::List(items) => items.iter().for_each(|item| report_duplicates(item, file)),
         Value::Map(entries) => {
             file.report_duplicates(entries);
-            entries.iter().for_each(|entry| report_duplicates(&entry.value, file));
+            for entry in entries {
+                report_duplicates(&entry.value, file);
+            }
         }
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
     }
