@@ -1,4 +1,7 @@
 //! `warrend check`: are the definitions right?
+//!
+//! Exit codes: 0 nothing is wrong, 65 something is or the directory cannot be read, 64 the command was not understood, 78 the
+//! settings that name the directory are wrong.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +11,7 @@ use serde_json::json;
 use super::exit::{Exit, Failed};
 use super::output::{self, print};
 use super::settings;
-use crate::definition::{LoadError, load};
+use crate::definition::{Diagnostic, Diagnostics, LoadError, load};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -23,7 +26,7 @@ pub(super) struct CheckArgs {
 enum Form {
     /// For reading
     Table,
-    /// `{ok, queues, diagnostics}`
+    /// An array of mistakes, each `{file, line, column, length, message, help, source}`
     Json,
 }
 
@@ -32,29 +35,38 @@ pub(super) fn run(args: &CheckArgs, config: Option<PathBuf>) -> Result<(), Faile
         Some(dir) => dir.clone(),
         None => settings(config)?.definitions.dir,
     };
-    match (load(&dir), args.output) {
-        (Ok(definitions), Form::Table) => {
-            let count = definitions.queues.len();
-            print(&format!(
-                "{}: {count} {}, nothing wrong\n",
-                dir.display(),
-                if count == 1 { "queue" } else { "queues" }
-            ))
+    let (found, error) = match load(&dir) {
+        Ok(definitions) => {
+            let (count, dir) = (definitions.queues.len(), dir.display());
+            return print(&match args.output {
+                Form::Table => {
+                    format!("{dir}: {count} {}, nothing wrong\n", if count == 1 { "queue" } else { "queues" })
+                }
+                Form::Json => "[]\n".to_owned(),
+            });
         }
-        (Ok(definitions), Form::Json) => {
-            let queues: Vec<&String> = definitions.queues.keys().collect();
-            print(&output::json(&json!({"ok": true, "queues": queues, "diagnostics": []})))
+        Err(LoadError::Invalid(found)) => {
+            let error = format!("the definitions in {} are wrong", dir.display());
+            (found, error)
         }
-        (Err(LoadError::Invalid(diagnostics)), Form::Table) => {
-            print(&format!("{diagnostics}\n"))?;
-            Err(Failed::new(Exit::Data, format!("the definitions in {} are wrong", dir.display())))
+        Err(LoadError::Read { path, source }) => {
+            let error = format!("cannot read the definitions in {}: {source}", path.display());
+            if args.output == Form::Table {
+                return Err(Failed::new(Exit::Data, error));
+            }
+            let whole = Diagnostic::of_file(&path.display().to_string(), format!("cannot be read: {source}"), None);
+            (Diagnostics::new(vec![whole]), error)
         }
-        (Err(LoadError::Invalid(diagnostics)), Form::Json) => {
-            print(&output::json(&json!({"ok": false, "queues": [], "diagnostics": diagnostics})))?;
-            Err(Failed::new(Exit::Data, ""))
-        }
-        (Err(error), _) => Err(wrong(&dir, error)),
-    }
+    };
+    print(&match args.output {
+        Form::Table => format!("{found}\n"),
+        Form::Json => output::json(&json!(found.iter().collect::<Vec<_>>())),
+    })?;
+    let error = match (args.output, found.more()) {
+        (Form::Json, more) if more > 0 => format!("{error}; {more} mistakes more are not listed"),
+        _ => error,
+    };
+    Err(Failed::new(Exit::Data, error))
 }
 
 /// Why there are no definitions, for a command whose result is something else.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::watch;
 use crate::definition::change::{Change, What, changes};
-use crate::definition::{Definitions, LoadError, Loaded, QueueDefinition, from_kept_files, load_set};
+use crate::definition::{Definitions, Fingerprint, LoadError, Loaded, QueueDefinition, from_kept_files, read_dir};
 use crate::failpoint;
 use crate::lanes::live::{InForce, Live};
 use crate::lanes::{Wakes, now};
@@ -44,7 +44,7 @@ pub struct Keeper {
     wakes: Arc<Wakes>,
     status: Arc<Status>,
     /// What was looked at last, good or bad: one change at a time.
-    seen: Arc<Mutex<String>>,
+    seen: Arc<Mutex<Option<Fingerprint>>>,
 }
 
 /// Why there is nothing to work with, or why a change was not taken.
@@ -96,8 +96,8 @@ impl Keeper {
         in_force.definitions = Arc::new(definitions);
         keeper.live = Live::new(in_force);
         match (&loaded.definitions, latest) {
-            (Ok(_), Some(latest)) if latest.fingerprint == loaded.fingerprint => {
-                *keeper.seen.lock().await = loaded.fingerprint;
+            (Ok(_), Some(latest)) if latest.fingerprint == loaded.fingerprint.to_string() => {
+                *keeper.seen.lock().await = Some(loaded.fingerprint);
             }
             (Ok(_), _) | (Err(_), Some(_)) => drop(keeper.take(loaded, "start").await?),
             (Err(_), None) => {
@@ -142,21 +142,21 @@ impl Keeper {
 
     async fn take(&self, loaded: Loaded, who: &str) -> Result<Vec<Change>, KeeperError> {
         let mut seen = self.seen.lock().await;
-        let news = *seen != loaded.fingerprint;
+        let news = *seen != Some(loaded.fingerprint);
         match loaded.definitions {
             Ok(definitions) => {
                 let changes = match news {
-                    true => self.put_in_force(definitions, loaded.files, &loaded.fingerprint, who).await?,
+                    true => self.put_in_force(definitions, loaded.files, &loaded.fingerprint.to_string(), who).await?,
                     false => Vec::new(),
                 };
-                *seen = loaded.fingerprint;
+                *seen = Some(loaded.fingerprint);
                 self.status.update(|status| status.definitions_problem = None);
                 Ok(changes)
             }
             Err(error) => {
                 if news {
                     tracing::error!("the definitions are wrong, the last good set stays in force:\n{error}");
-                    *seen = loaded.fingerprint;
+                    *seen = Some(loaded.fingerprint);
                 }
                 self.status.update(|status| status.definitions_problem = Some(error.to_string()));
                 if who == "start" { Ok(Vec::new()) } else { Err(error.into()) }
@@ -239,10 +239,10 @@ impl Keeper {
 async fn load(dir: &Path) -> Loaded {
     let dir = dir.to_owned();
     let at = dir.clone();
-    tokio::task::spawn_blocking(move || load_set(&dir)).await.unwrap_or_else(|error| Loaded {
-        definitions: Err(LoadError::Read { path: at, source: std::io::Error::other(error) }),
-        files: BTreeMap::new(),
-        fingerprint: String::new(),
+    tokio::task::spawn_blocking(move || read_dir(&dir)).await.unwrap_or_else(|error| {
+        // It does not panic, and nobody aborts it.
+        tracing::error!(%error, "reading the definitions ended badly");
+        read_dir(&at)
     })
 }
 

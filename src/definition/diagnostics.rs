@@ -3,6 +3,16 @@
 use std::fmt;
 
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Mistakes that are kept and shown; of the rest only their number.
+pub const MOST_KEPT: usize = 1_000;
+
+/// Longest value that a message repeats, in characters.
+pub(super) const QUOTED: usize = 60;
+
+/// Longest message and cure, in characters.
+const LONGEST_MESSAGE: usize = 1_000;
 
 /// Characters of a source line that are shown; of longer ones the part around the mistake.
 const SHOWN: usize = 120;
@@ -16,36 +26,34 @@ pub struct Diagnostic {
     pub line: u64,
     /// From 1, in characters; 0 where the whole file is meant.
     pub column: u64,
+    /// Characters meant, from the column on; 0 where the whole file is meant.
+    pub length: u64,
     /// The cause, one line.
     pub message: String,
-    /// The source line, cut to the part around the mistake where it is very long; may be empty.
-    pub snippet: String,
-    /// The cure, where one is known.
+    /// The cure, where one is known; one line.
     pub help: Option<String>,
+    /// The source line, cut to the part around the mistake where it is very long; may be empty.
+    pub source: String,
+    /// Characters of `source` before what is meant.
     #[serde(skip)]
-    underline: Underline,
-}
-
-/// Which characters of the snippet are meant.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Underline {
     before: usize,
-    width: usize,
 }
 
 impl Diagnostic {
     /// A mistake of a file as a whole: it cannot be read, say.
     #[must_use]
     pub fn of_file(file: &str, message: impl Into<String>, help: Option<String>) -> Self {
-        Self {
+        let place = Self {
             file: file.to_owned(),
             line: 0,
             column: 0,
+            length: 0,
             message: one_line(&message.into()),
-            snippet: String::new(),
-            help,
-            underline: Underline::default(),
-        }
+            help: None,
+            source: String::new(),
+            before: 0,
+        };
+        place.with_help(help)
     }
 
     /// Points at `width` characters of `source_line`, from `column` on; underlines at least one.
@@ -53,18 +61,18 @@ impl Diagnostic {
     pub fn at(file: &str, (line, column, width): (u64, u64, u64), source_line: &str, message: &str) -> Self {
         let before = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
         let skipped = if before < SHOWN { 0 } else { before - SHOWN / 2 };
-        let snippet: String = source_line.chars().skip(skipped).take(SHOWN).map(printable).collect();
+        let source: String = source_line.chars().skip(skipped).take(SHOWN).map(printable).collect();
         let before = before - skipped;
-        let width = usize::try_from(width).unwrap_or(usize::MAX);
-        let rest = snippet.trim_end().chars().count().saturating_sub(before);
+        let rest = source.trim_end().chars().count().saturating_sub(before);
         Self {
             file: file.to_owned(),
             line,
             column,
+            length: width.min(u64::try_from(rest).unwrap_or(u64::MAX)).max(1),
             message: one_line(message),
-            snippet,
             help: None,
-            underline: Underline { before, width: width.min(rest).max(1) },
+            source,
+            before,
         }
     }
 
@@ -81,22 +89,35 @@ fn printable(c: char) -> char {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c == '\n' { ' ' } else { printable(c) }).collect()
+    let mut line: String =
+        text.chars().take(LONGEST_MESSAGE).map(|c| if c == '\n' { ' ' } else { printable(c) }).collect();
+    if text.chars().nth(LONGEST_MESSAGE).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// The beginning of a text that a message repeats.
+pub(super) fn shorten(text: &str) -> String {
+    let mut short: String = text.chars().take(QUOTED).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            0 => write!(f, "{}: {}", self.file, self.message)?,
-            line => write!(f, "{}:{line}:{}: {}", self.file, self.column, self.message)?,
+            0 => write!(f, "{}: {}", one_line(&self.file), self.message)?,
+            line => write!(f, "{}:{line}:{}: {}", one_line(&self.file), self.column, self.message)?,
         }
-        if !self.snippet.trim().is_empty() {
-            // Tabs stay tabs, so that the carets stand below what they mean.
-            let blank = self.snippet.chars().map(|c| if c == '\t' { c } else { ' ' });
-            let indent: String = blank.chain(std::iter::repeat(' ')).take(self.underline.before).collect();
+        if !self.source.trim().is_empty() {
             let number = self.line.to_string();
-            write!(f, "\n {number} | {}", self.snippet.trim_end())?;
-            write!(f, "\n {:1$} | {indent}{2}", "", number.len(), "^".repeat(self.underline.width))?;
+            let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+            let meant: String = self.source.chars().skip(self.before).take(length).collect();
+            write!(f, "\n {number} | {}", self.source.trim_end())?;
+            write!(f, "\n {:1$} | {2}{3}", "", number.len(), self.blank(), "^".repeat(meant.width().max(1)))?;
         }
         match &self.help {
             Some(help) => write!(f, "\nhelp: {help}"),
@@ -105,32 +126,66 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Every mistake of a set of definitions, sorted by file, line and column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Diagnostics(Vec<Diagnostic>);
+impl Diagnostic {
+    /// As wide as what stands before the mistake. Tabs stay tabs, so that the carets stand below what they mean.
+    fn blank(&self) -> String {
+        let mut blank = String::new();
+        let mut chars = self.source.chars();
+        for _ in 0..self.before {
+            match chars.next() {
+                Some('\t') => blank.push('\t'),
+                Some(c) => blank.extend(std::iter::repeat_n(' ', c.width().unwrap_or(1))),
+                None => blank.push(' '),
+            }
+        }
+        blank
+    }
+}
+
+/// Every mistake of a set of definitions, sorted by file, line and column; the first [`MOST_KEPT`] in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostics {
+    kept: Vec<Diagnostic>,
+    more: usize,
+}
 
 impl Diagnostics {
     /// Sorts the mistakes.
     #[must_use]
-    pub fn new(mut found: Vec<Diagnostic>) -> Self {
+    pub fn new(found: Vec<Diagnostic>) -> Self {
+        Self::beside(found, 0)
+    }
+
+    /// Sorts the mistakes; beside them `more` are only counted.
+    #[must_use]
+    pub(super) fn beside(mut found: Vec<Diagnostic>, more: usize) -> Self {
         found.sort();
         found.dedup();
-        Self(found)
+        let more = more + found.len().saturating_sub(MOST_KEPT);
+        found.truncate(MOST_KEPT);
+        Self { kept: found, more }
     }
 
+    /// Those that are kept.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.0.iter()
+        self.kept.iter()
     }
 
+    /// All of them, also those that are not kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.kept.len() + self.more
+    }
+
+    /// Mistakes that are not kept.
+    #[must_use]
+    pub fn more(&self) -> usize {
+        self.more
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.kept.is_empty()
     }
 }
 
@@ -145,12 +200,13 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for diagnostic in &self.0 {
+        for diagnostic in &self.kept {
             write!(f, "{diagnostic}\n\n")?;
         }
-        match self.0.len() {
-            1 => write!(f, "1 mistake in the definitions"),
-            count => write!(f, "{count} mistakes in the definitions"),
+        match (self.len(), self.more) {
+            (1, _) => write!(f, "1 mistake in the definitions"),
+            (count, 0) => write!(f, "{count} mistakes in the definitions"),
+            (count, more) => write!(f, "{count} mistakes in the definitions; {more} of them are not shown"),
         }
     }
 }
@@ -178,7 +234,22 @@ mod tests {
         let shown = diagnostic.to_string();
         assert!(shown.len() < 600, "{shown}");
         assert!(!shown.contains('\u{1b}'));
-        assert!(diagnostic.snippet.chars().nth(diagnostic.underline.before) == Some('X'));
+        assert!(diagnostic.source.chars().nth(diagnostic.before) == Some('X'));
+    }
+
+    #[test]
+    fn carets_stand_below_wide_characters() {
+        let shown = Diagnostic::at("x.yaml", (1, 9, 2), "title: '請求書'", "cause").to_string();
+        assert!(shown.ends_with(" 1 | title: '請求書'\n   |         ^^^^"), "{shown}");
+    }
+
+    #[test]
+    fn of_too_many_mistakes_the_first_are_shown_and_the_rest_is_counted() {
+        let one = |line| Diagnostic::at("x.yaml", (line, 1, 1), "abc", "cause");
+        let found = Diagnostics::beside((1..=1_200).rev().map(one).collect(), 30);
+        assert_eq!((found.iter().count(), found.len(), found.more()), (MOST_KEPT, 1_230, 230));
+        assert_eq!(found.iter().next().map(|first| first.line), Some(1));
+        assert!(found.to_string().ends_with("1230 mistakes in the definitions; 230 of them are not shown"));
     }
 
     #[test]

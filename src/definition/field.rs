@@ -2,20 +2,13 @@
 //! reported why.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use super::Source;
-use super::diagnostics::Diagnostic;
+use super::diagnostics::{Diagnostic, MOST_KEPT, QUOTED, shorten};
 use super::node::{Entry, Node, Place, Value};
 use super::suggest;
 use crate::units::{LONGEST, format_bytes, parse_bytes, parse_duration, parse_percent};
-
-/// Reads a file that a definition names.
-pub(super) type ReadSchema<'a> = &'a dyn Fn(&Path) -> Result<String, String>;
-
-/// Longest value that a message repeats, in characters.
-const QUOTED: usize = 60;
 
 /// Bytes of the longest line that is shown.
 const LONGEST_LINE: usize = 10_000;
@@ -23,19 +16,26 @@ const LONGEST_LINE: usize = 10_000;
 /// One file under check: its text and what was found wrong with it.
 pub(super) struct FileCheck<'a> {
     pub source: &'a Source,
-    pub read_schema: ReadSchema<'a>,
+    /// Which of the files this is.
+    pub index: usize,
     pub found: Vec<Diagnostic>,
+    /// Mistakes beyond those that are kept.
+    pub more: usize,
+    /// How many are kept.
+    pub most: usize,
     name: String,
     lines: Vec<&'a str>,
 }
 
 impl<'a> FileCheck<'a> {
-    pub fn new(source: &'a Source, read_schema: ReadSchema<'a>) -> Self {
+    pub fn new(source: &'a Source, index: usize) -> Self {
         let text = source.text.trim_start_matches('\u{feff}');
         Self {
             source,
-            read_schema,
+            index,
             found: Vec::new(),
+            more: 0,
+            most: MOST_KEPT,
             name: source.path.display().to_string(),
             lines: text.split('\n').map(|line| line.trim_end_matches('\r')).collect(),
         }
@@ -43,12 +43,42 @@ impl<'a> FileCheck<'a> {
 
     /// Notes a mistake and, where one is known, its cure.
     pub fn report(&mut self, at: Place, message: &str, help: impl Into<Option<String>>) {
+        if self.is_full() {
+            self.more += 1;
+            return;
+        }
         let line = self.line(at.line);
         let diagnostic = match at.line {
             0 => Diagnostic::of_file(&self.name, message, None),
             _ => Diagnostic::at(&self.name, (at.line, at.column, at.width), line, message),
         };
         self.found.push(diagnostic.with_help(help.into()));
+    }
+
+    /// Mistakes are only counted from here on: no use in looking for their cure.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= self.most
+    }
+
+    /// How many mistakes were noted.
+    pub fn mistakes(&self) -> usize {
+        self.found.len() + self.more
+    }
+
+    /// A part of a plain value: `width` characters after `skip` of them; the whole value where it is not written the way
+    /// it reads (quotes, several lines).
+    pub fn part_of(&self, node: &Node, skip: usize, width: usize) -> Place {
+        let as_it_reads = match &node.value {
+            Value::Text(text) => {
+                node.at == node.written && self.as_written(node) == shorten(text).trim_end_matches('…')
+            }
+            _ => false,
+        };
+        if !as_it_reads {
+            return node.at;
+        }
+        let [skip, width] = [skip, width].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        Place { column: node.at.column.saturating_add(skip), width, ..node.at }
     }
 
     /// `file:line:column`, to name a place in the message of another one.
@@ -72,6 +102,8 @@ impl<'a> FileCheck<'a> {
                 }
             } else if let Some(message) = refuse(&entry.key) {
                 self.report(entry.key_at, &message, "remove it".to_owned());
+            } else if self.is_full() {
+                self.more += 1;
             } else {
                 let names = known.iter().map(|(name, _)| *name);
                 let help = match suggest::nearest(&entry.key, names.clone()) {
@@ -114,7 +146,20 @@ impl<'a> FileCheck<'a> {
         entries.iter().collect()
     }
 
-    fn report_duplicates(&mut self, entries: &[Entry]) {
+    /// The values of a list.
+    pub fn items<'n>(&mut self, node: &'n Node, what: &str) -> &'n [Node] {
+        if let Value::List(items) = &node.value {
+            return items;
+        }
+        let help = match &node.value {
+            Value::Text(text) => Some(format!("write it as a list: [{}]", shorten(text))),
+            _ => None,
+        };
+        self.expected(node, what, help);
+        &[]
+    }
+
+    pub fn report_duplicates(&mut self, entries: &[Entry]) {
         let mut first = std::collections::HashMap::new();
         for entry in entries {
             if let Some(line) = first.get(entry.key.as_str()) {
@@ -255,23 +300,36 @@ impl<'a> FileCheck<'a> {
         None
     }
 
-    /// A duration, or `Some(None)` for `never`.
-    pub fn duration_or_never(&mut self, node: &Node) -> Option<Option<Duration>> {
-        match &node.value {
-            Value::Text(text) if text == "never" => Some(None),
-            Value::Text(text) if ["none", "forever", "no", "off", "Never"].contains(&text.as_str()) => {
-                self.expected(node, "a duration or 'never'", "did you mean 'never'?".to_owned());
-                None
-            }
-            _ => self.duration(node).map(Some),
+    /// A duration, or `Some(None)` for `word`, which means that there is none.
+    pub fn duration_or(&mut self, node: &Node, word: &'static str) -> Option<Option<Duration>> {
+        if self.says(node, word, "a duration")? { Some(None) } else { self.duration(node).map(Some) }
+    }
+
+    /// Whether a value is the word for none. Other words that mean the same were reported, and there is no answer.
+    pub fn says(&mut self, node: &Node, word: &'static str, else_what: &str) -> Option<bool> {
+        let Value::Text(text) = &node.value else { return Some(false) };
+        if text == word {
+            return Some(true);
         }
+        let meant =
+            ["never", "none", "forever", "no", "off", "always"].iter().any(|other| text.eq_ignore_ascii_case(other));
+        if meant || suggest::nearest(text, [word]).is_some() {
+            self.expected(node, &format!("{else_what} or '{word}'"), format!("did you mean '{word}'?"));
+            return None;
+        }
+        Some(false)
     }
 
     /// A share, 0..=1.
     pub fn percent(&mut self, node: &Node) -> Option<f64> {
         let share = if let Value::Text(text) = &node.value { parse_percent(text) } else { None };
         if share.is_none() {
-            self.expected(node, "a share from 0% to 100%", "write it with its sign: 20%".to_owned());
+            let example = match &node.value {
+                Value::Float(number) if (0.0..=1.0).contains(number) => format!("{}%", (number * 1e4).round() / 100.0),
+                Value::Int(number) if (0..=100).contains(number) => format!("{number}%"),
+                _ => "20%".to_owned(),
+            };
+            self.expected(node, "a share from 0% to 100%", format!("write it with its sign: {example}"));
         }
         share
     }
@@ -293,26 +351,6 @@ impl<'a> FileCheck<'a> {
         }
         None
     }
-
-    /// A value of the author's own as JSON; duplicate keys in it are reported.
-    pub fn json(&mut self, node: &Node) -> serde_json::Value {
-        use serde_json::Value as Json;
-        match &node.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(*value),
-            Value::Int(number) => u64::try_from(*number)
-                .map(Json::from)
-                .or_else(|_| i64::try_from(*number).map(Json::from))
-                .unwrap_or(Json::Null),
-            Value::Float(number) => Json::from(*number),
-            Value::Text(text) => Json::String(text.clone()),
-            Value::List(items) => items.iter().map(|item| self.json(item)).collect(),
-            Value::Map(entries) => {
-                self.report_duplicates(entries);
-                entries.iter().map(|entry| (entry.key.clone(), self.json(&entry.value))).collect()
-            }
-        }
-    }
 }
 
 /// `'a', 'b' or 'c'`.
@@ -323,12 +361,4 @@ fn one_of(names: &[&str]) -> String {
         Some((last, others)) => format!("{} or {last}", others.join(", ")),
         None => String::new(),
     }
-}
-
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(QUOTED).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }

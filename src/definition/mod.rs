@@ -1,39 +1,49 @@
 //! Queue definitions: from the YAML an admin writes to checked values.
 //!
 //! ```text
-//! files -> load -> check: node (a tree with places) -> draft (key by key) -> QueueDefinition
-//!                                                   `-> diagnostics (every mistake, its place, its cure)
+//! files -> load -> check: node (a tree with places) -> draft (key by key; field, read, schemas: values)
+//!                                                        -> chain (across files) -> QueueDefinition
+//!                         diagnostics: every mistake, its place, its cure
 //! ```
 //!
 //! Pure but for [`load`]. A set of definitions is whole or it is not there: one mistake in one file yields no definitions
 //! at all, so that a caller keeps the last good set.
 
+pub mod calendar;
+mod chain;
 pub mod change;
 mod check;
 pub mod diagnostics;
 mod draft;
 mod field;
+mod kept;
 mod load;
+mod measure;
 mod node;
 pub mod payload;
-mod set;
+mod read;
+pub mod rules;
+mod schemas;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use check::{Source, check};
+pub use calendar::Calendar;
+pub use check::{Source, check, exercise};
 pub use diagnostics::{Diagnostic, Diagnostics};
-pub use load::{LoadError, load};
+pub use kept::from_kept_files;
+pub use load::{Fingerprint, LoadError, Loaded, load, read_dir};
 pub use payload::PayloadSchema;
-pub use set::{Loaded, from_kept_files, load_set};
+pub use rules::{Acks, Breaker, Keep, Notice};
 pub(crate) use suggest::nearest;
 
 use crate::item::retry::RetryPolicy;
-use crate::item::{DEFAULT_PRIORITY, Lane};
+use crate::item::{DEFAULT_PRIORITY, Kind, Lane};
 
 /// JSON Schema 2020-12 of one document of a definition file, for editors. [`check`] knows the same keys and more rules.
 pub const JSON_SCHEMA: &str = include_str!("definition.schema.json");
@@ -76,15 +86,33 @@ pub struct QueueDefinition {
     pub expires_after: Option<Duration>,
     /// An item is late this long after it was enqueued; `None`: never.
     pub due_after: Option<Duration>,
+    /// At risk of being late after this share of `due_after`, 0..=1.
+    pub at_risk: f64,
+    /// The hours in which `due_after` runs.
+    pub calendar: Calendar,
     /// One item per reference for ever.
     pub unique: bool,
     pub schema: Option<Arc<PayloadSchema>>,
     pub order: Order,
     /// Ready items per priority level kept in the broker, 1..=100000.
     pub window: u32,
+    /// Items dispatched or leased and not finished, 1..=100000; `None`: any number.
+    pub max_working: Option<u32>,
+    pub acks: Acks,
+    /// How long an attempt may take; `None`: as long as it likes.
+    pub processing_timeout: Option<Duration>,
     pub retry: RetryPolicy,
     /// Deliveries of one attempt that end in a dead robot before the item is poison; at least 1.
     pub crash_limit: u32,
+    pub breaker: Option<Breaker>,
+    /// The queue in which a processed item makes another one.
+    pub on_processed: Option<String>,
+    /// The queue in which an exception makes another item, by kind.
+    pub on_exception: BTreeMap<Kind, String>,
+    pub notify: Vec<Notice>,
+    /// JSON Pointers into payloads, `*` for every element or key: hidden without the right to reveal.
+    pub mask: Vec<String>,
+    pub keep: Keep,
     /// Bytes.
     pub max_payload: u64,
     /// What stands still because the definition says so.
@@ -106,12 +134,23 @@ impl QueueDefinition {
             priorities: Priorities::default(),
             expires_after: None,
             due_after: None,
+            at_risk: 0.8,
+            calendar: Calendar::Always,
             unique: false,
             schema: None,
             order: Order::Fifo,
             window: 200,
+            max_working: None,
+            acks: Acks::Trusted,
+            processing_timeout: None,
             retry: RetryPolicy::default(),
             crash_limit: 5,
+            breaker: None,
+            on_processed: None,
+            on_exception: BTreeMap::new(),
+            notify: Vec::new(),
+            mask: Vec::new(),
+            keep: Keep::default(),
             max_payload: 1 << 20,
             paused: Paused::default(),
         }

@@ -18,11 +18,20 @@ const MAX_DEPTH: usize = 48;
 /// Nodes of one file, aliases counted as often as they are used: thousands of queues, and no room for a YAML bomb.
 const MAX_NODES: usize = 50_000;
 
+/// Bytes of one text.
+const MAX_TEXT: usize = 64 << 10;
+
+/// Aliases of one document. Each is a copy of what it names.
+const MAX_ALIASES: usize = 1_000;
+
+/// Room for all files of a directory: keys and values, and long texts as several.
+pub(super) const ROOM: usize = 2_000_000;
+
 /// Documents of one file that cannot be read before the rest of it is left.
 const MAX_BAD_DOCUMENTS: usize = 20;
 
 /// A stretch of one line. Counted from 1, in characters; line 0 is the file as a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub line: u64,
     pub column: u64,
@@ -68,40 +77,100 @@ pub(super) struct Entry {
 pub(super) struct SyntaxError {
     pub at: Place,
     pub message: String,
+    pub help: Option<String>,
 }
 
-/// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide those before it,
-/// and those behind it only where the parser lost its way.
-pub(super) fn documents(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
-    let mut bytes = Cursor::new(text.as_bytes());
+/// Reads the documents of a file; empty ones are left out. A document that cannot be read does not hide the others: where
+/// the parser lost its way, it begins anew at the next `---`. Takes what it reads out of the `room`.
+pub(super) fn documents(text: &str, room: &mut usize) -> (Vec<Node>, Vec<SyntaxError>) {
     let (mut read, mut errors) = (Vec::new(), Vec::new());
-    let mut room = MAX_NODES;
-    for document in serde_saphyr::read_with_options::<_, Spanned<Value>>(&mut bytes, options()) {
-        match document.map(Node::from) {
-            Ok(document) => {
-                let Some(left) = room.checked_sub(document.count()) else {
-                    errors.push(SyntaxError { at: document.at, message: TOO_LARGE.to_owned() });
-                    break;
-                };
-                room = left;
-                read.push(document);
-            }
-            Err(error) => {
-                errors.push(SyntaxError::from(&error));
-                if errors.len() == MAX_BAD_DOCUMENTS {
-                    break;
-                }
-            }
+    let all = *room;
+    let mut in_file = all.min(MAX_NODES);
+    let (mut rest, mut lines_before) = (text, 0);
+    loop {
+        let known = errors.len();
+        let lost = read_stream(rest, lines_before, &mut in_file, &mut read, &mut errors);
+        let Some(error_at) = lost.then(|| errors.last()).flatten().map(|error| error.at.line) else { break };
+        if errors.len() == known || errors.len() >= MAX_BAD_DOCUMENTS {
+            break;
         }
+        let Some((skipped, behind)) = behind_next_marker(rest, error_at.saturating_sub(lines_before)) else { break };
+        lines_before += skipped;
+        rest = behind;
+    }
+    *room = all - (all.min(MAX_NODES) - in_file);
+    if errors.len() >= MAX_BAD_DOCUMENTS
+        && let Some(last) = errors.last_mut()
+    {
+        last.help = Some("what stands behind it was not read".to_owned());
     }
     (read, errors)
 }
 
-const TOO_LARGE: &str = "too large: a file holds at most 50000 keys and values, those of aliases counted at each use";
+/// Reads as far as the parser gets. `true` where it ended with a document that it could not read.
+fn read_stream(
+    text: &str,
+    lines_before: u64,
+    room: &mut usize,
+    read: &mut Vec<Node>,
+    errors: &mut Vec<SyntaxError>,
+) -> bool {
+    let mut bytes = Cursor::new(text.as_bytes());
+    let mut lost = false;
+    for document in serde_saphyr::read_with_options::<_, Spanned<Value>>(&mut bytes, options()) {
+        lost = document.is_err();
+        match document.map(Node::from) {
+            Ok(mut document) => {
+                let Some(left) = room.checked_sub(document.count()) else {
+                    let at = Place { line: document.at.line + lines_before, ..document.at };
+                    errors.push(SyntaxError { at, message: TOO_LARGE.to_owned(), help: None });
+                    return false;
+                };
+                *room = left;
+                if lines_before > 0 {
+                    document.move_down(lines_before);
+                }
+                read.push(document);
+            }
+            Err(error) => {
+                let mut error = SyntaxError::from(&error);
+                if error.at.line > 0 {
+                    error.at.line += lines_before;
+                }
+                errors.push(error);
+                if errors.len() >= MAX_BAD_DOCUMENTS {
+                    return true;
+                }
+            }
+        }
+    }
+    lost
+}
+
+/// The text from the first document marker behind a line (from 1), and the lines before it.
+fn behind_next_marker(text: &str, line: u64) -> Option<(u64, &str)> {
+    let mut start = 0;
+    for (number, content) in (0_u64..).zip(text.split_inclusive('\n')) {
+        // Nothing else in YAML may begin a line with it.
+        let marker = content
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if number >= line && marker {
+            return Some((number, text.get(start..)?));
+        }
+        start += content.len();
+    }
+    None
+}
+
+const TOO_LARGE: &str = "too large: a file holds at most 50000 keys and values, those of aliases counted at each use, and a directory at most \
+     2000000";
+
+const TOO_LONG: &str = "a text has at most 64KiB";
 
 fn options() -> Options {
     serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_nodes: MAX_NODES },
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_nodes: MAX_NODES, max_aliases: MAX_ALIASES },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
         // Reported by the walk over the tree, with all other mistakes.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
@@ -128,17 +197,34 @@ impl From<&serde_saphyr::Error> for SyntaxError {
             }
             other => DefaultMessageFormatter.format_message(other).into_owned(),
         };
-        Self { at: error.location().map(Place::from).unwrap_or_default(), message }
+        Self { at: error.location().map(Place::from).unwrap_or_default(), message, help: None }
     }
 }
 
 impl Node {
-    /// This node and all below it.
+    fn move_down(&mut self, lines: u64) {
+        self.at.line += lines;
+        self.written.line += lines;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.move_down(lines)),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+                entry.key_at.line += lines;
+                entry.value.move_down(lines);
+            }),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
+        }
+    }
+
+    /// This node and all below it; long texts count as several.
     fn count(&self) -> usize {
+        let long = |text: &str| text.len() / 100;
         1 + match &self.value {
             Value::List(items) => items.iter().map(Self::count).sum(),
-            Value::Map(entries) => entries.iter().map(|entry| 1 + entry.value.count()).sum::<usize>(),
-            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => 0,
+            Value::Map(entries) => {
+                entries.iter().map(|entry| 1 + long(&entry.key) + entry.value.count()).sum::<usize>()
+            }
+            Value::Text(text) => long(text),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
         }
     }
 }
@@ -184,11 +270,17 @@ impl<'de> Visitor<'de> for AnyValue {
         Ok(Value::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        if value.len() > MAX_TEXT {
+            return Err(E::custom(TOO_LONG));
+        }
         Ok(Value::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        if value.len() > MAX_TEXT {
+            return Err(E::custom(TOO_LONG));
+        }
         Ok(Value::Text(value))
     }
 

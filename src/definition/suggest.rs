@@ -13,7 +13,10 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     }
     known
         .into_iter()
-        .map(|candidate| (distance(&word, &letters(candidate)), candidate))
+        .map(|candidate| (letters(candidate), candidate))
+        // Cheap, and there may be many: so many letters more or less are as many slips.
+        .filter(|(letters, _)| letters.len().abs_diff(word.len()) <= (word.len() / 3).max(1))
+        .map(|(letters, candidate)| (distance(&word, &letters), candidate))
         .filter(|(distance, _)| *distance <= (word.len() / 3).max(1))
         // A word of two letters is one slip away from everything.
         .filter(|(distance, _)| *distance < word.len())

@@ -1,42 +1,20 @@
 //! The routes end to end, without a socket.
 
-use std::collections::BTreeMap;
-
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::definition::{Order, Paused, Priorities, QueueDefinition, QueueType};
+use crate::definition::QueueDefinition;
 use crate::item::Lane;
-use crate::item::retry::RetryPolicy;
 use crate::lanes::live::InForce;
 use crate::status::{Broker, QueueSeen};
 
 const ID: &str = "00000000-0000-0000-0000-000000000001";
 
 fn definition(key: &str, lane: Lane) -> Arc<QueueDefinition> {
-    Arc::new(QueueDefinition {
-        key: key.to_owned(),
-        title: key.to_uppercase(),
-        description: None,
-        owner: None,
-        labels: BTreeMap::new(),
-        lane,
-        queue_type: QueueType::Auto,
-        priorities: Priorities::default(),
-        expires_after: None,
-        due_after: None,
-        unique: false,
-        schema: None,
-        order: Order::Fifo,
-        window: 200,
-        retry: RetryPolicy::default(),
-        crash_limit: 5,
-        max_payload: 1 << 20,
-        paused: Paused::default(),
-    })
+    Arc::new(QueueDefinition { title: key.to_uppercase(), lane, ..QueueDefinition::with_defaults(key) })
 }
 
 /// A daemon's API over a fresh mirror, with a managed queue `invoices` and a direct one `scans`.

@@ -1,0 +1,104 @@
+//! Keys that are read and checked, and not obeyed yet; and chains, which are checked all the same.
+
+use jiff::civil::Weekday;
+
+use super::super::draft::{KEYS, NOT_YET};
+use super::super::rules::Occasion;
+use super::*;
+use crate::item::Kind;
+
+const ALL: &str = "\
+at_risk: 50%
+calendar: weekdays 08:00-17:00 Europe/Oslo
+max_working: 5
+acks: report_required
+processing_timeout: 10m
+breaker: {after: 3}
+on_processed: b
+on_exception: {business: b, poison: b}
+notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
+mask: [/customer/iban]
+keep: {payload: 90d}
+";
+
+#[test]
+fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
+    let found = mistakes(&format!("queue: x\n{ALL}---\nqueue: b"));
+    assert_eq!(found.len(), NOT_YET.len(), "{found:#?}");
+    for ((name, _, anyway), found) in NOT_YET.iter().zip(&found) {
+        assert!(KEYS.iter().any(|(key, _)| key == name), "{name} is no key");
+        assert!(found.contains(&format!("'{name}' is known but not supported by this version")), "{found}");
+        assert_eq!(mistakes(&format!("queue: x\n{anyway}")), Vec::<String>::new());
+        assert_eq!(mistakes(&format!("defaults: {{{anyway}}}")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn in_the_defaults_they_are_refused_once_for_all_queues() {
+    let text = "defaults: {acks: report_required, keep: {payload: 1d}}\n---\nqueue: a\n---\nqueue: b\nacks: trusted\n";
+    let found = mistakes(text);
+    assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 ", "1:35 "]);
+    // A wrong value is wrong, and nothing more.
+    assert_eq!(mistakes("queue: x\nacks: trustd").len(), 1);
+}
+
+#[test]
+fn the_values_are_there_for_whoever_makes_them_work() {
+    let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{ALL}") };
+    let queue = check::read_alone(&source).expect("it is read");
+    assert!((queue.at_risk - 0.5).abs() < f64::EPSILON);
+    let Calendar::Hours(hours) = &queue.calendar else { panic!("not always") };
+    assert!(hours.works_on(Weekday::Friday) && !hours.works_on(Weekday::Sunday));
+    assert_eq!(hours.zone.iana_name(), Some("Europe/Oslo"));
+    assert_eq!((queue.max_working, queue.acks), (Some(5), Acks::ReportRequired));
+    assert_eq!(queue.processing_timeout, Some(Duration::from_mins(10)));
+    assert_eq!(queue.breaker, Some(Breaker { after: 3, pause: Duration::from_mins(5) }));
+    assert_eq!(queue.on_processed.as_deref(), Some("b"));
+    assert_eq!(queue.on_exception.keys().copied().collect::<Vec<_>>(), [Kind::Business, Kind::Poison]);
+    let notice = queue.notify.first().expect("a notice");
+    assert_eq!(
+        (notice.on.as_slice(), notice.to.as_str()),
+        (&[Occasion::Exception, Occasion::AtRisk][..], "https://example.com/hook")
+    );
+    assert_eq!((notice.at_most.times, notice.at_most.within), (1, Duration::from_mins(15)));
+    assert_eq!(queue.mask, ["/customer/iban"]);
+    assert_eq!(queue.keep, Keep { payload: Some(Duration::from_hours(90 * 24)), ..Keep::default() });
+}
+
+fn cycles(text: &str) -> Vec<String> {
+    let all = mistakes(text).into_iter();
+    all.filter_map(|found| Some(found.split_once("never ends: ")?.1.split(" (").next()?.to_owned())).collect()
+}
+
+#[test]
+fn chains_that_never_end_are_named_in_full() {
+    for (text, expected) in [
+        ("queue: a\non_processed: a", vec!["a -> a"]),
+        ("queue: a\non_processed: b\n---\nqueue: b\non_exception: {it: a}", vec!["a -> b -> a"]),
+        (
+            "queue: a\non_processed: b\n---\nqueue: b\non_processed: c\n---\nqueue: c\non_processed: b",
+            vec!["b -> c -> b"],
+        ),
+        (
+            "queue: a\non_processed: b\non_exception: {it: c}\n---\nqueue: b\non_processed: a\n---\nqueue: c\non_processed: a",
+            vec!["a -> b -> a", "a -> c -> a"],
+        ),
+        // Two ways to one queue are no cycle.
+        ("queue: a\non_processed: c\non_exception: {it: b}\n---\nqueue: b\non_processed: c\n---\nqueue: c", vec![]),
+        ("defaults: {on_exception: {it: r}}\n---\nqueue: a\n---\nqueue: r", vec!["r -> r"]),
+        ("defaults: {on_exception: {it: r}}\n---\nqueue: a\n---\nqueue: r\non_exception: {}", vec![]),
+        ("defaults: {on_processed: r}\n---\nqueue: a\n---\nqueue: r\non_processed: none", vec![]),
+    ] {
+        assert_eq!(cycles(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_very_long_chain_is_walked_and_named_in_short() {
+    let text: String = (0..3_000).map(|n| format!("queue: q{n}\non_processed: q{}\n---\n", (n + 1) % 3_000)).collect();
+    let definitions: Vec<(String, String)> =
+        text.split("---\n").enumerate().map(|(n, text)| (format!("q/{n:05}.yaml"), text.to_owned())).collect();
+    let files: Vec<(&str, &str)> = definitions.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let found = check(&sources(&files), &schemas).expect_err("it never ends");
+    assert_eq!(found.len(), 3_001);
+}
