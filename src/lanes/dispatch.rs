@@ -3,11 +3,13 @@
 //! Order of effects, per round:
 //! 1. look how many messages are ready in the robots' queue;
 //! 2. commit: mark the former round's items as out, claim the next (attempt + 1) as far as the window has room;
-//! 3. publish them with confirm, through `wq.dispatch`, `message-id` = item id; the next round marks them.
+//! 3. publish them with confirm, through `wq.dispatch`, `message-id` = item id; the next round marks them. Meanwhile,
+//!    where robots leave nothing lying, step 2 of the next round is done ahead, for as many as a window: what then finds
+//!    no room in the window is given back as it was.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
-//! | 2 | claimed rows, perhaps not published | the next session publishes them again: same id, same attempt |
+//! | 2, also ahead | claimed rows, perhaps not published | the next session publishes them again: same id, same attempt |
 //! | 3 | claimed rows, published, not marked | the same; robots may see a repeat, the mirror does not |
 //!
 //! A round that fails marks what was confirmed before it ends, once the mirror can be written. A runner that is started again, in the same session or
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::window::{BATCH, LATEST, Pace, ahead, ready_by_level, room, worth_it};
 use super::{Context, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Lookout;
@@ -29,17 +32,11 @@ use crate::definition::{Order, QueueDefinition};
 use crate::failpoint;
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
-use crate::item::{HIGHEST_PRIORITY, ItemId, Lane, Timestamp, lifecycle};
-use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, claim, mark_dispatched, unconfirmed};
-use crate::mirror::{MirrorError, Tx, acks, items, records};
-
-/// Items claimed and published together.
-const BATCH: u32 = 500;
-
-/// How soon to look again while items wait for room in the window: robots' acks cannot be seen, only their effect. The
-/// faster they are, the sooner.
-const SOONEST: Duration = Duration::from_millis(4);
-const LATEST: Duration = Duration::from_millis(50);
+use crate::item::{ItemId, Lane, Timestamp, lifecycle};
+use crate::mirror::dispatch::{
+    Allowance, CLAIMED_BYTES, Claimed, Sent, claim, give_back, highest_ready, mark_dispatched, unconfirmed,
+};
+use crate::mirror::{Mirror, MirrorError, Tx, acks, items, records};
 
 /// How soon to look again while nothing waits; every change wakes us before.
 const IDLE: Duration = Duration::from_secs(5);
@@ -59,6 +56,8 @@ pub async fn run(
         lookout: Lookout::open(&session).await?,
         robots: context.names.robots(&definition.key),
         sent: Vec::new(),
+        ahead: Vec::new(),
+        surplus: Vec::new(),
         pace: Pace { wait: LATEST, ready: 0 },
         context,
         definition,
@@ -109,29 +108,6 @@ enum Round {
     Idle,
 }
 
-/// How fast robots take what is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pace {
-    /// Until the next look while the window is full.
-    wait: Duration,
-    /// What should be ready if nobody took anything.
-    ready: u64,
-}
-
-impl Pace {
-    /// So many were seen ready.
-    fn seen(&mut self, ready: u64) {
-        let taken = ready < self.ready;
-        self.wait = if taken { self.wait / 2 } else { self.wait * 2 }.clamp(SOONEST, LATEST);
-        self.ready = ready;
-    }
-
-    /// Whether robots wait for nothing: small top-ups cost a commit each.
-    fn is_slow(self) -> bool {
-        self.wait == LATEST
-    }
-}
-
 struct Runner {
     context: Context,
     definition: Arc<QueueDefinition>,
@@ -139,7 +115,11 @@ struct Runner {
     lookout: Lookout,
     robots: String,
     /// Confirmed by the broker, not marked yet.
-    sent: Vec<(ItemId, u32)>,
+    sent: Vec<Sent>,
+    /// Claimed while the round before went out: goes out next.
+    ahead: Vec<Claimed>,
+    /// Claimed ahead and found no room: to be given back.
+    surplus: Vec<Sent>,
     pace: Pace,
 }
 
@@ -159,100 +139,122 @@ impl Runner {
             (seen.ready, seen.consumers) = (Some(ready), Some(consumers));
         });
         self.pace.seen(ready);
-        let wishes = self.wishes(ready).await?;
-        let waiting = !wishes.is_empty();
-        if !worth_it(&wishes, self.definition.window, self.pace.is_slow()) {
-            self.mark_sent().await?;
-            return Ok(if waiting { Round::Full } else { Round::Idle });
-        }
-        let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
-        let claimed = self.mark_and_claim(wishes).await?;
+        let ahead = ahead(&self.definition, ready, consumers, self.pace);
+        let mut claimed = std::mem::take(&mut self.ahead);
         if claimed.is_empty() {
-            return Ok(Round::Idle);
+            let wishes = self.wishes(ready).await?;
+            let waiting = !wishes.is_empty();
+            if !worth_it(&wishes, self.definition.window, self.pace.is_slow()) {
+                self.mark_sent().await?;
+                return Ok(if waiting { Round::Full } else { Round::Idle });
+            }
+            let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
+            claimed = self.commit(Claims::Of(wishes)).await?;
+            if claimed.is_empty() {
+                return Ok(Round::Idle);
+            }
+        } else {
+            // Whatever lies there is taken for as important as these.
+            let room = usize::try_from(room(self.definition.window, ready)).unwrap_or(usize::MAX);
+            self.surplus.extend(claimed.iter().skip(room).map(Sent::of));
+            claimed.truncate(room);
+            if claimed.is_empty() {
+                self.mark_sent().await?;
+                return Ok(Round::Full);
+            }
         }
         failpoint::reach("dispatch.claimed").await;
         self.pace.ready += claimed.len() as u64;
-        self.send(claimed).await?;
+        self.send(claimed, ahead).await?;
         failpoint::reach("dispatch.published").await;
         Ok(Round::Sent)
     }
 
     /// The priorities that have items ready, highest first, and how many of each may go out now.
     async fn wishes(&self, ready: u64) -> Result<Vec<(u8, u32)>, MirrorError> {
-        let key = &self.definition.key;
-        let mut wishes = Vec::new();
-        let mut in_broker = None;
-        let mut below = HIGHEST_PRIORITY + 1;
-        while let Some(level) = self.context.mirror.ready_level(key, below).await? {
-            let room = match self.definition.lane {
-                // What comes back to a direct queue shares it with items that nobody windows.
-                Lane::Direct => BATCH,
-                Lane::Managed => {
-                    let window = self.definition.window;
-                    let levels = match in_broker.take() {
-                        Some(levels) => levels,
-                        None => ready_by_level(ready, window, &self.context.mirror.out_by_priority(key, window).await?),
-                    };
-                    let room = room(window, levels.get(&level).copied().unwrap_or(0));
-                    in_broker = Some(levels);
-                    room
-                }
-            };
-            wishes.push((level, room.min(BATCH)));
-            below = level;
-        }
-        Ok(wishes)
+        let window = self.definition.window;
+        let levels = self.context.mirror.levels(&self.definition.key, window).await?;
+        let in_broker = ready_by_level(ready, window, &levels.out);
+        let room = |level| match self.definition.lane {
+            // What comes back to a direct queue shares it with items that nobody windows.
+            Lane::Direct => BATCH,
+            Lane::Managed => room(window, in_broker.get(&level).copied().unwrap_or(0)).min(BATCH),
+        };
+        Ok(levels.ready.iter().rev().map(|level| (*level, room(*level))).collect())
     }
 
-    async fn mark_and_claim(&mut self, wishes: Vec<(u8, u32)>) -> Result<Vec<Claimed>, MirrorError> {
-        let (key, order) = (self.definition.key.clone(), self.definition.order);
-        let sent = self.sent.clone();
-        let claimed = self
-            .context
-            .mirror
-            .write(move |tx: &mut Tx| Box::pin(async move { mark_and_claim(tx, &sent, &key, order, &wishes).await }))
-            .await?;
+    /// What the next transaction has to write.
+    fn work(&self, claims: Claims) -> Work {
+        Work {
+            queue: self.definition.key.clone(),
+            order: self.definition.order,
+            sent: self.sent.clone(),
+            surplus: self.surplus.clone(),
+            claims,
+        }
+    }
+
+    async fn commit(&mut self, claims: Claims) -> Result<Vec<Claimed>, MirrorError> {
+        let claimed = commit(&self.context.mirror, self.work(claims)).await?;
         self.sent.clear();
+        self.surplus.clear();
         Ok(claimed)
     }
 
+    /// Marks what was confirmed, and gives back what was claimed ahead.
     async fn mark_sent(&mut self) -> Result<(), LaneError> {
-        if !self.sent.is_empty() {
-            let sent = self.sent.clone();
-            self.context
-                .mirror
-                .write(move |tx: &mut Tx| Box::pin(async move { mark_dispatched(tx, &sent).await }))
-                .await?;
-            self.sent.clear();
+        self.surplus.extend(self.ahead.drain(..).map(|item| Sent::of(&item)));
+        if !self.sent.is_empty() || !self.surplus.is_empty() {
+            self.commit(Claims::Of(Vec::new())).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, claimed: Vec<Claimed>) -> Result<(), LaneError> {
+    /// Publishes what was claimed, and claims so many of the next meanwhile.
+    async fn send(&mut self, claimed: Vec<Claimed>, ahead: u32) -> Result<(), LaneError> {
         let at = now();
         let exchange = self.context.names.dispatch();
-        let ids: Vec<(ItemId, u32)> = claimed.iter().map(|item| (item.id, item.attempt)).collect();
+        let ids: Vec<(ItemId, Sent)> = claimed.iter().map(|item| (item.id, Sent::of(item))).collect();
         let outgoing: Vec<Outgoing> = claimed.into_iter().map(|item| outgoing(item, &exchange, at)).collect();
-        let published = self.publisher.publish(&outgoing).await?;
+        let next = (ahead > 0).then(|| self.work(Claims::Next(ahead)));
+        let mirror = &self.context.mirror;
+        let (published, next) = tokio::join!(self.publisher.publish(&outgoing), async {
+            match next {
+                Some(work) => commit(mirror, work).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        // Each of the two stands, whatever became of the other.
+        let failed = match next {
+            Ok(Some(next)) => {
+                self.sent.clear();
+                self.surplus.clear();
+                self.ahead = next;
+                None
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let published = published?;
         let mut not_taken = Vec::new();
         let mut reason = None;
         let mut refused = 0;
-        for (id, published) in ids.into_iter().zip(published) {
+        for ((id, sent), published) in ids.into_iter().zip(published) {
             match published {
-                Published::Confirmed => self.sent.push(id),
+                Published::Confirmed => self.sent.push(sent),
                 Published::Returned(why) => {
-                    not_taken.push(id.0);
+                    not_taken.push(id);
                     reason = Some(why);
                 }
                 Published::Refused => {
                     // It may be in the queue all the same: one ack more than items has to be expected.
                     refused += 1;
-                    not_taken.push(id.0);
+                    not_taken.push(id);
                 }
             }
         }
         if not_taken.is_empty() {
-            return Ok(());
+            return failed.map_or(Ok(()), |error| Err(error.into()));
         }
         self.mark_sent().await?;
         failpoint::reach("dispatch.returned").await;
@@ -313,61 +315,57 @@ impl Runner {
                 .write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, repeats).await }))
                 .await?;
             failpoint::reach("dispatch.repeating").await;
-            self.send(claimed).await?;
+            self.send(claimed, 0).await?;
             self.mark_sent().await?;
         }
     }
 }
 
-async fn mark_and_claim(
-    tx: &mut Tx,
-    sent: &[(ItemId, u32)],
-    queue: &str,
+/// What one transaction of dispatch does.
+struct Work {
+    queue: String,
     order: Order,
-    wishes: &[(u8, u32)],
-) -> Result<Vec<Claimed>, MirrorError> {
-    mark_dispatched(tx, sent).await?;
-    let mut claimed: Vec<Claimed> = Vec::new();
-    let mut left = Allowance { items: BATCH, bytes: CLAIMED_BYTES };
-    for (level, room) in wishes {
-        let allowance = Allowance { items: left.items.min(*room), ..left };
-        let claim = claim(tx, queue, *level, order, allowance, now()).await?;
-        left.items = left.items.saturating_sub(u32::try_from(claim.items.len()).unwrap_or(u32::MAX));
-        left.bytes = left.bytes.saturating_sub(claim.items.iter().map(|item| item.payload.len() as u64).sum());
-        claimed.extend(claim.items);
-        // What the bytes kept back goes ahead of every lower level, in the next round.
-        if claim.out_of_bytes || left.items == 0 || left.bytes == 0 {
-            break;
+    sent: Vec<Sent>,
+    surplus: Vec<Sent>,
+    claims: Claims,
+}
+
+enum Claims {
+    /// So many of these priorities, highest first.
+    Of(Vec<(u8, u32)>),
+    /// So many of the highest priority that has any.
+    Next(u32),
+}
+
+async fn commit(mirror: &Mirror, work: Work) -> Result<Vec<Claimed>, MirrorError> {
+    mirror.write(move |tx: &mut Tx| Box::pin(async move { work.run(tx).await })).await
+}
+
+impl Work {
+    async fn run(self, tx: &mut Tx) -> Result<Vec<Claimed>, MirrorError> {
+        mark_dispatched(tx, &self.sent).await?;
+        give_back(tx, &self.surplus, now()).await?;
+        let wishes = match self.claims {
+            Claims::Of(wishes) => wishes,
+            Claims::Next(room) => {
+                highest_ready(tx, &self.queue).await?.into_iter().map(|level| (level, room)).collect()
+            }
+        };
+        let mut claimed: Vec<Claimed> = Vec::new();
+        let mut left = Allowance { items: BATCH, bytes: CLAIMED_BYTES };
+        for (level, room) in wishes {
+            let allowance = Allowance { items: left.items.min(room), ..left };
+            let claim = claim(tx, &self.queue, level, self.order, allowance, now()).await?;
+            left.items = left.items.saturating_sub(u32::try_from(claim.items.len()).unwrap_or(u32::MAX));
+            left.bytes = left.bytes.saturating_sub(claim.items.iter().map(|item| item.payload.len() as u64).sum());
+            claimed.extend(claim.items);
+            // What the bytes kept back goes ahead of every lower level, in the next round.
+            if claim.out_of_bytes || left.items == 0 || left.bytes == 0 {
+                break;
+            }
         }
+        Ok(claimed)
     }
-    Ok(claimed)
-}
-
-/// Which priorities the ready messages have: priority is strict, so what is still ready is what robots take last,
-/// from the lowest level up. `out` counts the mirror's unfinished items by level; rows that were acked without a report
-/// are among them, so no level is taken to have more than its window.
-fn ready_by_level(ready: u64, window: u32, out: &BTreeMap<u8, u64>) -> BTreeMap<u8, u64> {
-    let mut left = ready;
-    let mut levels = BTreeMap::new();
-    for (level, count) in out {
-        let here = left.min(*count).min(u64::from(window));
-        left -= here;
-        levels.insert(*level, here);
-    }
-    // Messages the mirror knows nothing of (yet) count as the lowest.
-    if let Some(mut lowest) = levels.first_entry() {
-        *lowest.get_mut() += left;
-    }
-    levels
-}
-
-fn room(window: u32, ready: u64) -> u32 {
-    u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX)
-}
-
-/// Whether it is time for a round: while robots are fast, once a level wants half a window; every round costs a commit.
-fn worth_it(wishes: &[(u8, u32)], window: u32, slow: bool) -> bool {
-    wishes.iter().any(|(_, room)| *room > 0 && (slow || *room >= window.div_ceil(2).min(BATCH)))
 }
 
 /// The delivery a robot gets (docs/amqp.md).
@@ -396,61 +394,5 @@ fn outgoing(item: Claimed, exchange: &str, at: Timestamp) -> Outgoing {
             ..Properties::default()
         },
         body: item.payload,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_ready_is_what_robots_take_last() {
-        for (ready, out, expected) in [
-            (0, vec![(4, 200), (8, 200)], vec![(4, 0), (8, 0)]),
-            (250, vec![(4, 200), (8, 200)], vec![(4, 200), (8, 50)]),
-            (150, vec![(1, 10), (4, 200)], vec![(1, 10), (4, 140)]),
-            (30, vec![(4, 10)], vec![(4, 30)]),
-            (300, vec![(1, 1000), (8, 200)], vec![(1, 200), (8, 100)]),
-            (30, vec![], vec![]),
-        ] {
-            let out: BTreeMap<u8, u64> = out.into_iter().collect();
-            let expected: BTreeMap<u8, u64> = expected.into_iter().collect();
-            assert_eq!(ready_by_level(ready, 200, &out), expected);
-        }
-    }
-
-    #[test]
-    fn the_window_never_goes_below_nothing() {
-        assert_eq!((room(200, 0), room(200, 150), room(200, 900)), (200, 50, 0));
-    }
-
-    #[test]
-    fn fast_robots_get_half_a_window_at_a_time() {
-        for (wishes, window, fast, slow) in [
-            (vec![(4, 200)], 200, true, true),
-            (vec![(4, 100)], 200, true, true),
-            (vec![(4, 99)], 200, false, true),
-            (vec![(8, 150), (4, 1)], 200, true, true),
-            (vec![(4, 1)], 1, true, true),
-            (vec![(4, 1)], 3, false, true),
-            (vec![(4, BATCH)], 5000, true, true),
-            (vec![(4, 0)], 200, false, false),
-            (vec![], 200, false, false),
-        ] {
-            assert_eq!((worth_it(&wishes, window, false), worth_it(&wishes, window, true)), (fast, slow), "{wishes:?}");
-        }
-    }
-
-    #[test]
-    fn the_faster_robots_are_the_sooner_we_look() {
-        let mut pace = Pace { wait: LATEST, ready: 200 };
-        for ready in [150, 100, 50, 20, 10, 5] {
-            pace.seen(ready);
-        }
-        assert_eq!(pace, Pace { wait: SOONEST, ready: 5 });
-        for _ in 0..5 {
-            pace.seen(5);
-        }
-        assert!(pace.is_slow());
     }
 }

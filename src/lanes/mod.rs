@@ -16,6 +16,7 @@ pub(crate) mod ledger;
 pub mod reports;
 pub mod tap;
 pub mod unrouted;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::Arc;
