@@ -139,7 +139,6 @@ impl Runner {
             (seen.ready, seen.consumers) = (Some(ready), Some(consumers));
         });
         self.pace.seen(ready);
-        let ahead = ahead(&self.definition, ready, consumers, self.pace);
         let mut claimed = std::mem::take(&mut self.ahead);
         if claimed.is_empty() {
             let wishes = self.wishes(ready).await?;
@@ -164,6 +163,7 @@ impl Runner {
             }
         }
         failpoint::reach("dispatch.claimed").await;
+        let ahead = ahead(&self.definition, ready, consumers, claimed.len(), self.pace);
         self.pace.ready += claimed.len() as u64;
         self.send(claimed, ahead).await?;
         failpoint::reach("dispatch.published").await;

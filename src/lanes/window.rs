@@ -37,12 +37,14 @@ impl Pace {
     }
 }
 
-/// How many to claim while a round goes out: a window, where robots soon have room for it. For a direct queue none: it
-/// has no window.
-pub(super) fn ahead(definition: &QueueDefinition, ready: u64, consumers: u64, pace: Pace) -> u32 {
+/// How many to claim while `going` items go out: as many as robots left room for, where they are that fast; what they
+/// leave no room for would have to be given back. None where nothing is left behind these: small rounds cost a commit
+/// each. For a direct queue none: it has no window.
+pub(super) fn ahead(definition: &QueueDefinition, ready: u64, consumers: u64, going: usize, pace: Pace) -> u32 {
     let window = definition.window;
     let fast = consumers > 0 && !pace.is_slow() && ready <= u64::from(window / 2);
-    if definition.lane == Lane::Managed && fast { window.min(BATCH) } else { 0 }
+    let room = room(window, ready).min(BATCH);
+    if definition.lane == Lane::Managed && fast && going >= room as usize { room } else { 0 }
 }
 
 /// Which priorities the ready messages have: priority is strict, so what is still ready is what robots take last,
@@ -117,16 +119,23 @@ mod tests {
     #[test]
     fn only_for_robots_that_leave_nothing_lying_the_next_are_claimed_ahead() {
         let (fast, slow) = (Pace { wait: SOONEST, ready: 0 }, Pace { wait: LATEST, ready: 0 });
-        let ask = |lane, window, ready, consumers, pace| {
-            ahead(&QueueDefinition { lane, window, ..QueueDefinition::with_defaults("a") }, ready, consumers, pace)
+        let ask = |lane, window, ready, consumers, going, pace| {
+            ahead(
+                &QueueDefinition { lane, window, ..QueueDefinition::with_defaults("a") },
+                ready,
+                consumers,
+                going,
+                pace,
+            )
         };
-        assert_eq!(ask(Lane::Managed, 200, 0, 1, fast), 200);
-        assert_eq!(ask(Lane::Managed, 200, 100, 1, fast), 200);
-        assert_eq!(ask(Lane::Managed, 5000, 0, 1, fast), BATCH);
-        assert_eq!(ask(Lane::Managed, 200, 101, 1, fast), 0);
-        assert_eq!(ask(Lane::Managed, 200, 0, 0, fast), 0);
-        assert_eq!(ask(Lane::Managed, 200, 0, 1, slow), 0);
-        assert_eq!(ask(Lane::Direct, 200, 0, 1, fast), 0);
+        assert_eq!(ask(Lane::Managed, 200, 0, 1, 200, fast), 200);
+        assert_eq!(ask(Lane::Managed, 200, 70, 1, 130, fast), 130);
+        assert_eq!(ask(Lane::Managed, 5000, 0, 1, 500, fast), BATCH);
+        assert_eq!(ask(Lane::Managed, 200, 101, 1, 200, fast), 0);
+        assert_eq!(ask(Lane::Managed, 200, 0, 0, 200, fast), 0);
+        assert_eq!(ask(Lane::Managed, 200, 0, 1, 199, fast), 0);
+        assert_eq!(ask(Lane::Managed, 200, 0, 1, 200, slow), 0);
+        assert_eq!(ask(Lane::Direct, 200, 0, 1, 200, fast), 0);
     }
 
     #[test]
