@@ -26,7 +26,7 @@ use warrend::item::lifecycle::{self, Moment, Rules};
 use warrend::item::report::{Report, Saying};
 use warrend::item::timeline::Line;
 use warrend::item::{Item, ItemId, Timestamp};
-use warrend::mirror::dispatch::{Allowance, CLAIMED_BYTES};
+use warrend::mirror::dispatch::{Allowance, CLAIMED_BYTES, Sent};
 use warrend::mirror::{Mirror, Tx, acks, dispatch, items, records};
 
 /// Items per transaction, as the lanes take them.
@@ -154,7 +154,7 @@ async fn through_the_mirror(path: &Path, batches: &[Batch]) -> Times {
         if claimed.is_empty() {
             break;
         }
-        sent = claimed.into_iter().map(|item| (item.id, item.attempt)).collect();
+        sent = claimed.iter().map(Sent::of).collect();
     }
     let dispatched = began.elapsed();
 

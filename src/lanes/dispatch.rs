@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::window::{BATCH, LATEST, Pace, ready_by_level, room, worth_it};
 use super::{Context, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Lookout;
@@ -30,17 +31,9 @@ use crate::definition::{Order, QueueDefinition};
 use crate::failpoint;
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
-use crate::item::{HIGHEST_PRIORITY, ItemId, Lane, Timestamp, lifecycle};
-use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, claim, mark_dispatched, unconfirmed};
+use crate::item::{ItemId, Lane, Timestamp, lifecycle};
+use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, Sent, claim, mark_dispatched, unconfirmed};
 use crate::mirror::{MirrorError, Tx, acks, items, records};
-
-/// Items claimed and published together.
-const BATCH: u32 = 500;
-
-/// How soon to look again while items wait for room in the window: robots' acks cannot be seen, only their effect. The
-/// faster they are, the sooner.
-const SOONEST: Duration = Duration::from_millis(4);
-const LATEST: Duration = Duration::from_millis(50);
 
 /// How soon to look again while nothing waits; every change wakes us before.
 const IDLE: Duration = Duration::from_secs(5);
@@ -116,29 +109,6 @@ enum Round {
     Idle,
 }
 
-/// How fast robots take what is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pace {
-    /// Until the next look while the window is full.
-    wait: Duration,
-    /// What should be ready if nobody took anything.
-    ready: u64,
-}
-
-impl Pace {
-    /// So many were seen ready.
-    fn seen(&mut self, ready: u64) {
-        let taken = ready < self.ready;
-        self.wait = if taken { self.wait / 2 } else { self.wait * 2 }.clamp(SOONEST, LATEST);
-        self.ready = ready;
-    }
-
-    /// Whether robots wait for nothing: small top-ups cost a commit each.
-    fn is_slow(self) -> bool {
-        self.wait == LATEST
-    }
-}
-
 struct Runner {
     context: Context,
     definition: Arc<QueueDefinition>,
@@ -147,7 +117,7 @@ struct Runner {
     robots: String,
     bell: Arc<Notify>,
     /// Confirmed by the broker, not marked yet.
-    sent: Vec<(ItemId, u32)>,
+    sent: Vec<Sent>,
     pace: Pace,
 }
 
@@ -187,31 +157,18 @@ impl Runner {
 
     /// The priorities that have items ready, highest first, and how many of each may go out now.
     async fn wishes(&self, ready: u64) -> Result<Vec<(u8, u32)>, MirrorError> {
-        let key = &self.definition.key;
-        let mut wishes = Vec::new();
-        let mut in_broker = None;
-        let mut below = HIGHEST_PRIORITY + 1;
-        while let Some(level) = self.context.mirror.ready_level(key, below).await? {
-            let room = match self.definition.lane {
-                // What comes back to a direct queue shares it with items that nobody windows.
-                Lane::Direct => BATCH,
-                Lane::Managed => {
-                    let window = self.definition.window;
-                    let levels = match in_broker.take() {
-                        Some(levels) => levels,
-                        None => ready_by_level(ready, window, &self.context.mirror.out_by_priority(key, window).await?),
-                    };
-                    let room = room(window, levels.get(&level).copied().unwrap_or(0));
-                    in_broker = Some(levels);
-                    room
-                }
-            };
-            wishes.push((level, room.min(BATCH)));
-            below = level;
-        }
-        Ok(wishes)
+        let window = self.definition.window;
+        let levels = self.context.mirror.levels(&self.definition.key, window).await?;
+        let in_broker = ready_by_level(ready, window, &levels.out);
+        let room = |level| match self.definition.lane {
+            // What comes back to a direct queue shares it with items that nobody windows.
+            Lane::Direct => BATCH,
+            Lane::Managed => room(window, in_broker.get(&level).copied().unwrap_or(0)).min(BATCH),
+        };
+        Ok(levels.ready.iter().rev().map(|level| (*level, room(*level))).collect())
     }
 
+    /// Marks what was confirmed and claims so many of these priorities, highest first.
     async fn mark_and_claim(&mut self, wishes: Vec<(u8, u32)>) -> Result<Vec<Claimed>, MirrorError> {
         let (key, order) = (self.definition.key.clone(), self.definition.order);
         let sent = self.sent.clone();
@@ -226,12 +183,7 @@ impl Runner {
 
     async fn mark_sent(&mut self) -> Result<(), LaneError> {
         if !self.sent.is_empty() {
-            let sent = self.sent.clone();
-            self.context
-                .mirror
-                .write(move |tx: &mut Tx| Box::pin(async move { mark_dispatched(tx, &sent).await }))
-                .await?;
-            self.sent.clear();
+            self.mark_and_claim(Vec::new()).await?;
         }
         Ok(())
     }
@@ -239,23 +191,23 @@ impl Runner {
     async fn send(&mut self, claimed: Vec<Claimed>) -> Result<(), LaneError> {
         let at = now();
         let exchange = self.context.names.dispatch();
-        let ids: Vec<(ItemId, u32)> = claimed.iter().map(|item| (item.id, item.attempt)).collect();
+        let ids: Vec<(ItemId, Sent)> = claimed.iter().map(|item| (item.id, Sent::of(item))).collect();
         let outgoing: Vec<Outgoing> = claimed.into_iter().map(|item| outgoing(item, &exchange, at)).collect();
         let published = self.publisher.publish(&outgoing).await?;
         let mut not_taken = Vec::new();
         let mut reason = None;
         let mut refused = 0;
-        for (id, published) in ids.into_iter().zip(published) {
+        for ((id, sent), published) in ids.into_iter().zip(published) {
             match published {
-                Published::Confirmed => self.sent.push(id),
+                Published::Confirmed => self.sent.push(sent),
                 Published::Returned(why) => {
-                    not_taken.push(id.0);
+                    not_taken.push(id);
                     reason = Some(why);
                 }
                 Published::Refused => {
                     // It may be in the queue all the same: one ack more than items has to be expected.
                     refused += 1;
-                    not_taken.push(id.0);
+                    not_taken.push(id);
                 }
             }
         }
@@ -329,7 +281,7 @@ impl Runner {
 
 async fn mark_and_claim(
     tx: &mut Tx,
-    sent: &[(ItemId, u32)],
+    sent: &[Sent],
     queue: &str,
     order: Order,
     wishes: &[(u8, u32)],
@@ -349,33 +301,6 @@ async fn mark_and_claim(
         }
     }
     Ok(claimed)
-}
-
-/// Which priorities the ready messages have: priority is strict, so what is still ready is what robots take last,
-/// from the lowest level up. `out` counts the mirror's unfinished items by level; rows that were acked without a report
-/// are among them, so no level is taken to have more than its window.
-fn ready_by_level(ready: u64, window: u32, out: &BTreeMap<u8, u64>) -> BTreeMap<u8, u64> {
-    let mut left = ready;
-    let mut levels = BTreeMap::new();
-    for (level, count) in out {
-        let here = left.min(*count).min(u64::from(window));
-        left -= here;
-        levels.insert(*level, here);
-    }
-    // Messages the mirror knows nothing of (yet) count as the lowest.
-    if let Some(mut lowest) = levels.first_entry() {
-        *lowest.get_mut() += left;
-    }
-    levels
-}
-
-fn room(window: u32, ready: u64) -> u32 {
-    u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX)
-}
-
-/// Whether it is time for a round: while robots are fast, once a level wants half a window; every round costs a commit.
-fn worth_it(wishes: &[(u8, u32)], window: u32, slow: bool) -> bool {
-    wishes.iter().any(|(_, room)| *room > 0 && (slow || *room >= window.div_ceil(2).min(BATCH)))
 }
 
 /// The delivery a robot gets (docs/amqp.md).
@@ -404,61 +329,5 @@ fn outgoing(item: Claimed, exchange: &str, at: Timestamp) -> Outgoing {
             ..Properties::default()
         },
         body: item.payload,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_ready_is_what_robots_take_last() {
-        for (ready, out, expected) in [
-            (0, vec![(4, 200), (8, 200)], vec![(4, 0), (8, 0)]),
-            (250, vec![(4, 200), (8, 200)], vec![(4, 200), (8, 50)]),
-            (150, vec![(1, 10), (4, 200)], vec![(1, 10), (4, 140)]),
-            (30, vec![(4, 10)], vec![(4, 30)]),
-            (300, vec![(1, 1000), (8, 200)], vec![(1, 200), (8, 100)]),
-            (30, vec![], vec![]),
-        ] {
-            let out: BTreeMap<u8, u64> = out.into_iter().collect();
-            let expected: BTreeMap<u8, u64> = expected.into_iter().collect();
-            assert_eq!(ready_by_level(ready, 200, &out), expected);
-        }
-    }
-
-    #[test]
-    fn the_window_never_goes_below_nothing() {
-        assert_eq!((room(200, 0), room(200, 150), room(200, 900)), (200, 50, 0));
-    }
-
-    #[test]
-    fn fast_robots_get_half_a_window_at_a_time() {
-        for (wishes, window, fast, slow) in [
-            (vec![(4, 200)], 200, true, true),
-            (vec![(4, 100)], 200, true, true),
-            (vec![(4, 99)], 200, false, true),
-            (vec![(8, 150), (4, 1)], 200, true, true),
-            (vec![(4, 1)], 1, true, true),
-            (vec![(4, 1)], 3, false, true),
-            (vec![(4, BATCH)], 5000, true, true),
-            (vec![(4, 0)], 200, false, false),
-            (vec![], 200, false, false),
-        ] {
-            assert_eq!((worth_it(&wishes, window, false), worth_it(&wishes, window, true)), (fast, slow), "{wishes:?}");
-        }
-    }
-
-    #[test]
-    fn the_faster_robots_are_the_sooner_we_look() {
-        let mut pace = Pace { wait: LATEST, ready: 200 };
-        for ready in [150, 100, 50, 20, 10, 5] {
-            pace.seen(ready);
-        }
-        assert_eq!(pace, Pace { wait: SOONEST, ready: 5 });
-        for _ in 0..5 {
-            pace.seen(5);
-        }
-        assert!(pace.is_slow());
     }
 }

@@ -119,8 +119,8 @@ pub(super) async fn let_in(context: &Context, messages: &[Message], source: &'st
                 for (message, reason) in &parked {
                     records::park(tx, source, message, reason, now()).await?;
                 }
-                let admissions = admit_all(tx, &candidates, Refusals::Keep, now()).await?;
-                Ok(admissions.iter().any(|(candidate, _)| candidate.arrival.reply_to.is_some()))
+                admit_all(tx, &candidates, Refusals::Keep, now(), |_| ()).await?;
+                Ok(candidates.iter().any(|candidate| candidate.arrival.reply_to.is_some()))
             })
         })
         .await?;
@@ -141,9 +141,8 @@ pub async fn enqueue(
     let admission = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
-                let candidates = [candidate];
-                let admissions = admit_all(tx, &candidates, Refusals::Drop, now()).await?;
-                let admission = admissions.into_iter().next().map(|(_, admission)| admission);
+                let mut admission = None;
+                admit_all(tx, &[candidate], Refusals::Drop, now(), |said| admission = Some(said.into())).await?;
                 admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))
             })
         })
@@ -230,26 +229,54 @@ enum Refusals {
     Drop,
 }
 
-/// Decides over every candidate in order, each seeing those before it, and writes what follows.
-async fn admit_all<'c>(
+/// What the door says to one candidate, while it is written.
+enum Said<'i> {
+    Admitted(&'i Item),
+    Same(&'i Item),
+    Refused(Kind, Vec<Problem>),
+}
+
+impl From<Said<'_>> for Admission {
+    fn from(said: Said<'_>) -> Self {
+        match said {
+            Said::Admitted(item) => Self::Admitted(Box::new(item.clone())),
+            Said::Same(item) => Self::Same(Box::new(item.clone())),
+            Said::Refused(kind, problems) => Self::Refused {
+                kind,
+                code: problems.first().map_or("refused", |problem| problem.code),
+                reasons: problems.into_iter().map(|problem| problem.text).collect(),
+            },
+        }
+    }
+}
+
+/// Decides over every candidate in order, each seeing those before it, tells `say` each decision, and writes what
+/// follows.
+async fn admit_all(
     tx: &mut Tx,
-    candidates: &'c [Candidate],
+    candidates: &[Candidate],
     refusals: Refusals,
     at: Timestamp,
-) -> Result<Vec<(&'c Candidate, Admission)>, MirrorError> {
-    let references: HashSet<_> = candidates.iter().filter_map(Candidate::identity).collect();
+    mut say: impl FnMut(Said<'_>) + Send,
+) -> Result<(), MirrorError> {
+    let mut references = HashSet::with_capacity(candidates.len());
+    // Only these have to see each other; everybody else is spared the copies.
+    let mut repeated = HashSet::new();
+    for identity in candidates.iter().filter_map(Candidate::identity) {
+        if let Some(identity) = references.replace(identity) {
+            repeated.insert(identity);
+        }
+    }
     let mut before = items::by_reference(tx, &references).await?;
     let mut book = Book::default();
-    let mut admissions = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
-        let decision = decide(candidate, known.as_deref().map_or(&[], Vec::as_slice));
-        let admission = match decision {
+        match decide(candidate, known.as_deref().map_or(&[], Vec::as_slice)) {
             Decision::Same(id) => match known.and_then(|items| items.iter_mut().find(|item| item.id == id)) {
                 Some(item) => {
                     book.sent_again(item, candidate, at);
-                    Admission::Same(Box::new(item.clone()))
+                    say(Said::Same(item));
                 }
                 None => return Err(MirrorError::Unreadable(format!("item {id} vanished while it was compared"))),
             },
@@ -259,38 +286,32 @@ async fn admit_all<'c>(
                     door::refuse(&mut item, kind, &problems, at);
                     book.add(item, candidate, false, at);
                 }
-                Admission::Refused {
-                    kind,
-                    code: problems.first().map_or("refused", |problem| problem.code),
-                    reasons: problems.into_iter().map(|problem| problem.text).collect(),
-                }
-            }
-            Decision::Admit if candidate.is_over(at) => {
-                let text = "its life ended before it reached the door".to_owned();
-                let problem = Problem { code: "expired", text };
-                if refusals == Refusals::Keep {
-                    let mut item = candidate.item(at);
-                    door::refuse(&mut item, Kind::Expired, std::slice::from_ref(&problem), at);
-                    if let Some(identity) = identity {
-                        before.entry(identity).or_default().push(item.clone());
-                    }
-                    book.add(item, candidate, candidate.definition.unique, at);
-                }
-                Admission::Refused { kind: Kind::Expired, code: problem.code, reasons: vec![problem.text] }
+                say(Said::Refused(kind, problems));
             }
             Decision::Admit => {
-                let item = candidate.item(at);
-                if let Some(identity) = identity {
-                    before.entry(identity).or_default().push(item.clone());
+                let mut item = candidate.item(at);
+                if item.expires_at.is_some_and(|expires_at| expires_at <= at) {
+                    let text = "its life ended before it reached the door".to_owned();
+                    let problems = vec![Problem { code: "expired", text }];
+                    if refusals == Refusals::Keep {
+                        door::refuse(&mut item, Kind::Expired, &problems, at);
+                        if let Some(identity) = identity.filter(|identity| repeated.contains(identity)) {
+                            before.entry(identity).or_default().push(item.clone());
+                        }
+                        book.add(item, candidate, candidate.definition.unique, at);
+                    }
+                    say(Said::Refused(Kind::Expired, problems));
+                } else {
+                    if let Some(identity) = identity.filter(|identity| repeated.contains(identity)) {
+                        before.entry(identity).or_default().push(item.clone());
+                    }
+                    say(Said::Admitted(&item));
+                    book.add(item, candidate, candidate.definition.unique, at);
                 }
-                book.add(item.clone(), candidate, candidate.definition.unique, at);
-                Admission::Admitted(Box::new(item))
             }
-        };
-        admissions.push((candidate, admission));
+        }
     }
-    book.write(tx).await?;
-    Ok(admissions)
+    book.write(tx).await
 }
 
 enum Decision {
@@ -317,10 +338,6 @@ fn decide(candidate: &Candidate, known: &[Item]) -> Decision {
 impl Candidate {
     fn item(&self, at: Timestamp) -> Item {
         door::admit(&self.definition, &self.arrival, self.priority, self.content_hash.clone(), self.id, at)
-    }
-
-    fn is_over(&self, at: Timestamp) -> bool {
-        self.item(at).expires_at.is_some_and(|expires_at| expires_at <= at)
     }
 
     fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {

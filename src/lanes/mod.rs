@@ -18,6 +18,7 @@ pub mod live;
 pub mod reports;
 pub mod tap;
 pub mod unrouted;
+mod window;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,10 +1,11 @@
 //! What dispatch asks of the mirror: which items go out next, and what became of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::items::failed;
+use super::many::{self, Many};
 use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::definition::Order;
 use crate::item::{ItemId, Timestamp};
@@ -12,6 +13,8 @@ use crate::item::{ItemId, Timestamp};
 /// An item on its way into the robots' queue: what its delivery will carry. `attempt` is the one just begun.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claimed {
+    /// Its place in the order of admission: what the mirror finds it by.
+    pub seq: i64,
     pub id: ItemId,
     pub queue: String,
     pub attempt: u32,
@@ -28,8 +31,49 @@ pub struct Claimed {
 /// Payload bytes that are read into memory for one round of claims.
 pub const CLAIMED_BYTES: u64 = 8 * 1024 * 1024;
 
-const CLAIMED_COLUMNS: &str = "items.id, items.queue, items.attempt, items.priority, items.reference, items.name, \
-     items.content_type, items.traceparent, items.due_at, items.expires_at, payloads.body";
+const CLAIMED_COLUMNS: &str = "items.seq, items.id, items.queue, items.attempt, items.priority, items.reference, \
+     items.name, items.content_type, items.traceparent, items.due_at, items.expires_at";
+
+static CLAIM: Many = Many::new(|places| {
+    format!(
+        "UPDATE items SET place = 'claimed', attempt = attempt + 1, deliveries = 0, silent = 0, rejected_at = NULL, \
+         progress = NULL, revision = revision + 1, dispatched_at = ? WHERE place = 'ready' AND seq IN ({}) \
+         RETURNING {CLAIMED_COLUMNS}, (SELECT body FROM payloads WHERE item = items.id)",
+        many::list(places)
+    )
+});
+
+static MARK: Many = Many::new(|places| {
+    format!(
+        "WITH sent (seq, attempt) AS {} UPDATE items SET place = 'broker' FROM sent \
+         WHERE items.seq = sent.seq AND items.attempt = sent.attempt AND items.place = 'claimed'",
+        many::values(places, 2)
+    )
+});
+
+/// Where the items of a queue stand, as far as the mirror knows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Priorities that have items ready to go out.
+    pub ready: BTreeSet<u8>,
+    /// How many unfinished items of each priority are out.
+    pub out: BTreeMap<u8, u64>,
+}
+
+/// A claimed item by the delivery it becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    seq: i64,
+    attempt: u32,
+}
+
+impl Sent {
+    /// Names what was claimed.
+    #[must_use]
+    pub const fn of(item: &Claimed) -> Self {
+        Self { seq: item.seq, attempt: item.attempt }
+    }
+}
 
 /// How much may be claimed: so many items, with so many bytes of payload.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +108,8 @@ pub async fn claim(
         .fetch_all(&mut *tx)
         .await
         .map_err(failed("find ready items"))?;
-    let order = order_by(order);
     let mut bytes = 0;
-    let mut numbers = Vec::with_capacity(picked.len());
+    let mut numbers: Vec<i64> = Vec::with_capacity(picked.len());
     for row in &picked {
         bytes += row.try_get::<i64, _>(1).map_err(failed("find ready items"))?.cast_unsigned();
         if bytes > allowance.bytes && !numbers.is_empty() {
@@ -76,21 +119,15 @@ pub async fn claim(
     }
 
     let mut claimed = Vec::with_capacity(numbers.len());
-    for numbers in numbers.chunks(200) {
-        let mut update = QueryBuilder::<Sqlite>::new(
-            "UPDATE items SET place = 'claimed', attempt = attempt + 1, deliveries = 0, silent = 0, rejected_at = NULL, \
-             progress = NULL, revision = revision + 1, dispatched_at = ",
-        );
-        update.push_bind(micros(now)).push(" WHERE place = 'ready' AND seq IN (");
-        in_list(&mut update, numbers);
-        update.build().execute(&mut *tx).await.map_err(failed("claim items"))?;
-
-        let mut select = QueryBuilder::<Sqlite>::new(format!(
-            "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE seq IN ("
-        ));
-        in_list(&mut select, numbers);
-        select.push(format!(" ORDER BY {order}"));
-        claimed.extend(fetch(select.build().fetch_all(&mut *tx).await)?);
+    for numbers in numbers.chunks(many::MOST) {
+        let query = CLAIM.query(numbers.len()).bind(micros(now));
+        let query = numbers.iter().fold(query, |query, seq| query.bind(*seq));
+        claimed.extend(fetch(query.fetch_all(&mut *tx).await)?);
+    }
+    // The rows come in no order that could be relied on.
+    match order {
+        Order::Fifo => claimed.sort_unstable_by_key(|item| item.seq),
+        Order::Deadline => claimed.sort_unstable_by_key(|item| (item.due_at.is_none(), item.due_at, item.seq)),
     }
     Ok(Claim { items: claimed, out_of_bytes: numbers.len() < picked.len() })
 }
@@ -112,29 +149,14 @@ pub(super) fn pick(queue: &str, priority: u8, order: Order, limit: u32, now: Tim
     query
 }
 
-fn in_list(query: &mut QueryBuilder<Sqlite>, numbers: &[i64]) {
-    let mut list = query.separated(", ");
-    for number in numbers {
-        list.push_bind(*number);
-    }
-    query.push(")");
-}
-
 /// The broker has them. Whoever reported meanwhile has moved on and is left alone.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn mark_dispatched(tx: &mut Tx, items: &[(ItemId, u32)]) -> Result<(), MirrorError> {
-    for rows in items.chunks(200) {
-        let mut query = QueryBuilder::<Sqlite>::new("WITH sent (id, attempt) AS (");
-        query.push_values(rows, |mut row, (id, attempt)| {
-            row.push_bind(id.to_string()).push_bind(*attempt);
-        });
-        query.push(
-            ") UPDATE items SET place = 'broker' FROM sent \
-             WHERE items.id = sent.id AND items.attempt = sent.attempt AND items.place = 'claimed'",
-        );
-        query.build().execute(&mut *tx).await.map_err(failed("mark items dispatched"))?;
+pub async fn mark_dispatched(tx: &mut Tx, sent: &[Sent]) -> Result<(), MirrorError> {
+    for rows in sent.chunks(many::MOST) {
+        let query = rows.iter().fold(MARK.query(rows.len()), |query, sent| query.bind(sent.seq).bind(sent.attempt));
+        query.execute(&mut *tx).await.map_err(failed("mark items dispatched"))?;
     }
     Ok(())
 }
@@ -167,18 +189,22 @@ pub async fn unconfirmed(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Cla
 
 pub(super) fn unconfirmed_sql() -> String {
     format!(
-        "SELECT {CLAIMED_COLUMNS} FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
+        "SELECT {CLAIMED_COLUMNS}, payloads.body FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
          AND items.place = 'claimed' ORDER BY items.priority DESC, items.seq LIMIT $2"
     )
 }
 
-pub(super) const READY_LEVEL: &str =
-    "SELECT max(priority) FROM items WHERE queue = $1 AND place = 'ready' AND priority < $2";
-/// Counts no further than asked: rows that were acked without a report may be many.
-pub(super) const OUT_BY_PRIORITY: &str = "WITH RECURSIVE levels (priority) AS (\
+/// Every level that has items ready, with nothing, and every level that has items out, with how many. Finds each level by
+/// the indexes, whatever waits, and counts no further than asked: rows that were acked without a report may be many.
+pub(super) const LEVELS: &str = "WITH RECURSIVE \
+     ready (priority) AS (SELECT max(priority) FROM items WHERE queue = $1 AND place = 'ready' \
+     UNION ALL SELECT (SELECT max(items.priority) FROM items WHERE queue = $1 AND items.priority < ready.priority \
+     AND place = 'ready') FROM ready WHERE ready.priority IS NOT NULL), \
+     levels (priority) AS (\
      SELECT max(priority) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
      UNION ALL SELECT (SELECT max(items.priority) FROM items WHERE queue = $1 AND items.priority < levels.priority \
      AND place IN ('claimed', 'broker') AND rejected_at IS NULL) FROM levels WHERE levels.priority IS NOT NULL) \
+     SELECT priority, NULL FROM ready WHERE priority IS NOT NULL UNION ALL \
      SELECT priority, (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND items.priority = levels.priority \
      AND place IN ('claimed', 'broker') AND rejected_at IS NULL LIMIT $2)) FROM levels WHERE priority IS NOT NULL";
 pub(super) const ANY_OUT: &str = "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') \
@@ -188,35 +214,26 @@ pub(super) const NEXT_EXPIRY: &str =
     "SELECT min(expires_at) FROM items WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready')";
 
 impl Mirror {
-    /// The highest priority below `below` that has items ready to go out. Finds it by the index, whatever waits.
+    /// What waits in the mirror and what is out, by priority; `at_most` stands for that many and more.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn ready_level(&self, queue: &str, below: u8) -> Result<Option<u8>, MirrorError> {
-        sqlx::query_scalar(READY_LEVEL)
-            .bind(queue)
-            .bind(below)
-            .fetch_one(self.reads())
-            .await
-            .map_err(self.failed("find ready items"))
-    }
-
-    /// How many unfinished items of each priority are out, as far as the mirror knows; `at_most` stands for that many
-    /// and more.
-    ///
-    /// # Errors
-    /// Where SQL fails.
-    pub async fn out_by_priority(&self, queue: &str, at_most: u32) -> Result<BTreeMap<u8, u64>, MirrorError> {
-        let rows = sqlx::query(OUT_BY_PRIORITY)
+    pub async fn levels(&self, queue: &str, at_most: u32) -> Result<Levels, MirrorError> {
+        let rows = sqlx::query(LEVELS)
             .bind(queue)
             .bind(at_most)
             .fetch_all(self.reads())
             .await
             .map_err(self.failed("count items"))?;
-        rows.iter()
-            .map(|row| Ok((row.try_get::<u8, _>(0)?, row.try_get::<i64, _>(1)?.cast_unsigned())))
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(failed("count items"))
+        let mut levels = Levels::default();
+        for row in &rows {
+            let level = || Ok((row.try_get::<u8, _>(0)?, row.try_get::<Option<i64>, _>(1)?));
+            match level().map_err(failed("count items"))? {
+                (level, None) => drop(levels.ready.insert(level)),
+                (level, Some(out)) => drop(levels.out.insert(level, out.cast_unsigned())),
+            }
+        }
+        Ok(levels)
     }
 
     /// Whether an item of this queue is out whose dead letter did not come.
@@ -254,27 +271,30 @@ impl Mirror {
 }
 
 fn fetch(rows: Result<Vec<sqlx::sqlite::SqliteRow>, sqlx::Error>) -> Result<Vec<Claimed>, MirrorError> {
-    rows.map_err(failed("read claimed items"))?.iter().map(claimed).collect()
+    rows.map_err(failed("read claimed items"))?.iter().filter_map(|row| claimed(row).transpose()).collect()
 }
 
-fn claimed(row: &sqlx::sqlite::SqliteRow) -> Result<Claimed, MirrorError> {
+/// `None` without a payload: there is nothing to send.
+fn claimed(row: &sqlx::sqlite::SqliteRow) -> Result<Option<Claimed>, MirrorError> {
     let moment = |index: usize| row.try_get::<Option<i64>, _>(index).map(|at| at.map(timestamp));
-    let id: String = row.try_get(0).map_err(failed("read claimed items"))?;
+    let id: &str = row.try_get(1).map_err(failed("read claimed items"))?;
     let id = id.parse().map_err(|_| MirrorError::Unreadable(format!("the item id '{id}'")))?;
-    let read = || -> Result<Claimed, sqlx::Error> {
-        Ok(Claimed {
+    let read = || -> Result<Option<Claimed>, sqlx::Error> {
+        let Some(payload) = row.try_get(11)? else { return Ok(None) };
+        Ok(Some(Claimed {
+            seq: row.try_get(0)?,
             id,
-            queue: row.try_get(1)?,
-            attempt: row.try_get(2)?,
-            priority: row.try_get(3)?,
-            reference: row.try_get(4)?,
-            name: row.try_get(5)?,
-            content_type: row.try_get(6)?,
-            traceparent: row.try_get(7)?,
-            due_at: moment(8)?,
-            expires_at: moment(9)?,
-            payload: row.try_get(10)?,
-        })
+            queue: row.try_get(2)?,
+            attempt: row.try_get(3)?,
+            priority: row.try_get(4)?,
+            reference: row.try_get(5)?,
+            name: row.try_get(6)?,
+            content_type: row.try_get(7)?,
+            traceparent: row.try_get(8)?,
+            due_at: moment(9)?,
+            expires_at: moment(10)?,
+            payload,
+        }))
     };
     read().map_err(failed("read claimed items"))
 }

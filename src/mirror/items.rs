@@ -2,81 +2,143 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Sqlite};
 
+use super::many::{self, Many};
 use super::row::{ITEM_COLUMNS, item_from_row};
 use super::{MirrorError, Tx, micros};
 use crate::item::{Item, ItemId, Timestamp};
-
-/// Rows per statement. A fixed size keeps the statement text the same, so that SQLite parses it once.
-const ROWS: usize = 100;
 
 /// Items looked at of one reference. A producer that gives all its items one `message-id` must not make the mirror load
 /// its whole history; whoever gives an identity to more open items than this has none.
 const SAME_REFERENCE: u32 = 50;
 
-/// Names per `IN` list.
-const NAMES: usize = 200;
+static INSERT: Many = Many::new(|places| {
+    let columns = "id, queue, lane, reference, unique_reference, name, state, kind, place, code, reason, note, \
+         result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
+         ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
+         correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, \
+         finished_at, revision";
+    many::insert("items", columns, places)
+});
+
+/// What can change after admission.
+const CHANGING: [&str; 34] = [
+    "lane",
+    "state",
+    "kind",
+    "place",
+    "code",
+    "reason",
+    "note",
+    "result",
+    "progress",
+    "priority",
+    "attempt",
+    "deliveries",
+    "retries",
+    "requeues",
+    "silent",
+    "rejected_at",
+    "ran_anyway",
+    "ignored",
+    "stub",
+    "content_type",
+    "size",
+    "content_hash",
+    "worker",
+    "ready_at",
+    "due_at",
+    "expires_at",
+    "started_at",
+    "finished_at",
+    "revision",
+    "name",
+    "labels",
+    "traceparent",
+    "enqueued_at",
+    "possible_repeat",
+];
+
+static SAVE: Many = Many::new(|places| {
+    let set: Vec<String> = CHANGING.iter().map(|column| format!("{column} = changed.{column}")).collect();
+    format!(
+        "WITH changed (id, {}) AS {} UPDATE items SET {} FROM changed \
+         WHERE items.id = changed.id AND items.revision < changed.revision",
+        CHANGING.join(", "),
+        many::values(places, CHANGING.len() + 1),
+        set.join(", ")
+    )
+});
+
+static BY_ID: Many =
+    Many::new(|places| format!("SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({})", many::list(places)));
+
+static BY_REFERENCE: Many = Many::new(|places| {
+    format!(
+        "SELECT {ITEM_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY reference ORDER BY seq DESC) AS age \
+         FROM items WHERE queue = ? AND reference IN ({})) \
+         WHERE unique_reference IS NOT NULL OR age <= {SAME_REFERENCE} ORDER BY seq",
+        many::list(places)
+    )
+});
 
 /// Inserts items that are not there yet; `unique` reserves the reference within the queue.
 ///
 /// # Errors
 /// Where SQL fails; a reserved reference that is taken is such a failure, the door asks before.
 pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorError> {
-    for rows in items.chunks(ROWS) {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO items (id, queue, lane, reference, unique_reference, name, state, kind, place, code, reason, note, \
-             result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
-             ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
-             correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, \
-             finished_at, revision) ",
-        );
-        query.push_values(rows, |mut row, (item, unique)| {
+    for rows in items.chunks(many::MOST) {
+        let mut query = INSERT.query(rows.len());
+        for (item, unique) in rows {
             let moment = |at: Option<Timestamp>| at.map(micros);
-            row.push_bind(item.id.to_string())
-                .push_bind(&item.queue)
-                .push_bind(item.lane.word())
-                .push_bind(&item.reference)
-                .push_bind(item.reference.as_ref().filter(|_| *unique))
-                .push_bind(&item.name)
-                .push_bind(item.state.word())
-                .push_bind(item.state.kind().map(crate::item::Kind::word))
-                .push_bind(item.place.word())
-                .push_bind(&item.code)
-                .push_bind(&item.reason)
-                .push_bind(&item.note)
-                .push_bind(item.result.as_ref().map(ToString::to_string))
-                .push_bind(item.progress)
-                .push_bind(item.priority)
-                .push_bind(item.attempt)
-                .push_bind(item.deliveries)
-                .push_bind(item.retries)
-                .push_bind(item.requeues)
-                .push_bind(item.silent)
-                .push_bind(moment(item.rejected_at))
-                .push_bind(item.possible_repeat)
-                .push_bind(item.ran_anyway)
-                .push_bind(json_list(&item.ignored))
-                .push_bind(item.stub)
-                .push_bind(&item.content_type)
-                .push_bind(item.size.map(u64::cast_signed))
-                .push_bind(&item.content_hash)
-                .push_bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
-                .push_bind(&item.worker)
-                .push_bind(&item.traceparent)
-                .push_bind(&item.reply_to)
-                .push_bind(&item.correlation_id)
-                .push_bind(micros(item.enqueued_at))
-                .push_bind(moment(item.not_before))
-                .push_bind(micros(item.ready_at))
-                .push_bind(moment(item.due_at))
-                .push_bind(moment(item.expires_at))
-                .push_bind(moment(item.dispatched_at))
-                .push_bind(moment(item.started_at))
-                .push_bind(moment(item.finished_at))
-                .push_bind(item.revision);
-        });
-        query.build().execute(&mut *tx).await.map_err(failed("insert items"))?;
+            query = query
+                .bind(item.id.to_string())
+                .bind(&item.queue)
+                .bind(item.lane.word())
+                .bind(&item.reference)
+                .bind(item.reference.as_ref().filter(|_| *unique))
+                .bind(&item.name)
+                .bind(item.state.word())
+                .bind(item.state.kind().map(crate::item::Kind::word))
+                .bind(item.place.word())
+                .bind(&item.code)
+                .bind(&item.reason)
+                .bind(&item.note)
+                .bind(item.result.as_ref().map(ToString::to_string))
+                .bind(item.progress)
+                .bind(item.priority)
+                .bind(item.attempt)
+                .bind(item.deliveries)
+                .bind(item.retries)
+                .bind(item.requeues)
+                .bind(item.silent)
+                .bind(moment(item.rejected_at))
+                .bind(item.possible_repeat)
+                .bind(item.ran_anyway)
+                .bind(json_list(&item.ignored))
+                .bind(item.stub)
+                .bind(&item.content_type)
+                .bind(item.size.map(u64::cast_signed))
+                .bind(&item.content_hash)
+                .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
+                .bind(&item.worker)
+                .bind(&item.traceparent)
+                .bind(&item.reply_to)
+                .bind(&item.correlation_id)
+                .bind(micros(item.enqueued_at))
+                .bind(moment(item.not_before))
+                .bind(micros(item.ready_at))
+                .bind(moment(item.due_at))
+                .bind(moment(item.expires_at))
+                .bind(moment(item.dispatched_at))
+                .bind(moment(item.started_at))
+                .bind(moment(item.finished_at))
+                .bind(item.revision);
+        }
+        query.execute(&mut *tx).await.map_err(failed("insert items"))?;
     }
     Ok(())
 }
@@ -87,66 +149,48 @@ pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorEr
 /// # Errors
 /// Where SQL fails, or an item is not there as it was loaded.
 pub async fn save(tx: &mut Tx, items: &[&Item]) -> Result<(), MirrorError> {
-    for rows in items.chunks(ROWS) {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "WITH changed (id, lane, state, kind, place, code, reason, note, result, progress, priority, attempt, \
-             deliveries, retries, requeues, silent, rejected_at, ran_anyway, ignored, stub, content_type, size, \
-             content_hash, worker, ready_at, due_at, expires_at, started_at, finished_at, revision, name, labels, \
-             traceparent, enqueued_at, possible_repeat) AS (",
-        );
-        query.push_values(rows, |mut row, item| {
+    for rows in items.chunks(many::MOST) {
+        let mut query = SAVE.query(rows.len());
+        for item in rows {
             let moment = |at: Option<Timestamp>| at.map(micros);
-            row.push_bind(item.id.to_string())
-                .push_bind(item.lane.word())
-                .push_bind(item.state.word())
-                .push_bind(item.state.kind().map(crate::item::Kind::word))
-                .push_bind(item.place.word())
-                .push_bind(&item.code)
-                .push_bind(&item.reason)
-                .push_bind(&item.note)
-                .push_bind(item.result.as_ref().map(ToString::to_string))
-                .push_bind(item.progress)
-                .push_bind(item.priority)
-                .push_bind(item.attempt)
-                .push_bind(item.deliveries)
-                .push_bind(item.retries)
-                .push_bind(item.requeues)
-                .push_bind(item.silent)
-                .push_bind(moment(item.rejected_at))
-                .push_bind(item.ran_anyway)
-                .push_bind(json_list(&item.ignored))
-                .push_bind(item.stub)
-                .push_bind(&item.content_type)
-                .push_bind(item.size.map(u64::cast_signed))
-                .push_bind(&item.content_hash)
-                .push_bind(&item.worker)
-                .push_bind(micros(item.ready_at))
-                .push_bind(moment(item.due_at))
-                .push_bind(moment(item.expires_at))
-                .push_bind(moment(item.started_at))
-                .push_bind(moment(item.finished_at))
-                .push_bind(item.revision)
-                .push_bind(&item.name)
-                .push_bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
-                .push_bind(&item.traceparent)
-                .push_bind(micros(item.enqueued_at))
-                .push_bind(item.possible_repeat);
-        });
-        query.push(
-            ") UPDATE items SET lane = changed.lane, state = changed.state, kind = changed.kind, place = changed.place, \
-             code = changed.code, reason = changed.reason, note = changed.note, result = changed.result, \
-             progress = changed.progress, priority = changed.priority, attempt = changed.attempt, \
-             deliveries = changed.deliveries, retries = changed.retries, requeues = changed.requeues, \
-             silent = changed.silent, rejected_at = changed.rejected_at, ran_anyway = changed.ran_anyway, \
-             ignored = changed.ignored, stub = changed.stub, content_type = changed.content_type, size = changed.size, \
-             content_hash = changed.content_hash, worker = changed.worker, ready_at = changed.ready_at, \
-             due_at = changed.due_at, expires_at = changed.expires_at, started_at = changed.started_at, \
-             finished_at = changed.finished_at, revision = changed.revision, name = changed.name, \
-             labels = changed.labels, traceparent = changed.traceparent, enqueued_at = changed.enqueued_at, \
-             possible_repeat = changed.possible_repeat \
-             FROM changed WHERE items.id = changed.id AND items.revision < changed.revision",
-        );
-        let done = query.build().execute(&mut *tx).await.map_err(failed("change items"))?;
+            query = query
+                .bind(item.id.to_string())
+                .bind(item.lane.word())
+                .bind(item.state.word())
+                .bind(item.state.kind().map(crate::item::Kind::word))
+                .bind(item.place.word())
+                .bind(&item.code)
+                .bind(&item.reason)
+                .bind(&item.note)
+                .bind(item.result.as_ref().map(ToString::to_string))
+                .bind(item.progress)
+                .bind(item.priority)
+                .bind(item.attempt)
+                .bind(item.deliveries)
+                .bind(item.retries)
+                .bind(item.requeues)
+                .bind(item.silent)
+                .bind(moment(item.rejected_at))
+                .bind(item.ran_anyway)
+                .bind(json_list(&item.ignored))
+                .bind(item.stub)
+                .bind(&item.content_type)
+                .bind(item.size.map(u64::cast_signed))
+                .bind(&item.content_hash)
+                .bind(&item.worker)
+                .bind(micros(item.ready_at))
+                .bind(moment(item.due_at))
+                .bind(moment(item.expires_at))
+                .bind(moment(item.started_at))
+                .bind(moment(item.finished_at))
+                .bind(item.revision)
+                .bind(&item.name)
+                .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
+                .bind(&item.traceparent)
+                .bind(micros(item.enqueued_at))
+                .bind(item.possible_repeat);
+        }
+        let done = query.execute(&mut *tx).await.map_err(failed("change items"))?;
         if done.rows_affected() != rows.len() as u64 {
             return Err(MirrorError::Unreadable(format!(
                 "{} of {} changed items were not as they had been loaded",
@@ -163,15 +207,10 @@ pub async fn save(tx: &mut Tx, items: &[&Item]) -> Result<(), MirrorError> {
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn by_id(tx: &mut Tx, ids: &HashSet<ItemId>) -> Result<Vec<Item>, MirrorError> {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let ids: Vec<ItemId> = ids.iter().copied().collect();
     let mut items = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(NAMES) {
-        let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE id IN ("));
-        let mut list = query.separated(", ");
-        for id in ids {
-            list.push_bind(id);
-        }
-        query.push(")");
+    for ids in ids.chunks(many::MOST) {
+        let query = ids.iter().fold(BY_ID.query(ids.len()), |query, id| query.bind(id.to_string()));
         items.extend(fetch(tx, query).await?);
     }
     Ok(items)
@@ -192,20 +231,9 @@ pub async fn by_reference(
     }
     let mut found: HashMap<(String, String), Vec<Item>> = HashMap::new();
     for (queue, references) in by_queue {
-        for references in references.chunks(NAMES) {
-            let mut query = QueryBuilder::<Sqlite>::new(format!(
-                "SELECT {ITEM_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY reference ORDER BY seq DESC) AS age \
-                 FROM items WHERE queue = "
-            ));
-            query.push_bind(queue).push(" AND reference IN (");
-            let mut list = query.separated(", ");
-            for reference in references {
-                list.push_bind(*reference);
-            }
-            query
-                .push(")) WHERE unique_reference IS NOT NULL OR age <= ")
-                .push_bind(SAME_REFERENCE)
-                .push(" ORDER BY seq");
+        for references in references.chunks(many::MOST) {
+            let query = BY_REFERENCE.query(references.len()).bind(queue);
+            let query = references.iter().fold(query, |query, reference| query.bind(*reference));
             for item in fetch(tx, query).await? {
                 let reference = item.reference.clone().unwrap_or_default();
                 found.entry((item.queue.clone(), reference)).or_default().push(item);
@@ -220,9 +248,11 @@ pub async fn by_reference(
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn expired(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
-    let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE expires_at <= "));
-    query.push_bind(micros(now)).push(" AND place IN ('delayed', 'ready') ORDER BY expires_at LIMIT ").push_bind(limit);
-    fetch(tx, query).await
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE expires_at <= $1 AND place IN ('delayed', 'ready') \
+         ORDER BY expires_at LIMIT $2"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(micros(now)).bind(limit)).await
 }
 
 /// Open items whose dead letter came at `until` or before and is not judged yet, at most `limit`.
@@ -230,12 +260,11 @@ pub async fn expired(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Item
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn unjudged(tx: &mut Tx, until: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
-    let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE rejected_at <= "));
-    query
-        .push_bind(micros(until))
-        .push(" AND place IN ('claimed', 'broker') ORDER BY rejected_at LIMIT ")
-        .push_bind(limit);
-    fetch(tx, query).await
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE rejected_at <= $1 AND place IN ('claimed', 'broker') \
+         ORDER BY rejected_at LIMIT $2"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(micros(until)).bind(limit)).await
 }
 
 /// Items of a queue that were sent out by `until` and whose dead letter did not come, oldest first, at most `limit`.
@@ -243,14 +272,11 @@ pub async fn unjudged(tx: &mut Tx, until: Timestamp, limit: u32) -> Result<Vec<I
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn out(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
-    let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE queue = "));
-    query
-        .push_bind(queue)
-        .push(" AND place IN ('claimed', 'broker') AND rejected_at IS NULL AND dispatched_at <= ")
-        .push_bind(micros(until))
-        .push(" ORDER BY seq LIMIT ")
-        .push_bind(limit);
-    fetch(tx, query).await
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
+         AND dispatched_at <= $2 ORDER BY seq LIMIT $3"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(queue).bind(micros(until)).bind(limit)).await
 }
 
 /// Items of a queue that are queued or processing, oldest first, at most `limit`.
@@ -258,9 +284,10 @@ pub async fn out(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Resu
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn open_of(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Item>, MirrorError> {
-    let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {ITEM_COLUMNS} FROM items WHERE queue = "));
-    query.push_bind(queue).push(" AND state IN ('queued', 'processing') ORDER BY seq LIMIT ").push_bind(limit);
-    fetch(tx, query).await
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE queue = $1 AND state IN ('queued', 'processing') ORDER BY seq LIMIT $2"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(queue).bind(limit)).await
 }
 
 /// How many items of a queue are out and their dead letter did not come.
@@ -278,8 +305,8 @@ pub async fn count_out(tx: &mut Tx, queue: &str) -> Result<u64, MirrorError> {
     Ok(count.cast_unsigned())
 }
 
-async fn fetch(tx: &mut Tx, mut query: QueryBuilder<Sqlite>) -> Result<Vec<Item>, MirrorError> {
-    let rows = query.build().fetch_all(&mut *tx).await.map_err(failed("look items up"))?;
+async fn fetch(tx: &mut Tx, query: Query<'_, Sqlite, SqliteArguments>) -> Result<Vec<Item>, MirrorError> {
+    let rows = query.fetch_all(&mut *tx).await.map_err(failed("look items up"))?;
     rows.iter().map(item_from_row).collect()
 }
 

@@ -10,6 +10,7 @@ pub mod control;
 pub mod dispatch;
 mod health;
 pub mod items;
+mod many;
 mod read;
 pub mod records;
 mod row;
@@ -129,6 +130,9 @@ impl Mirror {
             // A savepoint keeps what pages were before; in a file that is half of all writes.
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", LOG_PAGES)
+            .statement_cache_capacity(many::PREPARED)
+            // Rows cross from SQLite's thread to ours; where few may wait between them both threads wait all the time.
+            .row_buffer_size(many::MOST)
             .foreign_keys(true);
         let writer = open_for_writing(&options).await.map_err(|error| match error.trouble() {
             Some(trouble) => MirrorError::Unusable { path: path.to_owned(), reason: trouble.to_string() },
@@ -136,7 +140,13 @@ impl Mirror {
         })?;
         let options = options.create_if_missing(false);
         let reading = options.clone().read_only(true).pragma("cache_size", READER_CACHE);
-        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).connect_with(reading.clone());
+        // A connection to a file needs no test, and each would be a way to its thread and back.
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .test_before_acquire(false)
+                .connect_with(reading.clone())
+        };
         let failed = |source| MirrorError::Sql { operation: "be opened for reading", source };
         let (reads, views) = (pool(2).await.map_err(failed)?, pool(4).await.map_err(failed)?);
         let health = Arc::new(Health::new(path));

@@ -1,28 +1,33 @@
 //! What is written beside the items: payloads, timeline lines, parked messages and answers.
 
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::Row as _;
 
 use super::items::failed;
+use super::many::{self, Many};
 use super::{Mirror, MirrorError, Tx, micros};
 use crate::item::answer::Answer;
 use crate::item::message::Message;
 use crate::item::timeline::Line;
 use crate::item::{ItemId, Timestamp};
 
-const ROWS: usize = 100;
+static PAYLOADS: Many =
+    Many::new(|places| format!("{} ON CONFLICT (item) DO NOTHING", many::insert("payloads", "item, body", places)));
+static LINES: Many =
+    Many::new(|places| many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state", places));
+static ANSWERS: Many =
+    Many::new(|places| many::insert("answers", "item, reply_to, correlation_id, type, body", places));
 
 /// Stores payloads of items that have none yet.
 ///
 /// # Errors
 /// Where SQL fails.
 pub async fn insert_payloads(tx: &mut Tx, payloads: &[(ItemId, &[u8])]) -> Result<(), MirrorError> {
-    for rows in payloads.chunks(ROWS) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO payloads (item, body) ");
-        query.push_values(rows, |mut row, (id, body)| {
-            row.push_bind(id.to_string()).push_bind(*body);
-        });
-        query.push(" ON CONFLICT (item) DO NOTHING");
-        query.build().execute(&mut *tx).await.map_err(failed("store payloads"))?;
+    for rows in payloads.chunks(many::MOST) {
+        let mut query = PAYLOADS.query(rows.len());
+        for (id, body) in rows {
+            query = query.bind(id.to_string()).bind(*body);
+        }
+        query.execute(&mut *tx).await.map_err(failed("store payloads"))?;
     }
     Ok(())
 }
@@ -32,22 +37,21 @@ pub async fn insert_payloads(tx: &mut Tx, payloads: &[(ItemId, &[u8])]) -> Resul
 /// # Errors
 /// Where SQL fails.
 pub async fn append_lines(tx: &mut Tx, lines: &[(ItemId, Line)]) -> Result<(), MirrorError> {
-    for rows in lines.chunks(ROWS) {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO timeline (item, revision, at, actor, user, event, why, attempt, state) ",
-        );
-        query.push_values(rows, |mut row, (id, line)| {
-            row.push_bind(id.to_string())
-                .push_bind(line.revision)
-                .push_bind(micros(line.at))
-                .push_bind(&line.actor)
-                .push_bind(&line.user)
-                .push_bind(line.event.as_ref())
-                .push_bind(&line.why)
-                .push_bind(line.attempt)
-                .push_bind(&line.state);
-        });
-        query.build().execute(&mut *tx).await.map_err(failed("write timelines"))?;
+    for rows in lines.chunks(many::MOST) {
+        let mut query = LINES.query(rows.len());
+        for (id, line) in rows {
+            query = query
+                .bind(id.to_string())
+                .bind(line.revision)
+                .bind(micros(line.at))
+                .bind(&line.actor)
+                .bind(&line.user)
+                .bind(line.event.as_ref())
+                .bind(&line.why)
+                .bind(line.attempt)
+                .bind(&line.state);
+        }
+        query.execute(&mut *tx).await.map_err(failed("write timelines"))?;
     }
     Ok(())
 }
@@ -82,17 +86,17 @@ pub async fn park(
 /// # Errors
 /// Where SQL fails.
 pub async fn add_answers(tx: &mut Tx, answers: &[Answer]) -> Result<(), MirrorError> {
-    for rows in answers.chunks(ROWS) {
-        let mut query =
-            QueryBuilder::<Sqlite>::new("INSERT INTO answers (item, reply_to, correlation_id, type, body) ");
-        query.push_values(rows, |mut row, answer| {
-            row.push_bind(&answer.item)
-                .push_bind(&answer.reply_to)
-                .push_bind(&answer.correlation_id)
-                .push_bind(answer.kind)
-                .push_bind(answer.body.to_string());
-        });
-        query.build().execute(&mut *tx).await.map_err(failed("write answers"))?;
+    for rows in answers.chunks(many::MOST) {
+        let mut query = ANSWERS.query(rows.len());
+        for answer in rows {
+            query = query
+                .bind(&answer.item)
+                .bind(&answer.reply_to)
+                .bind(&answer.correlation_id)
+                .bind(answer.kind)
+                .bind(answer.body.to_string());
+        }
+        query.execute(&mut *tx).await.map_err(failed("write answers"))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod claims;
 mod plans;
 
 /// A mirror in a folder of its own.

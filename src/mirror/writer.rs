@@ -274,7 +274,8 @@ impl Writing {
             self.connection = self.options.connect().await?;
             self.worn = false;
         }
-        if let Err(error) = statement(&mut self.connection, "BEGIN IMMEDIATE").await {
+        // Each statement is a way to SQLite's thread and back, so they go in pairs where they can.
+        if let Err(error) = statement(&mut self.connection, "BEGIN IMMEDIATE; SAVEPOINT job").await {
             self.worn = Trouble::of(&error) != Some(Trouble::Locked);
             return Err(error.into());
         }
@@ -298,11 +299,18 @@ impl Writing {
         while let Some(mut job) = next {
             let ran = self.job(&mut job).await;
             jobs.push(job);
-            ran?;
-            next = if jobs.len() < JOBS_PER_COMMIT { self.next_waiting() } else { None };
+            let kept = ran?;
+            if jobs.len() == JOBS_PER_COMMIT || self.inbox.is_empty() {
+                break;
+            }
+            if kept {
+                statement(&mut self.connection, "RELEASE job; SAVEPOINT job").await?;
+            }
+            next = self.next_waiting();
         }
         failpoint::reach("mirror.commit").await;
-        statement(&mut self.connection, "COMMIT").await?;
+        // Where SQLite has ended the transaction by itself there is no savepoint either, and nothing is committed.
+        statement(&mut self.connection, "RELEASE job; COMMIT").await?;
         failpoint::reach("mirror.committed").await;
         Ok(())
     }
@@ -320,20 +328,21 @@ impl Writing {
         }
     }
 
-    /// One job in a savepoint of its own.
-    async fn job(&mut self, job: &mut Box<dyn Job>) -> Result<(), GroupFailed> {
-        statement(&mut self.connection, "SAVEPOINT job").await?;
+    /// Runs one job in the savepoint that is open. Answers whether it left something there.
+    async fn job(&mut self, job: &mut Box<dyn Job>) -> Result<bool, GroupFailed> {
         match AssertUnwindSafe(job.run(&mut self.connection)).catch_unwind().await {
-            Ok(Ran::Well) => {}
-            Ok(Ran::Badly(Some(failed))) => return Err(failed),
-            Ok(Ran::Badly(None)) => statement(&mut self.connection, "ROLLBACK TO job").await?,
+            Ok(Ran::Well) => Ok(true),
+            Ok(Ran::Badly(Some(failed))) => Err(failed),
+            Ok(Ran::Badly(None)) => {
+                statement(&mut self.connection, "ROLLBACK TO job").await?;
+                Ok(false)
+            }
             Err(_) => {
                 // The panic itself is in the log. What it left on the connection is not known.
                 self.worn = true;
-                return Err(GroupFailed::Panicked);
+                Err(GroupFailed::Panicked)
             }
         }
-        Ok(statement(&mut self.connection, "RELEASE job").await?)
     }
 
     /// Tries to write as much as a batch of small items needs, and to free it again.
@@ -348,10 +357,10 @@ impl Writing {
     async fn probed(&mut self) -> Result<(), GroupFailed> {
         self.begin().await?;
         statement(&mut self.connection, PROBE).await?;
-        statement(&mut self.connection, "COMMIT").await?;
+        statement(&mut self.connection, "RELEASE job; COMMIT").await?;
         self.begin().await?;
         statement(&mut self.connection, FORGET_PROBE).await?;
-        Ok(statement(&mut self.connection, "COMMIT").await?)
+        Ok(statement(&mut self.connection, "RELEASE job; COMMIT").await?)
     }
 }
 

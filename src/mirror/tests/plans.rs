@@ -1,6 +1,6 @@
 //! What is asked often is answered from an index, however much waits.
 
-use super::super::dispatch::{ANY_OUT, NEXT_DUE, NEXT_EXPIRY, OUT_BY_PRIORITY, READY_LEVEL, pick, unconfirmed_sql};
+use super::super::dispatch::{ANY_OUT, LEVELS, NEXT_DUE, NEXT_EXPIRY, pick, unconfirmed_sql};
 use super::super::plan;
 use super::*;
 use crate::definition::Order;
@@ -11,8 +11,8 @@ async fn dispatch_and_timers_ask_indexes_alone() {
     let bench = Bench::new().await;
     let pick = |order| pick("a", 4, order, 500, Timestamp::UNIX_EPOCH).into_string();
     for (sql, expected) in [
-        (READY_LEVEL.to_owned(), "(queue=? AND priority<?)"),
-        (OUT_BY_PRIORITY.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
+        (LEVELS.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
