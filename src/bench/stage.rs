@@ -86,7 +86,10 @@ impl Stage {
                 route("", FROM, TO)
             }
             Way::Direct | Way::DirectReports | Way::Managed | Way::ManagedReports => {
-                let definition = format!("queue: {QUEUE}\nlane: {}\n", way.lane().unwrap_or(Lane::Managed).word());
+                let definition = match way.lane() {
+                    Some(Lane::Direct) => format!("queue: {QUEUE}\nlane: direct\n"),
+                    _ => format!("queue: {QUEUE}\nwindow: {WINDOW}\n"),
+                };
                 helper = Helper::Daemon(Daemon::start(executable, &vhost, &definition).await?);
                 route(&names.items(), QUEUE, &names.robots(QUEUE))
             }

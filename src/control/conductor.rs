@@ -112,6 +112,8 @@ impl Conductor {
         let desk = self.desk.clone();
         let mut inbox = desk.serve().await;
         let mut migrations = JoinSet::new();
+        // Of a session that broke off.
+        self.running.clear();
         let mut wait = Duration::ZERO;
         loop {
             let order = tokio::select! {
@@ -132,7 +134,6 @@ impl Conductor {
         }
         // They stop with the session, and go on with the next.
         while migrations.join_next().await.is_some() {}
-        self.running.clear();
         Ok(())
     }
 

@@ -102,7 +102,8 @@ impl Conductor {
         let first = plan(&topology, observed, &names, &facts, retire);
         let drifted = unchanged && !first.is_empty() && !matches!(why, Why::Word(_)) && has_work(&first);
         self.tell_of(&first, drifted).await?;
-        if drifted && !self.rules.repair {
+        // A session that begins needs what is missing.
+        if drifted && !self.rules.repair && !matches!(why, Why::Start) {
             return Ok(Applied { plan: first, ..Applied::default() });
         }
 
