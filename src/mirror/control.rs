@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::dispatch::before_dispatch_sql;
 use super::items::failed;
 use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::definition::Paused;
@@ -310,9 +311,7 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn any_before_dispatch(&self, queue: &str) -> Result<bool, MirrorError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready') \
-                   OR EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'claimed')";
-        let any = sqlx::query_scalar(sql).bind(queue).fetch_one(self.reads());
+        let any = sqlx::query_scalar(sqlx::AssertSqlSafe(before_dispatch_sql())).bind(queue).fetch_one(self.reads());
         any.await.map_err(self.failed("look for ready items"))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::Row as _;
 
 use super::items::failed;
 use super::many::{self, Many};
@@ -103,8 +103,11 @@ pub async fn claim(
     allowance: Allowance,
     now: Timestamp,
 ) -> Result<Claim, MirrorError> {
-    let picked = pick(queue, priority, order, allowance.items, now)
-        .build()
+    let picked = sqlx::query(pick(order))
+        .bind(queue)
+        .bind(priority)
+        .bind(micros(now))
+        .bind(allowance.items)
         .fetch_all(&mut *tx)
         .await
         .map_err(failed("find ready items"))?;
@@ -132,21 +135,22 @@ pub async fn claim(
     Ok(Claim { items: claimed, out_of_bytes: numbers.len() < picked.len() })
 }
 
-const fn order_by(order: Order) -> &'static str {
+/// The items of one priority that go out next: queue, priority, now, how many. What is over waits for the timers, which
+/// end it.
+pub(super) const fn pick(order: Order) -> &'static str {
     match order {
-        Order::Fifo => "seq",
-        Order::Deadline => "due_at IS NULL, due_at, seq",
+        Order::Fifo => {
+            "SELECT seq, size FROM items WHERE place = 'ready' AND queue = $1 AND priority = $2 \
+             AND (expires_at IS NULL OR expires_at > $3) ORDER BY seq LIMIT $4"
+        }
+        // One after the other: the second is asked only where the first has too few.
+        Order::Deadline => {
+            "SELECT seq, size FROM (SELECT seq, size FROM items WHERE place = 'ready' AND queue = $1 AND priority = $2 \
+             AND due_at IS NOT NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY due_at, seq LIMIT $4) UNION ALL \
+             SELECT seq, size FROM (SELECT seq, size FROM items WHERE place = 'ready' AND queue = $1 AND priority = $2 \
+             AND due_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY seq LIMIT $4) LIMIT $4"
+        }
     }
-}
-
-/// The items of one priority that go out next.
-pub(super) fn pick(queue: &str, priority: u8, order: Order, limit: u32, now: Timestamp) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT seq, size FROM items WHERE place = 'ready' AND queue = ");
-    query.push_bind(queue.to_owned()).push(" AND priority = ").push_bind(priority);
-    // What is over waits for the timers, which end it.
-    query.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(micros(now)).push(")");
-    query.push(format!(" ORDER BY {} LIMIT ", order_by(order))).push_bind(limit);
-    query
 }
 
 /// The broker has them. Whoever reported meanwhile has moved on and is left alone.
@@ -189,8 +193,25 @@ pub async fn unconfirmed(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Cla
 
 pub(super) fn unconfirmed_sql() -> String {
     format!(
-        "SELECT {CLAIMED_COLUMNS}, payloads.body FROM items JOIN payloads ON payloads.item = items.id WHERE items.queue = $1 \
-         AND items.place = 'claimed' ORDER BY items.priority DESC, items.seq LIMIT $2"
+        "{OUT_LEVELS} SELECT {CLAIMED_COLUMNS}, payloads.body FROM levels JOIN items ON items.queue = $1 \
+         AND items.priority = levels.priority AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') \
+         AND items.rejected_at IS NULL JOIN payloads ON payloads.item = items.id \
+         ORDER BY items.priority DESC, items.seq LIMIT $2"
+    )
+}
+
+/// Every level that has items out, found by the index, whatever is out.
+const OUT_LEVELS: &str = "WITH RECURSIVE levels (priority) AS (\
+     SELECT max(priority) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
+     UNION ALL SELECT (SELECT max(items.priority) FROM items WHERE queue = $1 AND items.priority < levels.priority \
+     AND place IN ('claimed', 'broker') AND rejected_at IS NULL) FROM levels WHERE levels.priority IS NOT NULL)";
+
+/// Whether items wait for their dispatch or for its confirm.
+pub(super) fn before_dispatch_sql() -> String {
+    format!(
+        "{OUT_LEVELS} SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready') OR EXISTS (SELECT 1 FROM levels \
+         JOIN items ON items.queue = $1 AND items.priority = levels.priority AND items.place = 'claimed' \
+         AND items.place IN ('claimed', 'broker') AND items.rejected_at IS NULL)"
     )
 }
 
