@@ -3,7 +3,8 @@
 //! Order of effects, per round:
 //! 1. look how many messages are ready in the robots' queue;
 //! 2. commit: mark the former round's items as out, claim the next (attempt + 1) as far as the window has room;
-//! 3. publish them with confirm, through `wq.dispatch`, `message-id` = item id; the next round marks them.
+//! 3. publish them with confirm, through `wq.dispatch`, `message-id` = item id; the next round marks them. While many go
+//!    out, steps 1 and 2 of the next round are done; what goes out counts as ready, so the window holds for both together.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -51,39 +52,37 @@ pub async fn run(
     let Some(definition) = context.live.definition(&key) else { return Ok(()) };
     let mut runner = Runner {
         publisher: Publisher::open(&session, context.confirm_timeout).await?,
-        lookout: Lookout::open(&session).await?,
-        robots: context.names.robots(&key),
-        bell: context.wakes.bell(&key),
-        sent: Vec::new(),
-        pace: Pace { wait: LATEST, ready: 0 },
-        context,
-        definition,
+        choice: Choice {
+            lookout: Lookout::open(&session).await?,
+            robots: context.names.robots(&key),
+            sent: Vec::new(),
+            pace: Pace { wait: LATEST, ready: 0 },
+            context,
+            definition,
+        },
     };
+    let bell = runner.choice.context.wakes.bell(&key);
     runner.repeat_unconfirmed().await?;
     loop {
-        // It may have changed; where it is gone the stop is on its way.
-        if let Some(definition) = runner.context.live.definition(&key) {
-            runner.definition = definition;
-        }
-        let round = match runner.round().await {
+        let round = match runner.round(&stop).await {
             Ok(round) => round,
             Err(error) => {
                 // What was confirmed is not to go out twice over it.
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = runner.context.mirror.until_writable() => {}
+                    () = runner.choice.context.mirror.until_writable() => {}
                 }
-                runner.mark_sent().await?;
+                runner.choice.mark_sent().await?;
                 return Err(error);
             }
         };
         let wait = match round {
             Round::Sent => continue_at_once(&stop).await,
-            Round::Full => runner.wait(runner.pace.wait, &stop).await,
-            Round::Idle => runner.wait(IDLE, &stop).await,
+            Round::Full => wait(&bell, runner.choice.pace.wait, &stop).await,
+            Round::Idle => wait(&bell, IDLE, &stop).await,
         };
         if wait == Wait::Stopped {
-            return runner.mark_sent().await;
+            return runner.choice.mark_sent().await;
         }
     }
 }
@@ -109,50 +108,177 @@ enum Round {
     Idle,
 }
 
+async fn wait(bell: &Notify, at_most: Duration, stop: &CancellationToken) -> Wait {
+    tokio::select! {
+        () = stop.cancelled() => Wait::Stopped,
+        () = bell.notified() => Wait::GoOn,
+        () = tokio::time::sleep(at_most) => Wait::GoOn,
+    }
+}
+
 struct Runner {
+    publisher: Publisher,
+    choice: Choice,
+}
+
+/// What of a queue goes out next.
+struct Choice {
     context: Context,
     definition: Arc<QueueDefinition>,
-    publisher: Publisher,
     lookout: Lookout,
     robots: String,
-    bell: Arc<Notify>,
     /// Confirmed by the broker, not marked yet.
     sent: Vec<Sent>,
     pace: Pace,
 }
 
+/// What is chosen.
+enum Chosen {
+    /// Claimed, and to be published.
+    Items(Vec<Claimed>),
+    /// Nothing, for this reason.
+    Nothing(Round),
+}
+
 impl Runner {
-    async fn wait(&self, at_most: Duration, stop: &CancellationToken) -> Wait {
-        tokio::select! {
-            () = stop.cancelled() => Wait::Stopped,
-            () = self.bell.notified() => Wait::GoOn,
-            () = tokio::time::sleep(at_most) => Wait::GoOn,
+    async fn round(&mut self, stop: &CancellationToken) -> Result<Round, LaneError> {
+        let mut going = match self.choice.choose(0).await? {
+            Chosen::Items(items) => items,
+            Chosen::Nothing(why) => {
+                self.choice.mark_sent().await?;
+                return Ok(why);
+            }
+        };
+        loop {
+            failpoint::reach("dispatch.claimed").await;
+            // A batch that is not full leaves nothing behind that would be worth a commit.
+            let more = going.len() >= BATCH as usize && !stop.is_cancelled();
+            let next = self.send(going, more).await?;
+            failpoint::reach("dispatch.published").await;
+            match next {
+                Chosen::Items(items) => going = items,
+                Chosen::Nothing(_) => return Ok(Round::Sent),
+            }
         }
     }
 
-    async fn round(&mut self) -> Result<Round, LaneError> {
+    /// Publishes what was claimed and, where more is wanted, chooses it meanwhile.
+    async fn send(&mut self, claimed: Vec<Claimed>, more: bool) -> Result<Chosen, LaneError> {
+        let at = now();
+        let exchange = self.choice.context.names.dispatch();
+        let ids: Vec<(ItemId, Sent)> = claimed.iter().map(|item| (item.id, Sent::of(item))).collect();
+        let outgoing: Vec<Outgoing> = claimed.into_iter().map(|item| outgoing(item, &exchange, at)).collect();
+        let Self { publisher, choice } = self;
+        let (published, next) = tokio::join!(publisher.publish(&outgoing), async {
+            if more { choice.choose(outgoing.len() as u64).await } else { Ok(Chosen::Nothing(Round::Sent)) }
+        });
+        let settled = match published {
+            Ok(published) => self.settle(ids, published).await,
+            Err(error) => Err(error.into()),
+        };
+        match (settled, next) {
+            (Ok(()), next) => next,
+            (Err(error), Ok(Chosen::Items(next))) => {
+                // Never published, so their attempt did not happen.
+                let next = next.iter().map(|item| item.id).collect();
+                self.choice.take_back(next, 0, "the batch before it failed".to_owned()).await?;
+                Err(error)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Notes what became of a batch.
+    async fn settle(&mut self, ids: Vec<(ItemId, Sent)>, published: Vec<Published>) -> Result<(), LaneError> {
+        let mut not_taken = Vec::new();
+        let mut reason = None;
+        let mut refused = 0;
+        for ((id, sent), published) in ids.into_iter().zip(published) {
+            match published {
+                Published::Confirmed => self.choice.sent.push(sent),
+                Published::Returned(why) => {
+                    not_taken.push(id);
+                    reason = Some(why);
+                }
+                Published::Refused => {
+                    // It may be in the queue all the same: one ack more than items has to be expected.
+                    refused += 1;
+                    not_taken.push(id);
+                }
+            }
+        }
+        if not_taken.is_empty() {
+            return Ok(());
+        }
+        self.choice.mark_sent().await?;
+        failpoint::reach("dispatch.returned").await;
+        let queue = self.choice.definition.key.clone();
+        let why = reason.as_deref().unwrap_or("the broker refused the message");
+        self.choice.take_back(not_taken, refused, why.to_owned()).await?;
+        Err(match reason {
+            Some(reason) => LaneError::Returned { queue, reason },
+            None => LaneError::Refused { queue },
+        })
+    }
+
+    /// What a former session claimed and nobody saw confirmed goes out again. Each may now be in the queue twice, so
+    /// one ack more than rows has to be expected.
+    async fn repeat_unconfirmed(&mut self) -> Result<(), LaneError> {
+        loop {
+            let key = self.choice.definition.key.clone();
+            let claimed = self
+                .choice
+                .context
+                .mirror
+                .write(move |tx: &mut Tx| Box::pin(async move { unconfirmed(tx, &key, BATCH / 5).await }))
+                .await?;
+            if claimed.is_empty() {
+                return Ok(());
+            }
+            tracing::info!(
+                queue = self.choice.definition.key,
+                items = claimed.len(),
+                "publishing again what nobody saw confirmed"
+            );
+            let (key, repeats) = (self.choice.definition.key.clone(), i64::try_from(claimed.len()).unwrap_or(i64::MAX));
+            self.choice
+                .context
+                .mirror
+                .write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, repeats).await }))
+                .await?;
+            failpoint::reach("dispatch.repeating").await;
+            self.send(claimed, false).await?;
+            self.choice.mark_sent().await?;
+        }
+    }
+}
+
+impl Choice {
+    /// Steps 1 and 2, while so many are on their way.
+    async fn choose(&mut self, going: u64) -> Result<Chosen, LaneError> {
+        // It may have changed; where it is gone the stop is on its way.
+        if let Some(definition) = self.context.live.definition(&self.definition.key) {
+            self.definition = definition;
+        }
         let (ready, consumers) = self.lookout.look(&self.robots).await?;
         self.context.status.update(|status| {
             let seen = status.queues.entry(self.definition.key.clone()).or_default();
             (seen.ready, seen.consumers) = (Some(ready), Some(consumers));
         });
         self.pace.seen(ready);
-        let wishes = self.wishes(ready).await?;
+        // Some of them may be ready by now and count twice: then less is taken than there is room for.
+        let wishes = self.wishes(ready + going).await?;
         let waiting = !wishes.is_empty();
         if !worth_it(&wishes, self.definition.window, self.pace.is_slow()) {
-            self.mark_sent().await?;
-            return Ok(if waiting { Round::Full } else { Round::Idle });
+            return Ok(Chosen::Nothing(if waiting { Round::Full } else { Round::Idle }));
         }
         let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
         let claimed = self.mark_and_claim(wishes).await?;
         if claimed.is_empty() {
-            return Ok(Round::Idle);
+            return Ok(Chosen::Nothing(Round::Idle));
         }
-        failpoint::reach("dispatch.claimed").await;
         self.pace.ready += claimed.len() as u64;
-        self.send(claimed).await?;
-        failpoint::reach("dispatch.published").await;
-        Ok(Round::Sent)
+        Ok(Chosen::Items(claimed))
     }
 
     /// The priorities that have items ready, highest first, and how many of each may go out now.
@@ -188,43 +314,6 @@ impl Runner {
         Ok(())
     }
 
-    async fn send(&mut self, claimed: Vec<Claimed>) -> Result<(), LaneError> {
-        let at = now();
-        let exchange = self.context.names.dispatch();
-        let ids: Vec<(ItemId, Sent)> = claimed.iter().map(|item| (item.id, Sent::of(item))).collect();
-        let outgoing: Vec<Outgoing> = claimed.into_iter().map(|item| outgoing(item, &exchange, at)).collect();
-        let published = self.publisher.publish(&outgoing).await?;
-        let mut not_taken = Vec::new();
-        let mut reason = None;
-        let mut refused = 0;
-        for ((id, sent), published) in ids.into_iter().zip(published) {
-            match published {
-                Published::Confirmed => self.sent.push(sent),
-                Published::Returned(why) => {
-                    not_taken.push(id);
-                    reason = Some(why);
-                }
-                Published::Refused => {
-                    // It may be in the queue all the same: one ack more than items has to be expected.
-                    refused += 1;
-                    not_taken.push(id);
-                }
-            }
-        }
-        if not_taken.is_empty() {
-            return Ok(());
-        }
-        self.mark_sent().await?;
-        failpoint::reach("dispatch.returned").await;
-        let queue = self.definition.key.clone();
-        let why = reason.as_deref().unwrap_or("the broker refused the message");
-        self.take_back(not_taken, refused, why.to_owned()).await?;
-        Err(match reason {
-            Some(reason) => LaneError::Returned { queue, reason },
-            None => LaneError::Refused { queue },
-        })
-    }
-
     /// Items that no queue took are ready again; their attempt did not happen.
     async fn take_back(&self, ids: Vec<ItemId>, refused: i64, reason: String) -> Result<(), MirrorError> {
         let key = self.definition.key.clone();
@@ -247,35 +336,6 @@ impl Runner {
                 })
             })
             .await
-    }
-
-    /// What a former session claimed and nobody saw confirmed goes out again. Each may now be in the queue twice, so
-    /// one ack more than rows has to be expected.
-    async fn repeat_unconfirmed(&mut self) -> Result<(), LaneError> {
-        loop {
-            let key = self.definition.key.clone();
-            let claimed = self
-                .context
-                .mirror
-                .write(move |tx: &mut Tx| Box::pin(async move { unconfirmed(tx, &key, BATCH / 5).await }))
-                .await?;
-            if claimed.is_empty() {
-                return Ok(());
-            }
-            tracing::info!(
-                queue = self.definition.key,
-                items = claimed.len(),
-                "publishing again what nobody saw confirmed"
-            );
-            let (key, repeats) = (self.definition.key.clone(), i64::try_from(claimed.len()).unwrap_or(i64::MAX));
-            self.context
-                .mirror
-                .write(move |tx: &mut Tx| Box::pin(async move { acks::explain(tx, &key, repeats).await }))
-                .await?;
-            failpoint::reach("dispatch.repeating").await;
-            self.send(claimed).await?;
-            self.mark_sent().await?;
-        }
     }
 }
 
