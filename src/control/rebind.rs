@@ -55,6 +55,8 @@ pub(super) async fn rebind(
             unrouted::pass(context, session, stop).await?;
         }
         Towards::Robots => {
+            // Nobody takes what falls into the gap before the way is open: it would come back behind what came later.
+            let gap = context.wakes.unrouted.lock().await;
             for binding in &rebinding.unbind {
                 declarer.unbind(binding).await?;
             }
@@ -67,6 +69,10 @@ pub(super) async fn rebind(
                 declarer.bind(binding).await?;
             }
             failpoint::reach("rebind.bound").await;
+            context.live.update(|in_force| {
+                in_force.open.insert(key.to_owned());
+            });
+            drop(gap);
             unrouted::pass(context, session, stop).await?;
         }
         Towards::Nowhere => change(&declarer, rebinding).await?,
@@ -98,7 +104,7 @@ async fn change(declarer: &Declarer, rebinding: &Rebinding) -> Result<(), LaneEr
 /// What the intake has of this queue is in the mirror, and what the mirror has ready is with the broker.
 async fn all_is_out(context: &Context, key: &str) -> Result<(), LaneError> {
     context.wakes.read_intake.up_to(now()).await;
-    while context.mirror.any_before_dispatch(key).await? {
+    while context.mirror.before_dispatch(key, 1).await? > 0 {
         context.wakes.dispatch(key);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -128,7 +128,10 @@ impl Pass<'_> {
             let messages = batch.messages.iter().enumerate();
             messages.filter(|(_, message)| way_of(&in_force, message) == way).map(|(index, _)| index).collect()
         };
-        let (straight, door) = (places(Way::Straight), places(Way::Door));
+        // While the broker blocks publishers only the door is open.
+        let blocked = self.publisher.is_blocked();
+        let straight = if blocked { Vec::new() } else { places(Way::Straight) };
+        let door = places(Way::Door);
 
         let exchange = self.context.names.items();
         let outgoing: Vec<Outgoing> = straight.iter().map(|index| again(&batch.messages[*index], &exchange)).collect();
@@ -172,8 +175,15 @@ fn way_of(in_force: &InForce, message: &Message) -> Way {
     let Some(definition) = in_force.definitions.queues.get(key).filter(|_| in_force.takes_in(key)) else {
         return Way::None;
     };
-    let straight = definition.lane == Lane::Direct && !in_force.paused(key).dispatch && !in_force.closed.contains(key);
-    if straight { Way::Straight } else { Way::Door }
+    let held = in_force.paused(key).dispatch || in_force.closed.contains(key);
+    match definition.lane {
+        Lane::Direct if !held => match in_force.open.contains(key) {
+            true => Way::Straight,
+            // It would come back, behind what comes meanwhile.
+            false => Way::None,
+        },
+        _ => Way::Door,
+    }
 }
 
 /// Every pass that gave a message back has marked it redelivered, and says nothing of the door by it: with a `message-id`

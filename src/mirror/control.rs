@@ -304,16 +304,17 @@ impl Mirror {
         rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed("count items"))
     }
 
-    /// Whether items of this queue wait in the mirror for their dispatch or for its confirm; those that wait for a time do
+    /// How many items of this queue wait in the mirror for their dispatch or for its confirm, counted up to `at_most`; those that wait for a time do
     /// not count.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn any_before_dispatch(&self, queue: &str) -> Result<bool, MirrorError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready') \
-                   OR EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'claimed')";
-        let any = sqlx::query_scalar(sql).bind(queue).fetch_one(self.reads());
-        any.await.map_err(self.failed("look for ready items"))
+    pub async fn before_dispatch(&self, queue: &str, at_most: u64) -> Result<u64, MirrorError> {
+        let sql = "SELECT (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready' LIMIT $2)) \
+                   + (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND place = 'claimed' LIMIT $2))";
+        let count = sqlx::query_scalar(sql).bind(queue).bind(at_most.cast_signed()).fetch_one(self.reads());
+        let count: i64 = count.await.map_err(self.failed("look for ready items"))?;
+        Ok(count.cast_unsigned().min(at_most))
     }
 
     /// The oldest events that the broker does not have yet.
