@@ -19,8 +19,15 @@ use super::consume::{count_ready, passive};
 use super::publish::{Published, Publisher, Raw};
 use super::{BrokerError, answered};
 
-/// Messages on the way at once: as few as the intake holds, whatever their size.
-const AT_ONCE: u16 = 64;
+/// Messages that are published together.
+const AT_ONCE: usize = 256;
+
+/// Messages in hand, and bytes of their bodies. What is ready beyond that goes to robots meanwhile, ahead of what we hold.
+const MOST_IN_HAND: u64 = 20_000;
+const MOST_BYTES: u64 = 32 * 1024 * 1024;
+
+/// As many are held where nobody knows their size.
+const SIZE_UNKNOWN: u64 = 128 * 1024;
 
 /// Ahead of every robot, as long as we take.
 const PRIORITY: i32 = 1_000_000;
@@ -62,19 +69,21 @@ pub enum Lives<'l> {
 const ENDS: &str = "wq-moved-ends";
 
 impl Transfer {
-    /// Starts taking from `from`, to publish to `exchange` with `key`. A confirm may take `timeout`.
+    /// Starts taking from `from`, where bodies have `size` bytes on average, to publish to `exchange` with `key`. A confirm
+    /// may take `timeout`.
     ///
     /// # Errors
     /// Where the queue is not there or the connection is gone.
     pub async fn open(
         session: &Session,
         from: &str,
+        size: Option<u64>,
         (exchange, key): (String, String),
         timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let operation = || format!("consume from {from}");
         let channel = session.consuming_channel().await?;
-        answered(operation(), channel.basic_qos(AT_ONCE, BasicQosOptions::default())).await?;
+        answered(operation(), channel.basic_qos(in_hand(size), BasicQosOptions::default())).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-priority".into(), AMQPValue::LongInt(PRIORITY));
         let consume = channel.basic_consume(from.into(), "".into(), BasicConsumeOptions::default(), arguments);
@@ -90,9 +99,12 @@ impl Transfer {
     pub async fn take(&mut self, patience: Duration) -> Result<Option<Taken>, BrokerError> {
         let Ok(first) = tokio::time::timeout(patience, self.consumer.next()).await else { return Ok(None) };
         let mut deliveries = vec![self.delivery(first)?];
-        while deliveries.len() < usize::from(AT_ONCE) {
+        let mut bytes = deliveries[0].data.len() as u64;
+        while deliveries.len() < AT_ONCE && bytes < MOST_BYTES / 4 {
             let Some(next) = self.consumer.next().now_or_never() else { break };
-            deliveries.push(self.delivery(next)?);
+            let next = self.delivery(next)?;
+            bytes += next.data.len() as u64;
+            deliveries.push(next);
         }
         Ok(Some(Taken { deliveries }))
     }
@@ -184,6 +196,12 @@ impl Taken {
     }
 }
 
+/// How many deliveries to hold.
+fn in_hand(size: Option<u64>) -> u16 {
+    let by_bytes = MOST_BYTES / size.unwrap_or(SIZE_UNKNOWN).max(1);
+    u16::try_from(by_bytes.clamp(4, MOST_IN_HAND)).unwrap_or(u16::MAX)
+}
+
 fn as_published(properties: &BasicProperties, lives: Lives<'_>, index: usize) -> BasicProperties {
     let mut to = BasicProperties::default().with_delivery_mode(2);
     macro_rules! keep {
@@ -260,6 +278,13 @@ mod tests {
             let kept: Vec<_> = to.headers().as_ref().unwrap().inner().iter().collect();
             assert_eq!(kept.len(), 1);
             assert_eq!(kept[0].1, &AMQPValue::LongInt(3));
+        }
+    }
+
+    #[test]
+    fn the_larger_the_bodies_the_fewer_are_held() {
+        for (size, expected) in [(Some(0), 20_000), (Some(1024), 20_000), (Some(1 << 20), 32), (Some(1 << 30), 4), (None, 256)] {
+            assert_eq!(in_hand(size), expected, "{size:?}");
         }
     }
 

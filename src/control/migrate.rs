@@ -20,8 +20,9 @@
 //! | 2 | the old queue, none, or the new one; all messages in `wq.m.<key>` | where the old one is there its emptiness is looked at again; declared; refilled |
 //! | 3 | some in each queue | refilled on |
 //!
-//! Order inside a priority is kept: either queue hands out and takes in order. What a dying robot gives back meanwhile goes
-//! to the end of its priority.
+//! Order inside a priority is kept: either queue hands out and takes in order, and we take ahead of robots. Two things are
+//! seen out of turn: what a dying robot gives back meanwhile, and, of a backlog beyond what [`Transfer`] holds at once (20,000
+//! items, 32 MiB), what robots work off while it is moved.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -102,6 +103,11 @@ pub(super) async fn run(mut job: Job, session: &Session, stop: CancellationToken
 }
 
 impl Job {
+    /// Nobody knows is an answer too.
+    async fn mean_size(&self, queue: &str) -> Option<u64> {
+        self.management.queue(queue).await.ok().flatten()?.mean_size()
+    }
+
     fn key(&self) -> &str {
         &self.migration.queue
     }
@@ -139,7 +145,8 @@ impl Job {
         failpoint::reach("migrate.begun").await;
         let to = (exchange, self.aside_key());
         let timeout = self.context.confirm_timeout;
-        let opened = Transfer::open(session, &self.robots.name, to, timeout).await;
+        let size = self.mean_size(&self.robots.name).await;
+        let opened = Transfer::open(session, &self.robots.name, size, to, timeout).await;
         let mut transfer = match opened {
             Ok(transfer) => transfer,
             // Somebody deleted it: nothing is to be moved out of it.
@@ -161,11 +168,7 @@ impl Job {
             if transfer.waiting().await? == 0 {
                 match self.management.queue(&self.robots.name).await {
                     Ok(Some(stats)) => {
-                        if rest.seen(
-                            stats.unacked + stats.delayed + stats.dead_lettering + stats.ready,
-                            Instant::now(),
-                            self.gap,
-                        ) {
+                        if rest.seen(stats.held(), Instant::now(), self.gap) {
                             break Some(MigrationStep::Replacing);
                         }
                     }
@@ -247,7 +250,8 @@ impl Job {
     /// came to its end.
     async fn refill(&mut self, session: &Session, stop: &CancellationToken) -> Result<bool, MigrateError> {
         let to = (self.context.names.dispatch(), self.key().to_owned());
-        let opened = Transfer::open(session, &self.aside.name, to, self.context.confirm_timeout).await;
+        let size = self.mean_size(&self.aside.name).await;
+        let opened = Transfer::open(session, &self.aside.name, size, to, self.context.confirm_timeout).await;
         let mut transfer = match opened {
             Ok(transfer) => transfer,
             // It had been deleted, and only the note of the end is missing.

@@ -136,7 +136,7 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
 async fn what_robots_hold_is_waited_for_and_then_everything_is_as_it_was() {
     const ITEMS: usize = 30;
     let daemon = quickly(daemon("migrate patience").queues("queue: m\ntype: classic\n"))
-        .setting("CONTROL__MIGRATION_PATIENCE", "1s")
+        .setting("CONTROL__MIGRATION_PATIENCE", "6s")
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;

@@ -233,11 +233,13 @@ async fn work(
 pub fn in_order(seen: &[Seen], but_for: usize) {
     let mut late = 0;
     let mut last: BTreeMap<u8, usize> = BTreeMap::new();
+    let all = seen;
     for seen in seen {
         let last = last.entry(seen.delivery.properties.priority().unwrap_or(0)).or_insert(seen.number);
         if seen.number < *last {
             late += 1;
-            assert!(late <= but_for, "{} came after {last} of its priority", seen.number);
+            let order: Vec<_> = all.iter().map(|s| (s.number, s.delivery.properties.priority().unwrap_or(0))).collect();
+            assert!(late <= but_for, "{} came after {last} of its priority: {order:?}", seen.number);
         }
         *last = seen.number.max(*last);
     }
