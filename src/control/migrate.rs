@@ -168,7 +168,8 @@ impl Job {
             if transfer.waiting().await? == 0 {
                 match self.management.queue(&self.robots.name).await {
                     Ok(Some(stats)) => {
-                        if rest.seen(stats.held(), Instant::now(), self.gap) {
+                        // What it calls ready is from before.
+                        if rest.seen(stats.held(), stats.ready, Instant::now(), self.gap) {
                             break Some(MigrationStep::Replacing);
                         }
                     }
@@ -395,10 +396,10 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Takes a look at which so many were held; answers whether that is enough.
-    pub(super) fn seen(&mut self, held: u64, at: Instant, gap: Duration) -> bool {
+    /// Takes a look at which so many were held, and so many said to be ready though none is; answers whether that is enough.
+    pub(super) fn seen(&mut self, held: u64, ready: u64, at: Instant, gap: Duration) -> bool {
         self.held = Ok(held);
-        if held > 0 {
+        if held + ready > 0 {
             self.since = None;
             return false;
         }
@@ -422,13 +423,15 @@ mod tests {
         let began = Instant::now();
         let at = |second: u64| began + Duration::from_secs(second);
         let mut rest = Rest::default();
-        assert!(!rest.seen(0, at(0), gap));
-        assert!(!rest.seen(0, at(9), gap));
-        assert!(rest.seen(0, at(10), gap));
-        let mut rest = Rest::default();
-        rest.seen(0, at(0), gap);
-        assert!(!rest.seen(1, at(5), gap));
-        assert!(!rest.seen(0, at(11), gap));
-        assert!(rest.seen(0, at(21), gap));
+        assert!(!rest.seen(0, 0, at(0), gap));
+        assert!(!rest.seen(0, 0, at(9), gap));
+        assert!(rest.seen(0, 0, at(10), gap));
+        for (held, ready) in [(1, 0), (0, 1)] {
+            let mut rest = Rest::default();
+            rest.seen(0, 0, at(0), gap);
+            assert!(!rest.seen(held, ready, at(5), gap));
+            assert!(!rest.seen(0, 0, at(11), gap));
+            assert!(rest.seen(0, 0, at(21), gap));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What dispatch asks of the mirror: which items go out next, and what became of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
@@ -226,6 +226,17 @@ impl Mirror {
     pub async fn any_out(&self, queue: &str) -> Result<bool, MirrorError> {
         let any = sqlx::query_scalar(ANY_OUT).bind(queue).fetch_one(self.reads());
         any.await.map_err(self.failed("look for items that are out"))
+    }
+
+    /// Queues with items of the direct lane that robots may have, or have had without a word.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn queues_with_direct_items_out(&self) -> Result<BTreeSet<String>, MirrorError> {
+        let sql = "SELECT DISTINCT queue FROM items WHERE place IN ('claimed', 'broker') AND rejected_at IS NULL \
+                   AND lane = 'direct'";
+        let queues: Result<Vec<String>, _> = sqlx::query_scalar(sql).fetch_all(self.reads()).await;
+        Ok(queues.map_err(self.failed("look for direct items that are out"))?.into_iter().collect())
     }
 
     /// When the next delayed item becomes ready.

@@ -109,7 +109,8 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
         belt.confirms(20).await;
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;
-        in_order(&seen, 0);
+        // A direct queue's way opens again at the end: what was sent in that moment may be overtaken.
+        in_order(&queue, &seen, if queue == "d" { 10 } else { 0 });
         if queue == "d" {
             let odd_ones = seen.iter().filter(|seen| seen.number == nameless || seen.number == named);
             for seen in odd_ones {
@@ -182,7 +183,7 @@ async fn what_robots_hold_is_waited_for_and_then_everything_is_as_it_was() {
     wait_for_event(&client, &daemon, &mut events, &["queue.migrated.m"]).await;
     belt.had(&held);
     let seen = belt.finish(&daemon).await;
-    in_order(&seen, 0);
+    in_order("m", &seen, 0);
     balances(&daemon, "m", &seen).await;
     nothing_is_left(&daemon, &client, &["m"]).await;
     plan_is_empty(&daemon).await;
@@ -229,7 +230,7 @@ async fn a_definition_that_changes_in_the_middle_ends_well() {
     for belt in belts {
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;
-        in_order(&seen, 0);
+        in_order(&queue, &seen, 0);
         balances(&daemon, &queue, &seen).await;
         let there = daemon.vhost.management("GET", &format!("/api/queues/{{vhost}}/wq.q.{queue}"), None).await;
         let highest = if queue == "gone" { 12 } else { 8 };

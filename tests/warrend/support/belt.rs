@@ -230,7 +230,7 @@ async fn work(
 }
 
 /// Inside a priority everything came in the order in which it was confirmed; `but_for` may have been overtaken.
-pub fn in_order(seen: &[Seen], but_for: usize) {
+pub fn in_order(queue: &str, seen: &[Seen], but_for: usize) {
     let mut late = 0;
     let mut last: BTreeMap<u8, usize> = BTreeMap::new();
     let all = seen;
@@ -239,7 +239,7 @@ pub fn in_order(seen: &[Seen], but_for: usize) {
         if seen.number < *last {
             late += 1;
             let order: Vec<_> = all.iter().map(|s| (s.number, s.delivery.properties.priority().unwrap_or(0))).collect();
-            assert!(late <= but_for, "{} came after {last} of its priority: {order:?}", seen.number);
+            assert!(late <= but_for, "{queue}: {} came after {last} of its priority: {order:?}", seen.number);
         }
         *last = seen.number.max(*last);
     }
