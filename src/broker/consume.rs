@@ -311,7 +311,7 @@ pub(super) async fn count_ready(channel: &Channel, queue: &str) -> Result<u64, B
     passive(channel, queue).await.map(|(ready, _)| ready)
 }
 
-async fn passive(channel: &Channel, queue: &str) -> Result<(u64, u64), BrokerError> {
+pub(super) async fn passive(channel: &Channel, queue: &str) -> Result<(u64, u64), BrokerError> {
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let look = channel.queue_declare(queue.into(), options, FieldTable::default());
     let seen = answered(format!("look at {queue}"), look).await?;

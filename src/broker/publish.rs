@@ -69,6 +69,12 @@ impl Publisher {
         Self { mandatory: false, ..self }
     }
 
+    /// The broker lets nobody publish right now.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
+    }
+
     /// Publishes all, mandatory and persistent, in order, and waits for every confirm; as long as the broker blocks
     /// publishers, for ever. The answers are in the order of `messages`.
     ///

@@ -3,7 +3,8 @@
 //!
 //! A message keeps its body, its properties and its headers with their types, but for what the broker wrote into it
 //! (`x-death` and the like: RabbitMQ 3 would read them as traces of a cycle), its `user-id` (which only its own user may
-//! set) and its remaining life, which whoever moves it has to say.
+//! set) and its life: on the way aside nothing expires, and the moment of its end goes with it in a header; on the way back
+//! it lives as long as is left.
 
 use std::time::Duration;
 
@@ -14,12 +15,19 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Consumer};
 
 use super::connection::Session;
-use super::consume::count_ready;
+use super::consume::{count_ready, passive};
 use super::publish::{Published, Publisher, Raw};
 use super::{BrokerError, answered};
 
-/// Messages on the way at once: as few as the intake holds, whatever their size.
-const AT_ONCE: u16 = 64;
+/// Messages that are published together.
+const AT_ONCE: usize = 256;
+
+/// Messages in hand, and bytes of their bodies. What is ready beyond that goes to robots meanwhile, ahead of what we hold.
+const MOST_IN_HAND: u64 = 20_000;
+const MOST_BYTES: u64 = 32 * 1024 * 1024;
+
+/// As many are held where nobody knows their size.
+const SIZE_UNKNOWN: u64 = 128 * 1024;
 
 /// Ahead of every robot, as long as we take.
 const PRIORITY: i32 = 1_000_000;
@@ -45,24 +53,37 @@ pub struct Mortal {
     /// Its place among those that were taken.
     pub index: usize,
     pub message_id: Option<String>,
-    /// Milliseconds, as it was published.
-    pub expiration: String,
 }
 
+/// What becomes of the lives of messages that are moved. Moments are in ms since 1970.
+#[derive(Debug, Clone, Copy)]
+pub enum Lives<'l> {
+    /// They stand still: the message says when it ends, by its place among those that were taken (`ends`), else from `at`
+    /// on as long as it was published for.
+    Held { ends: &'l [(usize, i64)], at: i64 },
+    /// They go on with what is left at `at`.
+    GoOn { at: i64 },
+}
+
+/// When a life ends that stands still, in ms since 1970.
+const ENDS: &str = "wq-moved-ends";
+
 impl Transfer {
-    /// Starts taking from `from`, to publish to `exchange` with `key`. A confirm may take `timeout`.
+    /// Starts taking from `from`, where bodies have `size` bytes on average, to publish to `exchange` with `key`. A confirm
+    /// may take `timeout`.
     ///
     /// # Errors
     /// Where the queue is not there or the connection is gone.
     pub async fn open(
         session: &Session,
         from: &str,
+        size: Option<u64>,
         (exchange, key): (String, String),
         timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let operation = || format!("consume from {from}");
         let channel = session.consuming_channel().await?;
-        answered(operation(), channel.basic_qos(AT_ONCE, BasicQosOptions::default())).await?;
+        answered(operation(), channel.basic_qos(in_hand(size), BasicQosOptions::default())).await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-priority".into(), AMQPValue::LongInt(PRIORITY));
         let consume = channel.basic_consume(from.into(), "".into(), BasicConsumeOptions::default(), arguments);
@@ -78,9 +99,12 @@ impl Transfer {
     pub async fn take(&mut self, patience: Duration) -> Result<Option<Taken>, BrokerError> {
         let Ok(first) = tokio::time::timeout(patience, self.consumer.next()).await else { return Ok(None) };
         let mut deliveries = vec![self.delivery(first)?];
-        while deliveries.len() < usize::from(AT_ONCE) {
+        let mut bytes = deliveries[0].data.len() as u64;
+        while deliveries.len() < AT_ONCE && bytes < MOST_BYTES / 4 {
             let Some(next) = self.consumer.next().now_or_never() else { break };
-            deliveries.push(self.delivery(next)?);
+            let next = self.delivery(next)?;
+            bytes += next.data.len() as u64;
+            deliveries.push(next);
         }
         Ok(Some(Taken { deliveries }))
     }
@@ -93,21 +117,17 @@ impl Transfer {
         }
     }
 
-    /// Publishes what was taken, in order, and waits for every confirm. `lives` says of which message how many milliseconds
-    /// are left; another one's life goes on as long as it was published for.
+    /// Publishes what was taken, in order, and waits for every confirm.
     ///
     /// # Errors
     /// Where not all of them are known to have arrived.
-    pub async fn pass_on(&mut self, taken: &Taken, lives: &[(usize, u64)]) -> Result<(), BrokerError> {
+    pub async fn pass_on(&mut self, taken: &Taken, lives: Lives<'_>) -> Result<(), BrokerError> {
         let messages: Vec<Raw<'_>> = (taken.deliveries.iter().enumerate())
-            .map(|(index, delivery)| {
-                let left = lives.iter().find(|(place, _)| *place == index).map(|(_, left)| *left);
-                Raw {
-                    exchange: &self.exchange,
-                    key: &self.key,
-                    properties: as_published(&delivery.properties, left),
-                    body: &delivery.data,
-                }
+            .map(|(index, delivery)| Raw {
+                exchange: &self.exchange,
+                key: &self.key,
+                properties: as_published(&delivery.properties, lives, index),
+                body: &delivery.data,
             })
             .collect();
         let published = self.publisher.publish_raw(&messages).await?;
@@ -124,6 +144,14 @@ impl Transfer {
     /// Where the queue or the connection is gone.
     pub async fn waiting(&self) -> Result<u64, BrokerError> {
         count_ready(&self.channel, &self.from).await
+    }
+
+    /// The same, and how many consumers it has, of which we are one.
+    ///
+    /// # Errors
+    /// As [`Self::waiting`].
+    pub async fn seen(&self) -> Result<(u64, u64), BrokerError> {
+        passive(&self.channel, &self.from).await
     }
 
     /// Ends; what was taken and not acked goes back.
@@ -145,9 +173,9 @@ impl Taken {
     #[must_use]
     pub fn mortals(&self) -> Vec<Mortal> {
         let mortal = |(index, delivery): (usize, &Delivery)| {
-            let expiration = delivery.properties.expiration().as_ref()?.to_string();
+            delivery.properties.expiration().as_ref()?;
             let message_id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-            Some(Mortal { index, message_id, expiration })
+            Some(Mortal { index, message_id })
         };
         self.deliveries.iter().enumerate().filter_map(mortal).collect()
     }
@@ -166,7 +194,13 @@ impl Taken {
     }
 }
 
-fn as_published(properties: &BasicProperties, left: Option<u64>) -> BasicProperties {
+/// How many deliveries to hold.
+fn in_hand(size: Option<u64>) -> u16 {
+    let by_bytes = MOST_BYTES / size.unwrap_or(SIZE_UNKNOWN).max(1);
+    u16::try_from(by_bytes.clamp(4, MOST_IN_HAND)).unwrap_or(u16::MAX)
+}
+
+fn as_published(properties: &BasicProperties, lives: Lives<'_>, index: usize) -> BasicProperties {
     let mut to = BasicProperties::default().with_delivery_mode(2);
     macro_rules! keep {
         ($($field:ident => $with:ident),+) => { $(if let Some(value) = properties.$field() { to = to.$with(value.clone()); })+ };
@@ -174,17 +208,35 @@ fn as_published(properties: &BasicProperties, left: Option<u64>) -> BasicPropert
     keep!(
         content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
         correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
-        timestamp => with_timestamp, kind => with_type, app_id => with_app_id, expiration => with_expiration
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id
     );
-    if let Some(left) = left {
-        to = to.with_expiration(left.to_string().into());
-    }
-    if let Some(headers) = properties.headers() {
-        let mut kept = FieldTable::default();
-        for (name, value) in headers.inner().iter().filter(|(name, _)| !name.as_str().starts_with("x-")) {
-            kept.insert(name.clone(), value.clone());
+    let mut headers = FieldTable::default();
+    let mut ends = None;
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        match (name.as_str(), value) {
+            (ENDS, AMQPValue::LongLongInt(moment)) => ends = Some(*moment),
+            (name, _) if name.starts_with("x-") => {}
+            _ => drop(headers.insert(name.clone(), value.clone())),
         }
-        to = to.with_headers(kept);
+    }
+    let lives_for = properties.expiration().as_ref().and_then(|life| life.as_str().parse::<i64>().ok());
+    match lives {
+        Lives::Held { ends: known, at } => {
+            let known = known.iter().find(|(place, _)| *place == index).map(|(_, moment)| *moment);
+            if let Some(ends) = known.or_else(|| Some(at.saturating_add(lives_for?))).or(ends) {
+                headers.insert(ENDS.into(), AMQPValue::LongLongInt(ends));
+            }
+        }
+        Lives::GoOn { at } => {
+            // RabbitMQ takes at most 2^32 - 1 ms.
+            let left = ends.map(|ends| ends.saturating_sub(at).clamp(0, i64::from(u32::MAX))).or(lives_for);
+            if let Some(left) = left {
+                to = to.with_expiration(left.to_string().into());
+            }
+        }
+    }
+    if !headers.inner().is_empty() {
+        to = to.with_headers(headers);
     }
     to
 }
@@ -206,14 +258,41 @@ mod tests {
             .with_priority(8)
             .with_expiration("5000".into())
             .with_headers(headers);
-        let to = as_published(&from, Some(1200));
-        assert_eq!(to.content_encoding().as_ref().map(ToString::to_string).as_deref(), Some("gzip"));
-        assert_eq!(to.expiration().as_ref().map(ToString::to_string).as_deref(), Some("1200"));
-        assert_eq!((*to.priority(), *to.delivery_mode(), to.user_id().is_none()), (Some(8), Some(2), true));
-        let kept: Vec<_> = to.headers().as_ref().unwrap().inner().iter().collect();
-        assert_eq!(kept.len(), 1);
-        assert_eq!(kept[0].1, &AMQPValue::LongInt(3));
-        let expiration = as_published(&from, None).expiration().as_ref().map(ToString::to_string);
-        assert_eq!(expiration.as_deref(), Some("5000"));
+        let life = |of: &BasicProperties| of.expiration().as_ref().map(ToString::to_string);
+        for (ends, at_back, left) in [
+            (&[][..], 1_100, "4900"),
+            (&[(0, 1_500)][..], 1_100, "400"),
+            (&[(0, 1_500)][..], 9_000, "0"),
+            (&[(7, 1_500)][..], 1_000, "5000"),
+        ] {
+            let aside = as_published(&from, Lives::Held { ends, at: 1_000 }, 0);
+            assert_eq!((life(&aside), *aside.priority()), (None, Some(8)), "nothing expires aside");
+            // Drained a second time, after a crash.
+            let aside = as_published(&aside, Lives::Held { ends: &[], at: 1_050 }, 0);
+            let to = as_published(&aside, Lives::GoOn { at: at_back }, 0);
+            assert_eq!(life(&to).as_deref(), Some(left), "{ends:?}");
+            assert_eq!(to.content_encoding().as_ref().map(ToString::to_string).as_deref(), Some("gzip"));
+            assert_eq!((*to.priority(), *to.delivery_mode(), to.user_id().is_none()), (Some(8), Some(2), true));
+            let kept: Vec<_> = to.headers().as_ref().unwrap().inner().iter().collect();
+            assert_eq!(kept.len(), 1);
+            assert_eq!(kept[0].1, &AMQPValue::LongInt(3));
+        }
+    }
+
+    #[test]
+    fn the_larger_the_bodies_the_fewer_are_held() {
+        for (size, expected) in
+            [(Some(0), 20_000), (Some(1024), 20_000), (Some(1 << 20), 32), (Some(1 << 30), 4), (None, 256)]
+        {
+            assert_eq!(in_hand(size), expected, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn who_lives_for_ever_goes_on_to() {
+        let from = BasicProperties::default();
+        let aside = as_published(&from, Lives::Held { ends: &[], at: 1_000 }, 0);
+        let to = as_published(&aside, Lives::GoOn { at: 2_000 }, 0);
+        assert_eq!((to.expiration(), to.headers()), (&None, &None));
     }
 }

@@ -112,7 +112,7 @@ impl Conductor {
         let desk = self.desk.clone();
         let mut inbox = desk.serve().await;
         let mut migrations = JoinSet::new();
-        // Of a session that broke off.
+        // A former session may have ended with some of them in hand.
         self.running.clear();
         let mut wait = Duration::ZERO;
         loop {
@@ -220,6 +220,7 @@ impl Conductor {
         let shortfall = declare(&seat.session, None, &topology).await?;
         tracing::info!("declared what can be declared without the management API ({problem})");
         self.let_dispatch(&BTreeSet::new(), &keys);
+        self.let_straight(&topology, &BTreeSet::new());
         self.made = Some(Made::of(&self.context.live.now()));
         Ok(shortfall.unreachable)
     }

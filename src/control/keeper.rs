@@ -93,6 +93,7 @@ impl Keeper {
             None => Definitions::default(),
         };
         definitions.retired = retired(mirror).await?;
+        definitions.formerly_direct = mirror.queues_with_direct_items_out().await?;
         in_force.definitions = Arc::new(definitions);
         keeper.live = Live::new(in_force);
         match (&loaded.definitions, latest) {
@@ -213,6 +214,8 @@ impl Keeper {
         failpoint::reach("definitions.committed").await;
 
         definitions.retired = before.retired.clone();
+        definitions.formerly_direct.clone_from(&before.formerly_direct);
+        definitions.formerly_direct.extend(before.direct().map(|queue| queue.key.clone()));
         for queue in &removed {
             definitions.retired.extend(before.queues.get(queue).map(|queue| (queue.key.clone(), Arc::clone(queue))));
         }

@@ -20,8 +20,9 @@
 //! | 2 | the old queue, none, or the new one; all messages in `wq.m.<key>` | where the old one is there its emptiness is looked at again; declared; refilled |
 //! | 3 | some in each queue | refilled on |
 //!
-//! Order inside a priority is kept: either queue hands out and takes in order. What a dying robot gives back meanwhile goes
-//! to the end of its priority.
+//! Order inside a priority is kept: either queue hands out and takes in order, and we take ahead of robots. Two things are
+//! seen out of turn: what a dying robot gives back meanwhile, and, of a backlog beyond what [`Transfer`] holds at once (20,000
+//! items, 32 MiB), what robots work off while it is moved.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ use crate::broker::BrokerError;
 use crate::broker::connection::Session;
 use crate::broker::declare::Declarer;
 use crate::broker::management::{Management, ManagementError};
-use crate::broker::transfer::{Mortal, Transfer};
+use crate::broker::transfer::{Lives, Mortal, Transfer};
 use crate::failpoint;
 use crate::item::Timestamp;
 use crate::lanes::{Context, LaneError, now};
@@ -102,6 +103,11 @@ pub(super) async fn run(mut job: Job, session: &Session, stop: CancellationToken
 }
 
 impl Job {
+    /// Nobody knows is an answer too.
+    async fn mean_size(&self, queue: &str) -> Option<u64> {
+        self.management.queue(queue).await.ok().flatten()?.mean_size()
+    }
+
     fn key(&self) -> &str {
         &self.migration.queue
     }
@@ -118,17 +124,7 @@ impl Job {
         (self.migration.step, self.migration.step_at) = (step, now());
         let migration = self.migration.clone();
         tracing::info!(queue = self.key(), step = step.word(), "migration");
-        self.context
-            .mirror
-            .write(move |tx: &mut Tx| {
-                Box::pin(async move {
-                    if migration.step == MigrationStep::Refilling {
-                        acks::begin_anew(tx, &migration.queue).await?;
-                    }
-                    set_migration(tx, &migration).await
-                })
-            })
-            .await
+        self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { set_migration(tx, &migration).await })).await
     }
 
     /// Moves aside what is ready and waits for what robots hold. Answers the next step; `None` where it was stopped.
@@ -146,14 +142,15 @@ impl Job {
         failpoint::reach("migrate.begun").await;
         let to = (exchange, self.aside_key());
         let timeout = self.context.confirm_timeout;
-        let opened = Transfer::open(session, &self.robots.name, to, timeout).await;
+        let size = self.mean_size(&self.robots.name).await;
+        let opened = Transfer::open(session, &self.robots.name, size, to, timeout).await;
         let mut transfer = match opened {
             Ok(transfer) => transfer,
             // Somebody deleted it: nothing is to be moved out of it.
             Err(error) if error.is_missing() => return Ok(Some(MigrationStep::Replacing)),
             Err(error) => return Err(error.into()),
         };
-        let began = Instant::now();
+        let mut waited = Duration::ZERO;
         let mut rest = Rest::default();
         let next = loop {
             if stop.is_cancelled() {
@@ -164,14 +161,12 @@ impl Job {
                 rest = Rest::default();
                 continue;
             }
+            let looked_at = Instant::now();
             if transfer.waiting().await? == 0 {
                 match self.management.queue(&self.robots.name).await {
                     Ok(Some(stats)) => {
-                        if rest.seen(
-                            stats.unacked + stats.delayed + stats.dead_lettering + stats.ready,
-                            Instant::now(),
-                            self.gap,
-                        ) {
+                        // What it calls ready is from before.
+                        if rest.seen(stats.held(), stats.ready, Instant::now(), self.gap) {
                             break Some(MigrationStep::Replacing);
                         }
                     }
@@ -180,23 +175,26 @@ impl Job {
                     Err(error) => rest = Rest { held: Err(error.to_string()), ..Rest::default() },
                 }
             }
-            // At least two looks, however short patience is.
-            if began.elapsed() > self.patience.max(self.gap * 3) {
+            // At least two looks, however short patience is. The moving itself may take as long as it takes.
+            if waited > self.patience.max(self.gap * 3) {
                 let held = match &rest.held {
                     Ok(held) => format!("robots still held {held} items"),
                     Err(error) => format!("nobody could say what robots hold ({error})"),
                 };
                 self.migration.problem =
-                    Some(format!("{held} after {:.0} s (control.migration_patience)", began.elapsed().as_secs_f64()));
+                    Some(format!("{held} after {:.0} s (control.migration_patience)", waited.as_secs_f64()));
                 break Some(MigrationStep::RollingBack);
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
+            waited += looked_at.elapsed() + NOTHING_MORE;
         };
         transfer.close().await?;
-        failpoint::reach("migrate.emptied").await;
+        if next == Some(MigrationStep::Replacing) {
+            failpoint::reach("migrate.emptied").await;
+        }
         Ok(next)
     }
 
@@ -210,24 +208,38 @@ impl Job {
         let declarer = Declarer::open(session).await?;
         // After a crash it may be gone already, or the new one.
         let there = self.management.observe_queue(name).await?;
-        if there.is_some_and(|there| !is_as_wanted(&self.robots, &there)) {
-            let stats = self.management.queue(name).await?;
-            let empty = stats.is_none_or(|stats| stats.at_rest()) && declarer.ready(name).await? == 0;
-            if !empty {
-                return Ok(Some(MigrationStep::Draining));
+        let is_new = match &there {
+            None => true,
+            // Where the definition was changed back it is the old one, else it was declared before a crash.
+            Some(there) if is_as_wanted(&self.robots, there) => {
+                self.management.queue(name).await?.is_none_or(|stats| stats.acks() == 0)
             }
-            if stop.is_cancelled() {
-                return Ok(None);
+            Some(_) => {
+                let stats = self.management.queue(name).await?;
+                let empty = stats.is_none_or(|stats| stats.at_rest()) && declarer.ready(name).await? == 0;
+                if !empty {
+                    return Ok(Some(MigrationStep::Draining));
+                }
+                if stop.is_cancelled() {
+                    return Ok(None);
+                }
+                declarer.delete_queue(name).await?;
+                failpoint::reach("migrate.deleted").await;
+                true
             }
-            declarer.delete_queue(name).await?;
-            failpoint::reach("migrate.deleted").await;
-        }
+        };
         declarer.queue(&self.robots).await?;
         failpoint::reach("migrate.declared").await;
         let exchange = self.context.names.dispatch();
         let queue = self.robots.name.clone();
         declarer.bind(&Binding { exchange, queue, key: self.key().to_owned() }).await?;
         declarer.close().await?;
+        if is_new {
+            let key = self.key().to_owned();
+            let anew =
+                self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { acks::begin_anew(tx, &key).await }));
+            anew.await?;
+        }
         Ok(Some(MigrationStep::Refilling))
     }
 
@@ -235,17 +247,27 @@ impl Job {
     /// came to its end.
     async fn refill(&mut self, session: &Session, stop: &CancellationToken) -> Result<bool, MigrateError> {
         let to = (self.context.names.dispatch(), self.key().to_owned());
-        let opened = Transfer::open(session, &self.aside.name, to, self.context.confirm_timeout).await;
+        let size = self.mean_size(&self.aside.name).await;
+        let opened = Transfer::open(session, &self.aside.name, size, to, self.context.confirm_timeout).await;
         let mut transfer = match opened {
             Ok(transfer) => transfer,
             // It had been deleted, and only the note of the end is missing.
             Err(error) if error.is_missing() => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-        // Nobody else takes from it, and nobody publishes to it: what is not ready and not ours is nowhere.
-        while self.move_on(&mut transfer, NOTHING_MORE).await? > 0 || transfer.waiting().await? > 0 {
+        // Nobody publishes to it. What is not ready and not ours is with another consumer: a connection that was lost, and
+        // that the broker takes for alive.
+        loop {
             if stop.is_cancelled() {
                 return Ok(false);
+            }
+            if self.move_on(&mut transfer, NOTHING_MORE).await? > 0 {
+                continue;
+            }
+            match transfer.seen().await? {
+                (0, 1) => break,
+                (0, _) => tokio::time::sleep(LOOK_AGAIN).await,
+                _ => {}
             }
         }
         transfer.close().await?;
@@ -263,8 +285,13 @@ impl Job {
     async fn move_on(&self, transfer: &mut Transfer, patience: Duration) -> Result<usize, MigrateError> {
         let Some(taken) = transfer.take(patience).await? else { return Ok(0) };
         let count = taken.count();
-        let lives = self.lives(taken.mortals()).await?;
-        transfer.pass_on(&taken, &lives).await?;
+        let at = now().as_millisecond();
+        if self.migration.step == MigrationStep::Draining {
+            let ends = self.ends(taken.mortals()).await?;
+            transfer.pass_on(&taken, Lives::Held { ends: &ends, at }).await?;
+        } else {
+            transfer.pass_on(&taken, Lives::GoOn { at }).await?;
+        }
         failpoint::reach("migrate.published").await;
         if self.migration.step == MigrationStep::Draining {
             // These acks say nothing of robots. Counted before they happen: where in doubt one too many is expected.
@@ -279,13 +306,12 @@ impl Job {
         Ok(count)
     }
 
-    /// What is left of the lives of those that the mirror knows, in ms.
-    async fn lives(&self, mortals: Vec<Mortal>) -> Result<Vec<(usize, u64)>, MirrorError> {
+    /// When the lives of those end that the mirror knows, in ms since 1970.
+    async fn ends(&self, mortals: Vec<Mortal>) -> Result<Vec<(usize, i64)>, MirrorError> {
         if mortals.is_empty() {
             return Ok(Vec::new());
         }
         let key = self.key().to_owned();
-        let at = now();
         self.context
             .mirror
             .write(move |tx: &mut Tx| {
@@ -301,11 +327,9 @@ impl Job {
                         let known = || by_reference.get(&(key.clone(), name.to_owned()))?.last();
                         by_id.or_else(known)?.expires_at
                     };
-                    let left = |mortal: &Mortal| {
-                        let left = ends(mortal.message_id.as_deref()?)?.duration_since(at).as_millis().max(0);
-                        Some((mortal.index, u64::try_from(left).ok()?))
-                    };
-                    Ok(mortals.iter().filter_map(left).collect())
+                    let end =
+                        |mortal: &Mortal| Some((mortal.index, ends(mortal.message_id.as_deref()?)?.as_millisecond()));
+                    Ok(mortals.iter().filter_map(end).collect())
                 })
             })
             .await
@@ -337,7 +361,7 @@ impl Job {
                 })
             })
             .await?;
-        failpoint::reach("migrate.ended").await;
+        failpoint::reach(if rolled_back { "migrate.rolled_back" } else { "migrate.ended" }).await;
         match problem {
             Some(problem) => tracing::error!(queue = self.key(), "a migration was rolled back: {problem}"),
             None => tracing::info!(queue = self.key(), seconds, "migrated: {}", self.migration.why),
@@ -367,10 +391,10 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Takes a look at which so many were held; answers whether that is enough.
-    pub(super) fn seen(&mut self, held: u64, at: Instant, gap: Duration) -> bool {
+    /// Takes a look at which so many were held, and so many said to be ready though none is; answers whether that is enough.
+    pub(super) fn seen(&mut self, held: u64, ready: u64, at: Instant, gap: Duration) -> bool {
         self.held = Ok(held);
-        if held > 0 {
+        if held + ready > 0 {
             self.since = None;
             return false;
         }
@@ -394,13 +418,15 @@ mod tests {
         let began = Instant::now();
         let at = |second: u64| began + Duration::from_secs(second);
         let mut rest = Rest::default();
-        assert!(!rest.seen(0, at(0), gap));
-        assert!(!rest.seen(0, at(9), gap));
-        assert!(rest.seen(0, at(10), gap));
-        let mut rest = Rest::default();
-        rest.seen(0, at(0), gap);
-        assert!(!rest.seen(1, at(5), gap));
-        assert!(!rest.seen(0, at(11), gap));
-        assert!(rest.seen(0, at(21), gap));
+        assert!(!rest.seen(0, 0, at(0), gap));
+        assert!(!rest.seen(0, 0, at(9), gap));
+        assert!(rest.seen(0, 0, at(10), gap));
+        for (held, ready) in [(1, 0), (0, 1)] {
+            let mut rest = Rest::default();
+            rest.seen(0, 0, at(0), gap);
+            assert!(!rest.seen(held, ready, at(5), gap));
+            assert!(!rest.seen(0, 0, at(11), gap));
+            assert!(rest.seen(0, 0, at(21), gap));
+        }
     }
 }

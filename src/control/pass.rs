@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -19,13 +20,19 @@ use crate::lanes::{LaneError, now};
 use crate::mirror::control::{Event, Migration, MigrationStep, add_events, end_migration, set_migration};
 use crate::mirror::{MirrorError, Tx};
 use crate::status::DriftSeen;
-use crate::topology::desired::{Wishes, aside, desired};
+use crate::topology::desired::{Topology, Wishes, aside, desired};
 use crate::topology::observed::Observed;
 use crate::topology::plan::{Action, Plan, plan};
 use crate::topology::render;
 
 /// Migrations that are carried on at once.
 const MIGRATIONS: usize = 4;
+
+/// How long a migration may take to notice that its session is over.
+const CLEARANCE: Duration = Duration::from_secs(3);
+
+/// So many items are out soon: for so long arrivals may wait unrouted.
+const SOON_OUT: u64 = 500;
 
 /// What was in force when the broker was made so.
 #[derive(Clone)]
@@ -119,18 +126,21 @@ impl Conductor {
         let mut applied = Applied { plan: first, ..Applied::default() };
         let Some(management) = self.management.clone() else { return Ok(applied) };
         let rest = apply::make(&seat.session, &management, &todo.steps, &names.items(), &mut applied).await?;
-        let mut left = false;
+        let mut left = BTreeSet::new();
         for (key, rebinding) in &rest.rebindings {
             if matches!(why, Why::Start) && !rebinding.unbind.is_empty() && !rebinding.bind.is_empty() {
                 // Who reads the intake and who dispatches do not work yet, and have to be waited for.
-                left = true;
+                left.insert(key.clone());
                 continue;
             }
             match rebind(&self.context, &seat.session, key, rebinding, &seat.stop).await {
                 Ok(()) => applied.done += rebinding.unbind.len() + rebinding.bind.len(),
                 Err(LaneError::Mirror(error)) => return Err(error.into()),
                 Err(LaneError::Broker(error)) if !seat.session.is_alive() => return Err(error.into()),
-                Err(error) => applied.problems.push(format!("{key}: {}", in_words(&error))),
+                Err(error) => {
+                    left.insert(key.clone());
+                    applied.problems.push(format!("{key}: {}", in_words(&error)));
+                }
             }
         }
         for step in &rest.delete {
@@ -139,6 +149,11 @@ impl Conductor {
                 Why::Word(who) => who,
                 Why::Start | Why::Look => continue,
             };
+            if self.busy().contains(key) {
+                let problem = "its migration is under way; give the word again once it is over";
+                applied.problems.push(format!("{key} stays: {problem}"));
+                continue;
+            }
             let gap = self.rules.gap;
             match retire::delete(&self.context, &seat.session, &management, gap, (key, who), &seat.stop).await {
                 Ok(_) => {
@@ -149,14 +164,15 @@ impl Conductor {
             }
         }
         if !matches!(why, Why::Start) {
-            self.carry_on(seat, migrations).await?;
+            self.carry_on(seat, &left, migrations).await?;
         }
         applied.migrating = begun;
         self.facts().await?;
         let busy = self.busy();
         self.let_dispatch(&applied.missing, &busy);
+        self.let_straight(&self.desired(&self.context.live.now(), seat.version), &left);
         // What could not be done is no drift when it is seen again.
-        let whole = !left && applied.problems.is_empty();
+        let whole = left.is_empty() && applied.problems.is_empty();
         self.made = whole.then(|| Made::of(&self.context.live.now()));
         Ok(applied)
     }
@@ -172,9 +188,7 @@ impl Conductor {
             let is_open = observed.bindings.contains(&straight);
             let is_new = !observed.queues.contains_key(&straight.queue);
             let migrates = busy.contains(key);
-            let behind = !is_open
-                && !is_new
-                && (!observed.bindings.contains(&door) || self.context.mirror.any_before_dispatch(key).await?);
+            let behind = !is_open && !is_new && (!observed.bindings.contains(&door) || self.much_is_ahead(key).await?);
             if migrates || (behind && !in_force.paused(key).intake) {
                 closed.insert(key.to_owned());
             }
@@ -183,6 +197,14 @@ impl Conductor {
             self.context.live.update(|in_force| in_force.closed = closed);
         }
         Ok(())
+    }
+
+    /// The mirror has more of this queue than goes out while its way is changed. Not that it has nothing: with producers
+    /// that never rest that would never be.
+    async fn much_is_ahead(&self, key: &str) -> Result<bool, MirrorError> {
+        let goes_out = self.context.wakes.dispatching.borrow().contains(key);
+        let at_most = if goes_out { SOON_OUT } else { 0 };
+        Ok(self.context.mirror.before_dispatch(key, at_most + 1).await? > at_most)
     }
 
     /// Notes the migrations that a plan asks for, and puts in force that their queues are left alone. Answers their keys.
@@ -223,8 +245,13 @@ impl Conductor {
         Ok(begun)
     }
 
-    /// Starts what is noted and does not run.
-    async fn carry_on(&mut self, seat: &Seat, running: &mut JoinSet<Ended>) -> Result<(), MirrorError> {
+    /// Starts what is noted and does not run, but for queues that something still leads into (`open`).
+    async fn carry_on(
+        &mut self,
+        seat: &Seat,
+        open: &BTreeSet<String>,
+        running: &mut JoinSet<Ended>,
+    ) -> Result<(), MirrorError> {
         let Some(management) = self.management.clone() else { return Ok(()) };
         // Retired queues too: one may have been retired in the middle of it.
         let mut definitions = Definitions::clone(&self.context.definitions());
@@ -234,6 +261,7 @@ impl Conductor {
         for migration in self.context.mirror.migrations().await? {
             if migration.step == MigrationStep::RolledBack
                 || self.running.contains(&migration.queue)
+                || open.contains(&migration.queue)
                 || running.len() >= MIGRATIONS
             {
                 continue;
@@ -252,9 +280,28 @@ impl Conductor {
             };
             let (session, stop) = (Arc::clone(&seat.session), seat.stop.clone());
             self.running.insert(key.clone());
-            running.spawn(async move { Ended { key, result: migrate::run(job, &session, stop).await } });
+            running.spawn(async move {
+                let result = tokio::select! {
+                    result = migrate::run(job, &session, stop.clone()) => result,
+                    // A blocked connection lets it notice nothing; what it had in hand is moved again.
+                    () = async { stop.cancelled().await; tokio::time::sleep(CLEARANCE).await } => Ok(()),
+                };
+                Ended { key, result }
+            });
         }
         Ok(())
+    }
+
+    /// What waits unrouted for a direct queue goes straight to it from now on, where its own way is there.
+    pub(super) fn let_straight(&self, topology: &Topology, left: &BTreeSet<String>) {
+        let items = self.context.names.items();
+        let straight = topology.bound.iter().filter(|binding| binding.exchange == items);
+        let straight = straight.filter(|binding| binding.queue == self.context.names.robots(&binding.key));
+        let open: BTreeSet<String> =
+            straight.map(|binding| binding.key.clone()).filter(|key| !left.contains(key)).collect();
+        if self.context.live.now().open != open {
+            self.context.live.update(|in_force| in_force.open = open);
+        }
     }
 
     /// Dispatch may begin wherever the queue is there.

@@ -5,7 +5,8 @@
 //!
 //! - Towards the intake the order of arrival is kept: nothing goes through the door until what fell into the gap did.
 //! - Towards the robots what came before goes ahead: the intake is read to its end and the mirror's ready items are out
-//!   before the way is open. What falls into the gap itself may be overtaken by what comes right after it.
+//!   before the way is open, and what fell into the gap by then goes the same way. What falls into the gap in its last
+//!   milliseconds may be overtaken by what comes right after it.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -24,6 +25,9 @@ use crate::lanes::{Context, LaneError, now, unrouted};
 
 /// How long what came before is waited for until the direct way opens all the same: then only order suffers.
 const AHEAD: Duration = Duration::from_secs(5);
+
+/// While producers never rest there is always something in the gap: the shorter it was open the less.
+const ROUNDS: u32 = 3;
 
 /// Where a rebinding leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,25 +53,32 @@ pub(super) async fn rebind(
     match towards(context, rebinding) {
         Towards::Door => {
             // What has been waiting for this queue goes ahead, while nothing new comes.
-            unrouted::pass(context, session, stop).await?;
+            unrouted::pass(context, session, None, stop).await?;
             let _door = context.wakes.door.lock().await;
             change(&declarer, rebinding).await?;
-            unrouted::pass(context, session, stop).await?;
+            unrouted::pass(context, session, None, stop).await?;
         }
         Towards::Robots => {
+            // Nobody sends what falls into the gap straight before the way is open: it would come back behind what came later.
+            context.live.update(|in_force| {
+                in_force.open.remove(key);
+            });
             for binding in &rebinding.unbind {
                 declarer.unbind(binding).await?;
             }
             failpoint::reach("rebind.unbound").await;
             if !rebinding.unbind.is_empty() {
                 // Stopped or late: the way opens all the same.
-                let _ = tokio::time::timeout(AHEAD, all_is_out(context, key)).await;
+                let _ = tokio::time::timeout(AHEAD, all_goes_ahead(context, session, key, stop)).await;
             }
             for binding in &rebinding.bind {
                 declarer.bind(binding).await?;
             }
             failpoint::reach("rebind.bound").await;
-            unrouted::pass(context, session, stop).await?;
+            context.live.update(|in_force| {
+                in_force.open.insert(key.to_owned());
+            });
+            unrouted::pass(context, session, None, stop).await?;
         }
         Towards::Nowhere => change(&declarer, rebinding).await?,
     }
@@ -95,10 +106,26 @@ async fn change(declarer: &Declarer, rebinding: &Rebinding) -> Result<(), LaneEr
     Ok(())
 }
 
+/// What came before is with the broker, also what fell into the gap meanwhile.
+async fn all_goes_ahead(
+    context: &Context,
+    session: &Session,
+    key: &str,
+    stop: &CancellationToken,
+) -> Result<(), LaneError> {
+    for _ in 0..ROUNDS {
+        all_is_out(context, key).await?;
+        if unrouted::pass(context, session, Some(key), stop).await? == 0 {
+            return Ok(());
+        }
+    }
+    all_is_out(context, key).await
+}
+
 /// What the intake has of this queue is in the mirror, and what the mirror has ready is with the broker.
 async fn all_is_out(context: &Context, key: &str) -> Result<(), LaneError> {
     context.wakes.read_intake.up_to(now()).await;
-    while context.mirror.any_before_dispatch(key).await? {
+    while context.mirror.before_dispatch(key, 1).await? > 0 {
         context.wakes.dispatch(key);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

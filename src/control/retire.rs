@@ -156,8 +156,8 @@ async fn empty(
         }
         if ready.waiting().await? == 0 {
             let stats = management.queue(&queue).await?;
-            let held = stats.map_or(0, |stats| stats.ready + stats.unacked + stats.delayed + stats.dead_lettering);
-            if rest.seen(held, Instant::now(), gap) {
+            let stats = stats.unwrap_or_default();
+            if rest.seen(stats.held(), stats.ready, Instant::now(), gap) {
                 ready.give_back().await?;
                 return Ok(true);
             }

@@ -29,7 +29,7 @@ mod suggest;
 mod tests;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub struct Definitions {
     pub queues: BTreeMap<String, Arc<QueueDefinition>>,
     /// Defined formerly and still holding items: they go on to robots, nothing new is let in.
     pub retired: BTreeMap<String, Arc<QueueDefinition>>,
+    /// Managed by now and direct before: robots may still speak of what the broker handed out itself.
+    pub formerly_direct: BTreeSet<String>,
 }
 
 impl Definitions {

@@ -90,6 +90,11 @@ impl Ledger {
         self.definitions.get(queue).is_some_and(|definition| definition.lane == Lane::Direct)
     }
 
+    /// Robots may speak of items of this queue that the broker handed out itself: it is direct, or was.
+    pub(crate) fn was_direct(&self, queue: &str) -> bool {
+        self.is_direct(queue) || (self.is_defined(queue) && self.definitions.formerly_direct.contains(queue))
+    }
+
     /// The queue's definition; of a queue that nobody defines any more, the defaults.
     pub(crate) fn definition(&self, queue: &str) -> Arc<QueueDefinition> {
         self.definitions.get(queue).cloned().unwrap_or_else(|| Arc::new(QueueDefinition::with_defaults(queue)))

@@ -20,6 +20,8 @@ pub struct InForce {
     pub unready: BTreeSet<String>,
     /// Direct queues whose arrivals take the way through the intake for the moment.
     pub closed: BTreeSet<String>,
+    /// Direct queues whose own way from `wq.items` to robots is known to be there.
+    pub open: BTreeSet<String>,
 }
 
 impl InForce {

@@ -285,7 +285,7 @@ impl Reading {
                 }
                 // With a number and an id of ours it is about a dispatch, whose item would be here: a lost mirror, or
                 // somebody's invention.
-                None if self.ledger.is_direct(queue)
+                None if self.ledger.was_direct(queue)
                     && (report.attempt.is_none() || about.parse::<ItemId>().is_err()) =>
                 {
                     report.attempt = Some(1);

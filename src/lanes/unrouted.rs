@@ -56,7 +56,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
     loop {
         let (ready, _) = lookout.look(&queue).await?;
         if ready > left && passes < PASSES {
-            left = ready.saturating_sub(pass(&context, &session, &stop).await?);
+            left = ready.saturating_sub(pass(&context, &session, None, &stop).await?);
             passes += 1;
         }
         context.status.update(|status| status.unrouted = Some(ready));
@@ -68,16 +68,23 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
     }
 }
 
-/// Lets in what has a queue right now, and answers how many that were. Whoever is next waits for its end.
+/// Lets in what has a queue right now, and answers how many that were; of the queue `door` by way of the door, whatever its
+/// lane. Whoever is next waits for its end.
 ///
 /// # Errors
 /// The first failure of broker or mirror.
-pub async fn pass(context: &Context, session: &Session, stop: &CancellationToken) -> Result<u64, LaneError> {
+pub async fn pass(
+    context: &Context,
+    session: &Session,
+    door: Option<&str>,
+    stop: &CancellationToken,
+) -> Result<u64, LaneError> {
     let _turn = context.wakes.unrouted.lock().await;
     let lookout = Lookout::open(session).await?;
     let (ready, _) = lookout.look(&context.names.unrouted()).await?;
     let mut pass = Pass {
         context,
+        door,
         publisher: Publisher::open(session, context.confirm_timeout).await?,
         full: Vec::new(),
         waiting: Batches::open_wide(session, &context.names.unrouted(), BATCH).await?,
@@ -110,6 +117,7 @@ pub async fn pass(context: &Context, session: &Session, stop: &CancellationToken
 
 struct Pass<'p> {
     context: &'p Context,
+    door: Option<&'p str>,
     publisher: Publisher,
     /// Consumers that hold all they may, none of which has a queue.
     full: Vec<Batches>,
@@ -126,9 +134,15 @@ impl Pass<'_> {
         let in_force = self.context.live.now();
         let places = |way: Way| -> Vec<usize> {
             let messages = batch.messages.iter().enumerate();
-            messages.filter(|(_, message)| way_of(&in_force, message) == way).map(|(index, _)| index).collect()
+            messages
+                .filter(|(_, message)| way_of(&in_force, self.door, message) == way)
+                .map(|(index, _)| index)
+                .collect()
         };
-        let (straight, door) = (places(Way::Straight), places(Way::Door));
+        // While the broker blocks publishers only the door is open.
+        let blocked = self.publisher.is_blocked();
+        let straight = if blocked { Vec::new() } else { places(Way::Straight) };
+        let door = places(Way::Door);
 
         let exchange = self.context.names.items();
         let outgoing: Vec<Outgoing> = straight.iter().map(|index| again(&batch.messages[*index], &exchange)).collect();
@@ -167,13 +181,20 @@ enum Way {
     None,
 }
 
-fn way_of(in_force: &InForce, message: &Message) -> Way {
+fn way_of(in_force: &InForce, door: Option<&str>, message: &Message) -> Way {
     let key = message.routing_key.as_str();
     let Some(definition) = in_force.definitions.queues.get(key).filter(|_| in_force.takes_in(key)) else {
         return Way::None;
     };
-    let straight = definition.lane == Lane::Direct && !in_force.paused(key).dispatch && !in_force.closed.contains(key);
-    if straight { Way::Straight } else { Way::Door }
+    let held = in_force.paused(key).dispatch || in_force.closed.contains(key) || door == Some(key);
+    match definition.lane {
+        Lane::Direct if !held => match in_force.open.contains(key) {
+            true => Way::Straight,
+            // It would come back, behind what comes meanwhile.
+            false => Way::None,
+        },
+        _ => Way::Door,
+    }
 }
 
 /// Every pass that gave a message back has marked it redelivered, and says nothing of the door by it: with a `message-id`

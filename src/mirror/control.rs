@@ -305,14 +305,16 @@ impl Mirror {
         rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed("count items"))
     }
 
-    /// Whether items of this queue wait in the mirror for their dispatch or for its confirm; those that wait for a time do
+    /// How many items of this queue wait in the mirror for their dispatch or for its confirm, counted up to `at_most`; those that wait for a time do
     /// not count.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn any_before_dispatch(&self, queue: &str) -> Result<bool, MirrorError> {
-        let any = sqlx::query_scalar(sqlx::AssertSqlSafe(before_dispatch_sql())).bind(queue).fetch_one(self.reads());
-        any.await.map_err(self.failed("look for ready items"))
+    pub async fn before_dispatch(&self, queue: &str, at_most: u64) -> Result<u64, MirrorError> {
+        let sql = sqlx::AssertSqlSafe(before_dispatch_sql());
+        let count = sqlx::query_scalar(sql).bind(queue).bind(at_most.cast_signed()).fetch_one(self.reads());
+        let count: i64 = count.await.map_err(self.failed("look for ready items"))?;
+        Ok(count.cast_unsigned().min(at_most))
     }
 
     /// The oldest events that the broker does not have yet.

@@ -206,12 +206,12 @@ const OUT_LEVELS: &str = "WITH RECURSIVE levels (priority) AS (\
      UNION ALL SELECT (SELECT max(items.priority) FROM items WHERE queue = $1 AND items.priority < levels.priority \
      AND place IN ('claimed', 'broker') AND rejected_at IS NULL) FROM levels WHERE levels.priority IS NOT NULL)";
 
-/// Whether items wait for their dispatch or for its confirm.
+/// How many items wait for their dispatch or for its confirm; counts no further than asked of each.
 pub(super) fn before_dispatch_sql() -> String {
     format!(
-        "{OUT_LEVELS} SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready') OR EXISTS (SELECT 1 FROM levels \
-         JOIN items ON items.queue = $1 AND items.priority = levels.priority AND items.place = 'claimed' \
-         AND items.place IN ('claimed', 'broker') AND items.rejected_at IS NULL)"
+        "{OUT_LEVELS} SELECT (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready' LIMIT $2)) \
+         + (SELECT count(*) FROM (SELECT 1 FROM levels JOIN items ON items.queue = $1 AND items.priority = levels.priority \
+         AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') AND items.rejected_at IS NULL LIMIT $2))"
     )
 }
 
@@ -264,6 +264,17 @@ impl Mirror {
     pub async fn any_out(&self, queue: &str) -> Result<bool, MirrorError> {
         let any = sqlx::query_scalar(ANY_OUT).bind(queue).fetch_one(self.reads());
         any.await.map_err(self.failed("look for items that are out"))
+    }
+
+    /// Queues with items of the direct lane that robots may have, or have had without a word.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn queues_with_direct_items_out(&self) -> Result<BTreeSet<String>, MirrorError> {
+        let sql = "SELECT DISTINCT queue FROM items WHERE place IN ('claimed', 'broker') AND rejected_at IS NULL \
+                   AND lane = 'direct'";
+        let queues: Result<Vec<String>, _> = sqlx::query_scalar(sql).fetch_all(self.reads()).await;
+        Ok(queues.map_err(self.failed("look for direct items that are out"))?.into_iter().collect())
     }
 
     /// When the next delayed item becomes ready.

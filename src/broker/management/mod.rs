@@ -50,6 +50,9 @@ pub struct QueueStats {
     /// Waiting for a robot.
     #[serde(rename = "messages_ready")]
     pub ready: u64,
+    /// Bytes of the bodies of those.
+    #[serde(rename = "message_bytes_ready")]
+    pub ready_bytes: u64,
     /// With robots.
     #[serde(rename = "messages_unacknowledged")]
     pub unacked: u64,
@@ -76,7 +79,19 @@ impl QueueStats {
     /// Nothing ready, with robots, delayed or dying.
     #[must_use]
     pub const fn at_rest(&self) -> bool {
-        self.ready == 0 && self.unacked == 0 && self.delayed == 0 && self.dead_lettering == 0
+        self.ready == 0 && self.held() == 0
+    }
+
+    /// With robots, delayed or dying.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.unacked + self.delayed + self.dead_lettering
+    }
+
+    /// Bytes of a body on average, of what waits; `None` while that is nothing.
+    #[must_use]
+    pub const fn mean_size(&self) -> Option<u64> {
+        self.ready_bytes.checked_div(self.ready)
     }
 
     /// Acks since the queue was made or its broker started. A purge does not raise it.

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod amqp;
+pub mod belt;
 pub mod broker;
 pub mod crew;
 pub mod daemon;

@@ -1,0 +1,180 @@
+//! A queue changes its lane, or its dispatch or intake is paused, under work: nothing is lost, doubled or overtaken.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+
+use super::{definition, nothing_is_left, plan_is_empty};
+use crate::support::amqp::Client;
+use crate::support::belt::{Belt, balances, in_order};
+use crate::support::daemon::{Daemon, daemon};
+
+const BACKLOG: usize = 120;
+const PACE: Duration = Duration::from_millis(8);
+
+/// What a change of the way may let overtake, where it leads to the robots: what was sent while the way was open nowhere.
+const OVERTAKEN: usize = 10;
+
+/// Queues that `wq.items` leads to for this key.
+async fn ways(daemon: &Daemon, key: &str) -> Vec<String> {
+    let bindings = daemon.vhost.management("GET", "/api/exchanges/{vhost}/wq.items/bindings/source", None).await;
+    let of_key = bindings.as_array().unwrap().iter().filter(|binding| binding["routing_key"] == key);
+    let mut ways: Vec<String> = of_key.map(|binding| binding["destination"].as_str().unwrap().to_owned()).collect();
+    ways.sort();
+    ways
+}
+
+async fn wait_for_ways(daemon: &Daemon, key: &str, expected: &[&str]) {
+    daemon
+        .wait_until(&format!("{key} leads to {expected:?}"), async |daemon: &Daemon| {
+            ways(daemon, key).await == expected
+        })
+        .await;
+}
+
+async fn order(daemon: &Daemon, key: &str, what: &str, which: Value) {
+    let (status, answer) = daemon.post(&format!("/api/v1/queues/{key}/{what}"), &which).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_lane_or_a_pause_under_load_loses_doubles_and_reorders_nothing() {
+    let daemon = daemon("rebind")
+        .queues("queue: down\nlane: direct\n")
+        .queues("queue: up\n")
+        .queues("queue: held\nlane: direct\n")
+        .setting("CONTROL__OBSERVATION_GAP", "1s")
+        .setting("CONTROL__RECONCILE_PERIOD", "2s")
+        .start()
+        .await;
+    let client = Client::connect(&daemon.vhost).await;
+    let mut belts = Vec::new();
+    for queue in ["down", "up", "held"] {
+        let mut belt = Belt::filled(&daemon.vhost, queue, BACKLOG).await;
+        belt.produce();
+        belt.work(PACE);
+        belt.works(5).await;
+        belts.push(belt);
+    }
+    definition(&daemon, 0, "queue: down\n");
+    definition(&daemon, 1, "queue: up\nlane: direct\n");
+    order(&daemon, "held", "pause", json!({"dispatch": true})).await;
+    wait_for_ways(&daemon, "down", &["wq.intake"]).await;
+    wait_for_ways(&daemon, "up", &["wq.q.up", "wq.tap"]).await;
+    wait_for_ways(&daemon, "held", &["wq.intake"]).await;
+    for belt in &mut belts {
+        belt.confirms(40).await;
+    }
+    daemon
+        .wait_until("what came after the pause is held", async |daemon: &Daemon| {
+            let shown = daemon.queue("held").await;
+            shown["ready"] == 0 && shown["counts"]["queued"].as_u64().unwrap() > 30
+        })
+        .await;
+    order(&daemon, "held", "resume", json!({"dispatch": true})).await;
+    wait_for_ways(&daemon, "held", &["wq.q.held", "wq.tap"]).await;
+    for mut belt in belts {
+        belt.confirms(20).await;
+        let queue = belt.queue().to_owned();
+        let seen = belt.finish(&daemon).await;
+        in_order(&queue, &seen, if queue == "down" { 0 } else { OVERTAKEN });
+        balances(&daemon, &queue, &seen).await;
+    }
+    nothing_is_left(&daemon, &client, &[]).await;
+    plan_is_empty(&daemon).await;
+}
+
+/// Numbers of what waits unrouted, by key, in the order in which it would come.
+async fn unrouted(client: &Client) -> Vec<(String, u64)> {
+    let mut numbers = Vec::new();
+    let mut last = None;
+    let options = lapin::options::BasicGetOptions::default();
+    let channel = client.another_channel().await;
+    while let Some(message) = channel.basic_get("wq.unrouted".into(), options).await.expect("get") {
+        let body: Value = serde_json::from_slice(&message.delivery.data).unwrap();
+        numbers.push((message.delivery.routing_key.to_string(), body["number"].as_u64().unwrap()));
+        last = Some(message.delivery);
+    }
+    if let Some(last) = last {
+        let options = lapin::options::BasicNackOptions { multiple: true, requeue: true };
+        last.nack(options).await.expect("given back");
+    }
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unrouted_keeps_its_order_and_holds_up_nobody() {
+    const UNDEFINED: u64 = 5000;
+    const LATE: usize = 100;
+    let mut daemon = daemon("unrouted order")
+        .queues("queue: m\n")
+        .queues("queue: d\nlane: direct\n")
+        .setting("CONTROL__OBSERVATION_GAP", "1s")
+        .setting("CONTROL__RECONCILE_PERIOD", "2s")
+        .start()
+        .await;
+    let client = Client::connect(&daemon.vhost).await;
+    for queue in ["m", "d"] {
+        order(&daemon, queue, "pause", json!({"intake": true})).await;
+        wait_for_ways(&daemon, queue, &[]).await;
+    }
+    let send = |key: &'static str, number: u64| {
+        let client = &client;
+        async move {
+            let body = format!("{{\"number\": {number}}}");
+            client.publish("wq.items", key, BasicProperties::default(), body.as_bytes()).await
+        }
+    };
+    for first in (0..UNDEFINED).step_by(250) {
+        let lot = futures::future::join_all((first..first + 250).map(|number| send("nobody", number))).await;
+        assert!(lot.into_iter().all(|taken| taken));
+    }
+    let mut belts = Vec::new();
+    for queue in ["late", "early", "m", "d"] {
+        belts.push(Belt::filled(&daemon.vhost, queue, LATE).await);
+    }
+    definition(&daemon, 2, "queue: late\n");
+    definition(&daemon, 3, "queue: early\nlane: direct\n");
+    for belt in &mut belts[..2] {
+        belt.work(Duration::ZERO);
+        belt.works(LATE).await;
+    }
+    daemon
+        .wait_until("the rest is back", async |_: &Daemon| {
+            client.ready("wq.unrouted").await as usize == UNDEFINED as usize + 2 * LATE
+        })
+        .await;
+
+    // While nobody looks: all of it is there, as it came.
+    assert!(daemon.stop().success());
+    let expected: Vec<(String, u64)> = (0..UNDEFINED)
+        .map(|number| ("nobody".to_owned(), number))
+        .chain(["m", "d"].iter().flat_map(|key| (0..LATE as u64).map(|number| ((*key).to_owned(), number))))
+        .collect();
+    let there = unrouted(&client).await;
+    let out_of_turn = there.iter().zip(&expected).position(|(there, expected)| there != expected);
+    assert_eq!((there.len(), out_of_turn), (expected.len(), None), "{:?}", out_of_turn.map(|at| &there[at..at + 3]));
+    daemon.start_again().await;
+
+    for belt in &mut belts[2..] {
+        belt.produce();
+        belt.confirms(20).await;
+        order(&daemon, &belt.queue().to_owned(), "resume", json!({"intake": true})).await;
+        belt.work(PACE);
+    }
+    wait_for_ways(&daemon, "m", &["wq.intake"]).await;
+    wait_for_ways(&daemon, "d", &["wq.q.d", "wq.tap"]).await;
+    for belt in belts {
+        let queue = belt.queue().to_owned();
+        let seen = belt.finish(&daemon).await;
+        in_order(&queue, &seen, if queue == "d" { OVERTAKEN } else { 0 });
+        balances(&daemon, &queue, &seen).await;
+    }
+    daemon
+        .wait_until("only what nobody defined is left", async |_: &Daemon| {
+            u64::from(client.ready("wq.unrouted").await) == UNDEFINED
+        })
+        .await;
+    plan_is_empty(&daemon).await;
+}
