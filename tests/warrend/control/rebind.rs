@@ -96,6 +96,9 @@ async fn unrouted(client: &Client) -> Vec<(String, u8, u64)> {
     let mut numbers = Vec::new();
     let ready = client.ready("wq.unrouted").await as usize;
     let channel = client.another_channel().await;
+    // Without a number a quorum queue hands out 2,000.
+    let options = lapin::options::BasicQosOptions::default();
+    channel.basic_qos(20_000, options).await.expect("prefetch");
     let options = lapin::options::BasicConsumeOptions::default();
     let consumer = channel.basic_consume("wq.unrouted".into(), "".into(), options, FieldTable::default());
     let mut consumer = consumer.await.expect("a consumer");
