@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::Acker;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 
@@ -229,11 +231,24 @@ impl Batches {
         }
     }
 
-    /// Ends; what was not acked goes back to where it was.
+    /// Takes nothing more, and keeps what it has.
     ///
     /// # Errors
-    /// Where the connection is gone, with the same effect.
+    /// Where the connection is gone.
+    pub async fn take_no_more(&self) -> Result<(), BrokerError> {
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        answered("cancel a consumer", cancel).await
+    }
+
+    /// Ends; what was not acked goes back to where it was. Where it takes nothing more that is there before whatever another
+    /// consumer gives back later.
+    ///
+    /// # Errors
+    /// Where the connection is gone, with the same effect but for the order.
     pub async fn give_back(self) -> Result<(), BrokerError> {
+        // Tag 0: everything. A channel that is only closed gives back when the broker gets to it.
+        let options = BasicNackOptions { multiple: true, requeue: true };
+        answered("give back", self.channel.basic_nack(0, options)).await?;
         answered("close a channel", self.channel.close(200, "done".into())).await
     }
 

@@ -20,9 +20,9 @@
 //! | 2 | the old queue, none, or the new one; all messages in `wq.m.<key>` | where the old one is there its emptiness is looked at again; declared; refilled |
 //! | 3 | some in each queue | refilled on |
 //!
-//! Order inside a priority is kept: either queue hands out and takes in order, and we take ahead of robots. Two things are
-//! seen out of turn: what a dying robot gives back meanwhile, and, of a backlog beyond what [`Transfer`] holds at once (20,000
-//! items, 32 MiB), what robots work off while it is moved.
+//! Order inside a priority is kept: either queue hands out and takes in order, and we take ahead of robots. Three things are
+//! seen out of turn: what a dying robot gives back meanwhile; of a backlog beyond what [`Transfer`] holds at once (20,000
+//! items, 32 MiB) what robots work off while it is moved; and after a crash in 1 what they work off until the next session.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -26,6 +26,9 @@ use crate::lanes::{Context, LaneError, now, unrouted};
 /// How long what came before is waited for until the direct way opens all the same: then only order suffers.
 const AHEAD: Duration = Duration::from_secs(5);
 
+/// And then its end.
+const CLEARANCE: Duration = Duration::from_secs(2);
+
 /// While producers never rest there is always something in the gap: the shorter it was open the less.
 const ROUNDS: u32 = 3;
 
@@ -68,8 +71,16 @@ pub(super) async fn rebind(
             }
             failpoint::reach("rebind.unbound").await;
             if !rebinding.unbind.is_empty() {
-                // Stopped or late: the way opens all the same.
-                let _ = tokio::time::timeout(AHEAD, all_goes_ahead(context, session, key, stop)).await;
+                // Stopped or late: the way opens all the same. A pass gives back what it holds, so it is told and not dropped.
+                let late = stop.child_token();
+                tokio::select! {
+                    ahead = all_goes_ahead(context, session, key, &late) => ahead?,
+                    () = async {
+                        tokio::time::sleep(AHEAD).await;
+                        late.cancel();
+                        tokio::time::sleep(CLEARANCE).await;
+                    } => {}
+                }
             }
             for binding in &rebinding.bind {
                 declarer.bind(binding).await?;
@@ -113,21 +124,25 @@ async fn all_goes_ahead(
     key: &str,
     stop: &CancellationToken,
 ) -> Result<(), LaneError> {
-    for _ in 0..ROUNDS {
-        all_is_out(context, key).await?;
-        if unrouted::pass(context, session, Some(key), stop).await? == 0 {
-            return Ok(());
-        }
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = context.wakes.read_intake.up_to(now()) => {}
     }
-    all_is_out(context, key).await
+    all_is_out(context, key, stop).await?;
+    for _ in 0..ROUNDS {
+        if stop.is_cancelled() || unrouted::pass(context, session, Some(key), stop).await? == 0 {
+            break;
+        }
+        all_is_out(context, key, stop).await?;
+    }
+    Ok(())
 }
 
-/// What the intake has of this queue is in the mirror, and what the mirror has ready is with the broker.
-async fn all_is_out(context: &Context, key: &str) -> Result<(), LaneError> {
-    context.wakes.read_intake.up_to(now()).await;
-    while context.mirror.before_dispatch(key, 1).await? > 0 {
+/// What the mirror has ready is with the broker.
+async fn all_is_out(context: &Context, key: &str, stop: &CancellationToken) -> Result<(), LaneError> {
+    while !stop.is_cancelled() && context.mirror.before_dispatch(key, 1).await? > 0 {
         context.wakes.dispatch(key);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
 }

@@ -107,7 +107,10 @@ pub async fn pass(
     if routed > 0 {
         tracing::info!(routed, "let in items that had been waiting for their queue");
     }
-    // The first first: what is given back goes ahead in the order in which it comes.
+    // The first first: what is given back goes ahead in the order in which it comes. None of us may take it again.
+    for batches in pass.full.iter().chain([&pass.waiting]) {
+        batches.take_no_more().await?;
+    }
     for batches in pass.full {
         batches.give_back().await?;
     }

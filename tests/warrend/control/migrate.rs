@@ -107,8 +107,13 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
         events.iter().filter(|(kind, _)| kind.contains("rolled_back") || kind.contains("drift")).collect();
     assert!(unhappy.is_empty(), "{unhappy:?}");
 
-    for mut belt in belts {
+    for belt in &mut belts {
         belt.confirms(20).await;
+    }
+    for belt in &mut belts {
+        belt.enough().await;
+    }
+    for belt in belts {
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;
         // A direct queue's way opens again at the end: what was sent in that moment may be overtaken.
@@ -229,6 +234,9 @@ async fn a_definition_that_changes_in_the_middle_ends_well() {
         })
         .await;
     plan_is_empty_in_the_end(&daemon).await;
+    for belt in &mut belts {
+        belt.enough().await;
+    }
     for belt in belts {
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;

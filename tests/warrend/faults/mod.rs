@@ -3,6 +3,7 @@
 mod alarm;
 mod broker_down;
 mod crash_corners;
+mod crash_migration;
 mod crash_points;
 mod deleted_queue;
 mod mirror;

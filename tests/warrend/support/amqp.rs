@@ -94,6 +94,13 @@ impl Client {
         self.seen(queue).await.consumer_count()
     }
 
+    /// Whether a queue is there.
+    pub async fn exists(&self, queue: &str) -> bool {
+        let channel = self.another_channel().await;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+    }
+
     async fn seen(&self, queue: &str) -> lapin::Queue {
         let channel = self.another_channel().await;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

@@ -237,7 +237,7 @@ impl Daemon {
         assert!(status.signal().is_some() && said, "it died otherwise at {point}: {status}\n{}", self.last_words());
     }
 
-    fn spawn_with(&mut self, environment: &[(&str, &str)]) {
+    pub fn spawn_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
