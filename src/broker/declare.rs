@@ -53,8 +53,8 @@ pub async fn declare(
     for queue in &topology.queues {
         if let Err(error) = declare_queue(&channel, queue).await {
             channel = session.consuming_channel().await?;
-            let Some(key) = &queue.key else { return Err(error) };
             if !keep_as_it_is(session, queue, &error).await? {
+                let Some(key) = &queue.key else { return Err(error) };
                 tracing::error!(
                     queue = queue.name,
                     error = &error as &dyn std::error::Error,
@@ -76,8 +76,20 @@ pub async fn declare(
     Ok(shortfall)
 }
 
-/// A robots' queue that is there with other arguments goes on as it is: robots and items are on it. Answers whether it is
-/// there.
+/// Declares one queue; one that is there with other arguments is used as it is, and the log says so.
+///
+/// # Errors
+/// Where it can neither be declared nor looked at.
+pub async fn declare_or_keep(session: &Session, queue: &Queue) -> Result<(), BrokerError> {
+    let declarer = Declarer::open(session).await?;
+    match declarer.queue(queue).await {
+        Ok(()) => declarer.close().await,
+        Err(error) if keep_as_it_is(session, queue, &error).await? => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A queue that is there with other arguments goes on as it is: work is on it. Answers whether it is there.
 async fn keep_as_it_is(session: &Session, queue: &Queue, error: &BrokerError) -> Result<bool, BrokerError> {
     // A channel of its own: a look at what is not there closes it.
     let channel = session.consuming_channel().await?;
@@ -88,7 +100,7 @@ async fn keep_as_it_is(session: &Session, queue: &Queue, error: &BrokerError) ->
     tracing::error!(
         queue = queue.name,
         error = error as &dyn std::error::Error,
-        "the queue is there with other arguments and is used as it is; to change them, empty it and delete it"
+        "the queue is there with other arguments and is used as it is; `warrend plan` says what differs and what to do"
     );
     Ok(true)
 }

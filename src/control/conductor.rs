@@ -221,7 +221,7 @@ impl Conductor {
         tracing::info!("declared what can be declared without the management API ({problem})");
         self.let_dispatch(&BTreeSet::new(), &keys);
         self.let_straight(&topology, &BTreeSet::new());
-        self.made = Some(Made::of(&self.context.live.now()));
+        self.made = Some(Made::blindly(&self.context.live.now()));
         Ok(shortfall.unreachable)
     }
 
@@ -262,6 +262,7 @@ impl Conductor {
             migrations.into_iter().partition(|migration| migration.step == MigrationStep::RolledBack);
         Ok(Facts {
             open: Some(self.context.mirror.open_items().await?),
+            retired: self.context.definitions().retired.keys().cloned().collect(),
             migrating: under_way.into_iter().map(|migration| migration.queue).collect(),
             rolled_back: rolled_back
                 .into_iter()

@@ -20,7 +20,7 @@ use crate::lanes::{LaneError, now};
 use crate::mirror::control::{Event, Migration, MigrationStep, add_events, end_migration, set_migration};
 use crate::mirror::{MirrorError, Tx};
 use crate::status::DriftSeen;
-use crate::topology::desired::{Topology, Wishes, aside, desired};
+use crate::topology::desired::{Queue, Topology, Wishes, aside, desired};
 use crate::topology::observed::Observed;
 use crate::topology::plan::{Action, Plan, plan};
 use crate::topology::render;
@@ -41,11 +41,18 @@ pub(super) struct Made {
     paused: BTreeMap<String, Paused>,
     closed: BTreeSet<String>,
     unready: BTreeSet<String>,
+    /// As far as AMQP alone can: what the management API shows more later on is no drift.
+    blindly: bool,
 }
 
 impl Made {
+    pub(super) fn blindly(in_force: &InForce) -> Self {
+        Self { blindly: true, ..Self::of(in_force) }
+    }
+
     pub(super) fn of(in_force: &InForce) -> Self {
         Self {
+            blindly: false,
             definitions: Arc::clone(&in_force.definitions),
             paused: in_force.paused.clone(),
             closed: in_force.closed.clone(),
@@ -103,15 +110,14 @@ impl Conductor {
         self.facts().await?;
         self.close_ways(observed).await?;
         let in_force = self.context.live.now();
-        let unchanged = self.made.as_ref().is_some_and(|made| made.is(&in_force));
+        let unchanged = self.made.as_ref().is_some_and(|made| made.is(&in_force) && !made.blindly);
         let facts = self.facts().await?;
         let topology = self.desired(&in_force, seat.version);
         let first = plan(&topology, observed, &names, &facts, retire);
         let drifted = unchanged && !first.is_empty() && !matches!(why, Why::Word(_)) && has_work(&first);
         self.tell_of(&first, drifted).await?;
-        // A session that begins needs what is missing.
-        if drifted && !self.rules.repair && !matches!(why, Why::Start) {
-            return Ok(Applied { plan: first, ..Applied::default() });
+        if drifted && !self.rules.repair {
+            return self.only_what_every_queue_needs(seat, first, why).await;
         }
 
         let begun = self.begin_migrations(&first).await?;
@@ -143,8 +149,15 @@ impl Conductor {
                 }
             }
         }
-        for step in &rest.delete {
-            let Action::Delete { key, .. } = &step.action else { continue };
+        // Also one whose queue is gone already: a crash came between its deletion and the note of it.
+        let retired = &in_force.definitions.retired;
+        let gone =
+            retire.iter().filter(|key| retired.contains_key(*key) && !observed.queues.contains_key(&names.robots(key)));
+        let said = rest.delete.iter().filter_map(|step| match &step.action {
+            Action::Delete { key, .. } => Some(key),
+            _ => None,
+        });
+        for key in said.chain(gone) {
             let who = match why {
                 Why::Word(who) => who,
                 Why::Start | Why::Look => continue,
@@ -174,6 +187,34 @@ impl Conductor {
         // What could not be done is no drift when it is seen again.
         let whole = left.is_empty() && applied.problems.is_empty();
         self.made = whole.then(|| Made::of(&self.context.live.now()));
+        Ok(applied)
+    }
+
+    /// Drift that is only told of: but without our own exchanges and queues no session can begin.
+    async fn only_what_every_queue_needs(
+        &self,
+        seat: &Seat,
+        plan: Plan,
+        why: Why<'_>,
+    ) -> Result<Applied, ConductError> {
+        let mut applied = Applied { plan, ..Applied::default() };
+        let (Why::Start, Some(management)) = (why, &self.management) else { return Ok(applied) };
+        let (names, mut steps) = (&self.context.names, Vec::new());
+        for step in &applied.plan.steps {
+            match &step.action {
+                Action::CreateQueue { queue: Queue { key: Some(key), .. } } => {
+                    applied.missing.insert(key.clone());
+                }
+                Action::CreateQueue { .. } | Action::CreateExchange { .. } => steps.push(step.clone()),
+                Action::Bind { binding }
+                    if names.key_of(&binding.queue).is_none() && binding.exchange != names.items() =>
+                {
+                    steps.push(step.clone());
+                }
+                _ => {}
+            }
+        }
+        apply::make(&seat.session, management, &steps, &names.items(), &mut applied).await?;
         Ok(applied)
     }
 

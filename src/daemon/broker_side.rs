@@ -27,14 +27,14 @@ use super::crew::Crew;
 use super::dispatchers;
 use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
-use crate::broker::declare::Declarer;
+use crate::broker::declare::declare_or_keep;
 use crate::broker::management::Management;
 use crate::broker::ownership;
 use crate::broker::publish::Publisher;
 use crate::control::conductor::{ConductError, Conductor, Seat};
 use crate::control::reconcile;
 use crate::failpoint;
-use crate::lanes::{self, Context, LaneError};
+use crate::lanes::{self, Context, LaneError, Wakes};
 use crate::metrics;
 use crate::mirror::MirrorError;
 use crate::settings::Settings;
@@ -215,9 +215,7 @@ impl BrokerSide {
         }
         let session = Arc::new(endpoint.connect().await?);
         let identity = self.context.mirror.identity().await?;
-        let declarer = Declarer::open(&session).await?;
-        declarer.queue(&meta(&self.context.names, version)).await?;
-        declarer.close().await?;
+        declare_or_keep(&session, &meta(&self.context.names, version)).await?;
         let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
         ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
@@ -272,15 +270,17 @@ impl BrokerSide {
             }),
         );
         let (context, own, token) = parts();
+        // Control sees what is missing and makes it; where it is blind, only the start of a session does.
+        let missing = if self.management.is_some() { Missing::TellControl } else { Missing::EndSession };
         crew.spawn(
             "events",
-            while_connected(Arc::clone(&own), token.clone(), Missing::EndSession, move || {
-                lanes::events::run(context.clone(), Arc::clone(&own), token.clone())
+            while_connected(Arc::clone(&own), token.clone(), missing, move || {
+                let wakes = Arc::clone(&context.wakes);
+                let run = lanes::events::run(context.clone(), Arc::clone(&own), token.clone());
+                async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
             }),
         );
         let (context, own, token) = parts();
-        // Control sees what is missing and makes it; where it is blind, only the start of a session does.
-        let missing = if self.management.is_some() { Missing::TellControl } else { Missing::EndSession };
         crew.spawn("dispatch", dispatchers::run(context, own, missing, unreachable.clone(), token));
         let conductor = Arc::clone(&self.conductor);
         crew.spawn("control", async move { conductor.lock().await.run(seat).await });
@@ -306,6 +306,15 @@ pub(super) enum Missing {
     TryAgain,
     /// Control is told, and makes it again.
     TellControl,
+}
+
+impl Missing {
+    /// A pipeline failed: control looks whether it misses something.
+    pub(super) fn tell(self, wakes: &Wakes) {
+        if self == Self::TellControl {
+            wakes.control.notify_one();
+        }
+    }
 }
 
 /// Runs a pipeline that only publishes, and again after a failure, as long as the connections live. A queue that does not

@@ -92,13 +92,7 @@ impl Running {
                 move || {
                     let run = dispatch::run(context.clone(), key.clone(), Arc::clone(&own), token.clone());
                     let wakes = Arc::clone(&wakes);
-                    async move {
-                        let ended = run.await;
-                        if ended.is_err() && missing == Missing::TellControl {
-                            wakes.control.notify_one();
-                        }
-                        ended
-                    }
+                    async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
                 }
             });
             self.crew.spawn(queue.clone(), work);

@@ -60,7 +60,7 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
     let topology = Check { ok: status.planned, detail: planned.to_owned() };
     let management = match status.management_problem {
         None => Check { ok: true, detail: "no problem known".to_owned() },
-        Some(problem) => Check { ok: false, detail: format!("{problem}; data flows, control is limited") },
+        Some(problem) => Check { ok: false, detail: format!("control is blind: {problem}; data flows") },
     };
 
     let definitions = match &status.definitions_problem {

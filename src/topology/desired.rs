@@ -334,6 +334,12 @@ fn binding(exchange: String, queue: String, key: &str) -> Binding {
     Binding { exchange, queue, key: key.to_owned() }
 }
 
+/// What takes the place of `x-delivery-limit: -1` on a queue of our own that was declared without it.
+#[must_use]
+pub(super) fn never_expels(queue: &str) -> Policy {
+    policy(queue, json!({ "delivery-limit": -1 }))
+}
+
 /// The pattern of a policy of ours, which is for one queue.
 #[must_use]
 pub fn pattern(queue: &str) -> String {

@@ -82,6 +82,9 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
     ("src/daemon/mod.rs", "Instant::now", "as above"),
+    ("src/control/migrate.rs", "Instant::now", "how long robots are waited for, and how far apart two looks are"),
+    ("src/control/retire.rs", "Instant::now", "as above"),
+    ("src/mirror/control.rs", "now_v7", "the ids of events"),
     ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
     ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
 ];

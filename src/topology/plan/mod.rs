@@ -149,6 +149,8 @@ pub enum About {
 pub struct Facts {
     /// Items by key that are neither done nor cancelled; `None`: the mirror was not asked.
     pub open: Option<BTreeMap<String, u64>>,
+    /// Keys of queues that are known to be retired, whether their queue is there or not.
+    pub retired: BTreeSet<String>,
     /// Keys whose migration has begun and not ended: their queues are its business.
     pub migrating: BTreeSet<String>,
     /// Keys whose migration was rolled back, and why: it waits for a word.

@@ -19,6 +19,8 @@ const PLACEMENT: [&str; 7] = [
     "x-queue-version",
 ];
 
+const DELIVERY_LIMIT: &str = "x-delivery-limit";
+
 pub(super) fn steps(look: &Look<'_>) -> Vec<Step> {
     let mut steps = set_policies(look);
     steps.extend(remove_policies(look));
@@ -41,11 +43,15 @@ fn step(action: Action, key: Option<&str>, why: impl Into<String>) -> Step {
 }
 
 fn set_policies(look: &Look<'_>) -> Vec<Step> {
-    let wanted = look.desired.policies.iter().filter_map(|policy| {
+    let cures: Vec<Policy> = look.desired.queues.iter().filter_map(|queue| limit_off(look, queue)).collect();
+    let wanted = look.desired.policies.iter().chain(&cures).filter_map(|policy| {
         let before = look.observed.policies.get(&policy.name).cloned();
         let why = match &before {
             Some(before) if same_policy(before, policy) => return None,
             Some(_) => "it is not as the definitions say",
+            None if cures.contains(policy) => {
+                "the queue is older than RabbitMQ 4.0 here and lacks x-delivery-limit -1; the policy never expels either"
+            }
             None if look.observed.queues.contains_key(&policy.name) => "limits of the queue; it has none of ours",
             None => "limits of the queue, there before it is",
         };
@@ -53,6 +59,18 @@ fn set_policies(look: &Look<'_>) -> Vec<Step> {
         Some(step(Action::SetPolicy { policy: policy.clone(), before }, key, why))
     });
     wanted.collect()
+}
+
+/// Our own queues never expel. One that was declared on 3.x lacks the argument that says so and cannot get it any more; a
+/// policy of -1 does the same where there is no argument.
+fn limit_off(look: &Look<'_>, queue: &Queue) -> Option<Policy> {
+    let there = look.observed.queues.get(&queue.name)?;
+    lacks_limit(queue, there).then(|| desired::never_expels(&queue.name))
+}
+
+fn lacks_limit(queue: &Queue, there: &ObservedQueue) -> bool {
+    let off = queue.arguments.get(DELIVERY_LIMIT) == Some(&Argument::Number(-1));
+    queue.key.is_none() && off && there.kind == "quorum" && !there.arguments.contains_key(DELIVERY_LIMIT)
 }
 
 /// Of ours is what has the name of a robots' queue and the pattern for nothing else. A retired queue keeps its own.
@@ -199,6 +217,9 @@ pub(super) fn queue_differences(wanted: &Queue, there: &ObservedQueue) -> Vec<Di
             Argument::Text(text) => Value::from(text.as_str()),
             Argument::Number(number) => Value::from(*number),
         };
+        if name == DELIVERY_LIMIT && lacks_limit(wanted, there) {
+            continue;
+        }
         let before = there_as(name, there);
         if !before.as_ref().is_some_and(|before| same_value(before, &value)) {
             differ(name, before.as_ref().map(shown), Some(shown(&value)));

@@ -144,8 +144,7 @@ async fn connections_that_are_cut_in_the_middle_lose_and_double_nothing() {
             .wait_until(&format!("it is {step}"), async |daemon: &Daemon| {
                 let shown = daemon.get_with_status("/api/v1/queues/a").await;
                 shown.is_some_and(|(_, shown)| shown["migration"]["step"] == step)
-                    && (step == "refilling"
-                        || (client.exists("wq.m.a").await && client.ready("wq.m.a").await > 0))
+                    && (step == "refilling" || (client.exists("wq.m.a").await && client.ready("wq.m.a").await > 0))
             })
             .await;
         relay.half_open();
