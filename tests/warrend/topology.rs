@@ -162,7 +162,11 @@ async fn a_change_of_lane_takes_the_other_lanes_bindings_away() {
     assert!(daemon.stop().success());
     std::fs::write(daemon.definitions_dir().join("0.yaml"), "queue: a\nlane: direct\n").unwrap();
     daemon.start_again().await;
-    assert_eq!(ways(&daemon.vhost).await, ["wq.items -[a]-> wq.q.a", "wq.items -[a]-> wq.tap"]);
+    daemon
+        .wait_until("the ways are the other lane's", async |daemon: &Daemon| {
+            ways(&daemon.vhost).await == ["wq.items -[a]-> wq.q.a", "wq.items -[a]-> wq.tap"]
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -216,15 +220,27 @@ async fn the_queues_of_one_mirror_are_refused_to_another() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_there_with_other_arguments_goes_on_as_it_is() {
-    let mut daemon = daemon("other arguments").queues("queue: a\ntype: classic\n---\nqueue: b\n").start().await;
-    assert!(daemon.stop().success());
-    std::fs::write(daemon.definitions_dir().join("0.yaml"), "queue: a\ntype: quorum\n---\nqueue: b\n").unwrap();
-    daemon.start_again().await;
-    assert!(daemon.log().contains("is used as it is"), "{}", daemon.log());
+async fn a_queue_that_is_there_with_other_arguments_is_made_anew_with_what_is_in_it() {
+    let mut daemon = daemon("other arguments")
+        .queues("queue: a\ntype: classic\n---\nqueue: b\n")
+        .setting("CONTROL__OBSERVATION_GAP", "1s")
+        .start()
+        .await;
     let client = Client::connect(&daemon.vhost).await;
     for queue in ["a", "b"] {
         client.send(queue, "r", &json!({})).await;
+    }
+    daemon.wait_until("it is out", async |_: &_| client.ready("wq.q.a").await == 1).await;
+    assert!(daemon.stop().success());
+    std::fs::write(daemon.definitions_dir().join("0.yaml"), "queue: a\ntype: quorum\n---\nqueue: b\n").unwrap();
+    daemon.start_again().await;
+    daemon
+        .wait_until("it is of the other type", async |daemon: &Daemon| {
+            let (status, queue) = daemon.vhost.try_management("GET", "/api/queues/{vhost}/wq.q.a", None).await;
+            status == 200 && queue["type"] == "quorum" && daemon.queue("a").await["migration"].is_null()
+        })
+        .await;
+    for queue in ["a", "b"] {
         let mut robot = client.robot(queue).await;
         let delivery = robot.next().await;
         robot.done(&delivery).await;

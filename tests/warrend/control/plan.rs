@@ -106,9 +106,9 @@ async fn a_plan_names_what_is_missing_and_nothing_else() {
     assert_eq!(broken["steps"][0]["action"]["before"]["definition"], json!({"max-length-bytes": 7}));
     assert_eq!(broken["summary"], json!({"create": 5, "change": 1, "move": 0, "remove": 1, "blocked": 0}));
 
-    // A start makes it so.
+    // A start does all of it.
     daemon.start_again().await;
-    daemon.wait_until("the plan is empty", async |daemon: &Daemon| plan(daemon, &[], &[]).await.code == 0).await;
+    daemon.wait_until("nothing is left to do", async |daemon: &Daemon| plan(daemon, &[], &[]).await.code == 0).await;
     assert_eq!(planned(&daemon, &[], 0).await["steps"], json!([]));
 }
 

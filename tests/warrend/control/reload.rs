@@ -65,10 +65,12 @@ async fn a_change_is_in_force_at_once_and_nobody_else_notices() {
     in_force(&daemon, "swapped", now).await;
 
     // A changed one.
+    fs::create_dir(dir.join("schemas")).unwrap();
+    fs::write(dir.join("schemas/place.json"), r#"{"type": "object", "required": ["amount"]}"#).unwrap();
     define(
         &daemon,
         "place.yaml",
-        "queue: place\nwindow: 3\nretry: {it: {limit: 7}}\ncrash_limit: 2\nschema: {type: object, required: [amount]}\n",
+        "queue: place\nwindow: 3\nretry: {it: {limit: 7}}\ncrash_limit: 2\nschema: schemas/place.json\n",
     );
     daemon
         .wait_until("the schema is in force", async |daemon: &Daemon| {

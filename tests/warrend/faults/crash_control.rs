@@ -48,10 +48,12 @@ async fn definitions_and_their_application_go_on_after_a_crash() {
                 daemon.get("/api/v1/plan").await["steps"] == json!([])
             })
             .await;
+        let client = Client::connect(&daemon.vhost).await;
         for key in [format!("n{number}"), format!("m{number}")] {
-            let item = json!({"reference": "r", "payload": {}});
-            let (status, answer) = daemon.post(&format!("/api/v1/queues/{key}/items"), &item).await;
-            assert_eq!(status, 201, "{answer}");
+            client.send(&key, "r", &json!({})).await;
+            let crew = Crew::hire(&daemon.vhost, &key, 1, |_| Ending::Processed).await;
+            daemon.wait_until_done(&key, 1).await;
+            crew.dismiss().await;
         }
     }
 }
