@@ -123,13 +123,11 @@ impl Transfer {
     /// Where not all of them are known to have arrived.
     pub async fn pass_on(&mut self, taken: &Taken, lives: Lives<'_>) -> Result<(), BrokerError> {
         let messages: Vec<Raw<'_>> = (taken.deliveries.iter().enumerate())
-            .map(|(index, delivery)| {
-                Raw {
-                    exchange: &self.exchange,
-                    key: &self.key,
-                    properties: as_published(&delivery.properties, lives, index),
-                    body: &delivery.data,
-                }
+            .map(|(index, delivery)| Raw {
+                exchange: &self.exchange,
+                key: &self.key,
+                properties: as_published(&delivery.properties, lives, index),
+                body: &delivery.data,
             })
             .collect();
         let published = self.publisher.publish_raw(&messages).await?;
@@ -283,7 +281,9 @@ mod tests {
 
     #[test]
     fn the_larger_the_bodies_the_fewer_are_held() {
-        for (size, expected) in [(Some(0), 20_000), (Some(1024), 20_000), (Some(1 << 20), 32), (Some(1 << 30), 4), (None, 256)] {
+        for (size, expected) in
+            [(Some(0), 20_000), (Some(1024), 20_000), (Some(1 << 20), 32), (Some(1 << 30), 4), (None, 256)]
+        {
             assert_eq!(in_hand(size), expected, "{size:?}");
         }
     }

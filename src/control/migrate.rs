@@ -124,10 +124,7 @@ impl Job {
         (self.migration.step, self.migration.step_at) = (step, now());
         let migration = self.migration.clone();
         tracing::info!(queue = self.key(), step = step.word(), "migration");
-        self.context
-            .mirror
-            .write(move |tx: &mut Tx| Box::pin(async move { set_migration(tx, &migration).await }))
-            .await
+        self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { set_migration(tx, &migration).await })).await
     }
 
     /// Moves aside what is ready and waits for what robots hold. Answers the next step; `None` where it was stopped.
@@ -239,9 +236,8 @@ impl Job {
         declarer.close().await?;
         if is_new {
             let key = self.key().to_owned();
-            let anew = self.context.mirror.write(move |tx: &mut Tx| {
-                Box::pin(async move { acks::begin_anew(tx, &key).await })
-            });
+            let anew =
+                self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { acks::begin_anew(tx, &key).await }));
             anew.await?;
         }
         Ok(Some(MigrationStep::Refilling))
@@ -331,9 +327,8 @@ impl Job {
                         let known = || by_reference.get(&(key.clone(), name.to_owned()))?.last();
                         by_id.or_else(known)?.expires_at
                     };
-                    let end = |mortal: &Mortal| {
-                        Some((mortal.index, ends(mortal.message_id.as_deref()?)?.as_millisecond()))
-                    };
+                    let end =
+                        |mortal: &Mortal| Some((mortal.index, ends(mortal.message_id.as_deref()?)?.as_millisecond()));
                     Ok(mortals.iter().filter_map(end).collect())
                 })
             })

@@ -137,7 +137,10 @@ impl Pass<'_> {
         let in_force = self.context.live.now();
         let places = |way: Way| -> Vec<usize> {
             let messages = batch.messages.iter().enumerate();
-            messages.filter(|(_, message)| way_of(&in_force, self.door, message) == way).map(|(index, _)| index).collect()
+            messages
+                .filter(|(_, message)| way_of(&in_force, self.door, message) == way)
+                .map(|(index, _)| index)
+                .collect()
         };
         // While the broker blocks publishers only the door is open.
         let blocked = self.publisher.is_blocked();

@@ -25,7 +25,8 @@ fn quickly(setup: Setup) -> Setup {
 async fn listen(client: &Client) {
     client.declare_queue("heard").await;
     let options = lapin::options::QueueBindOptions::default();
-    let bound = client.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, FieldTable::default());
+    let bound =
+        client.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, FieldTable::default());
     bound.await.unwrap();
 }
 
@@ -102,7 +103,8 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
         .map(|kind| format!("queue.{kind}"));
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
     wait_for_event(&client, &daemon, &mut events, &kinds).await;
-    let unhappy: Vec<_> = events.iter().filter(|(kind, _)| kind.contains("rolled_back") || kind.contains("drift")).collect();
+    let unhappy: Vec<_> =
+        events.iter().filter(|(kind, _)| kind.contains("rolled_back") || kind.contains("drift")).collect();
     assert!(unhappy.is_empty(), "{unhappy:?}");
 
     for belt in &mut belts {
@@ -249,8 +251,6 @@ async fn a_definition_that_changes_in_the_middle_ends_well() {
 
 async fn plan_is_empty_in_the_end(daemon: &Daemon) {
     daemon
-        .wait_until("the plan is empty", async |daemon: &Daemon| {
-            daemon.get("/api/v1/plan").await["steps"] == json!([])
-        })
+        .wait_until("the plan is empty", async |daemon: &Daemon| daemon.get("/api/v1/plan").await["steps"] == json!([]))
         .await;
 }

@@ -30,7 +30,9 @@ async fn ways(daemon: &Daemon, key: &str) -> Vec<String> {
 
 async fn wait_for_ways(daemon: &Daemon, key: &str, expected: &[&str]) {
     daemon
-        .wait_until(&format!("{key} leads to {expected:?}"), async |daemon: &Daemon| ways(daemon, key).await == expected)
+        .wait_until(&format!("{key} leads to {expected:?}"), async |daemon: &Daemon| {
+            ways(daemon, key).await == expected
+        })
         .await;
 }
 

@@ -28,7 +28,8 @@ fn round(lane: &str, round: usize) -> String {
 async fn no_migration_is_left(daemon: &Daemon) {
     daemon
         .wait_until("no migration is left", async |daemon: &Daemon| {
-            daemon.get("/readyz").await["attention"]["migrations"] == json!([])
+            let ready = daemon.get_with_status("/readyz").await;
+            ready.is_some_and(|(_, ready)| ready["attention"]["migrations"] == json!([]))
                 && daemon.get_with_status("/api/v1/plan").await.is_some_and(|(_, plan)| plan["steps"] == json!([]))
         })
         .await;
@@ -144,8 +145,7 @@ async fn connections_that_are_cut_in_the_middle_lose_and_double_nothing() {
             .wait_until(&format!("it is {step}"), async |daemon: &Daemon| {
                 let shown = daemon.get_with_status("/api/v1/queues/a").await;
                 shown.is_some_and(|(_, shown)| shown["migration"]["step"] == step)
-                    && (step == "refilling"
-                        || (client.exists("wq.m.a").await && client.ready("wq.m.a").await > 0))
+                    && (step == "refilling" || (client.exists("wq.m.a").await && client.ready("wq.m.a").await > 0))
             })
             .await;
         relay.half_open();
