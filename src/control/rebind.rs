@@ -26,6 +26,9 @@ use crate::lanes::{Context, LaneError, now, unrouted};
 /// How long what came before is waited for until the direct way opens all the same: then only order suffers.
 const AHEAD: Duration = Duration::from_secs(5);
 
+/// What has been routed is in its queue after this.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
 /// And then its end.
 const CLEARANCE: Duration = Duration::from_secs(2);
 
@@ -59,6 +62,9 @@ pub(super) async fn rebind(
             unrouted::pass(context, session, None, stop).await?;
             let _door = context.wakes.door.lock().await;
             change(&declarer, rebinding).await?;
+            unrouted::pass(context, session, None, stop).await?;
+            // What was routed in the moment before may not have been there yet.
+            tokio::time::sleep(ON_ITS_WAY).await;
             unrouted::pass(context, session, None, stop).await?;
         }
         Towards::Robots => {

@@ -28,7 +28,8 @@ fn round(lane: &str, round: usize) -> String {
 async fn no_migration_is_left(daemon: &Daemon) {
     daemon
         .wait_until("no migration is left", async |daemon: &Daemon| {
-            daemon.get("/readyz").await["attention"]["migrations"] == json!([])
+            let ready = daemon.get_with_status("/readyz").await;
+            ready.is_some_and(|(_, ready)| ready["attention"]["migrations"] == json!([]))
                 && daemon.get_with_status("/api/v1/plan").await.is_some_and(|(_, plan)| plan["steps"] == json!([]))
         })
         .await;
