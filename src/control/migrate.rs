@@ -50,6 +50,9 @@ const NOTHING_MORE: Duration = Duration::from_millis(100);
 /// How often what robots hold is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// RabbitMQ writes its counts down every 5 s: looks that are closer together may be one and the same.
+const STATISTICS: Duration = Duration::from_secs(6);
+
 /// What a migration is given.
 #[derive(Clone)]
 pub(super) struct Job {
@@ -166,7 +169,7 @@ impl Job {
                 match self.management.queue(&self.robots.name).await {
                     Ok(Some(stats)) => {
                         // What it calls ready is from before.
-                        if rest.seen(stats.held(), stats.ready, Instant::now(), self.gap) {
+                        if rest.seen(stats.held(), stats.ready, Instant::now(), self.gap.max(STATISTICS)) {
                             break Some(MigrationStep::Replacing);
                         }
                     }
@@ -176,7 +179,7 @@ impl Job {
                 }
             }
             // At least two looks, however short patience is. The moving itself may take as long as it takes.
-            if waited > self.patience.max(self.gap * 3) {
+            if waited > self.patience.max(self.gap.max(STATISTICS) * 3) {
                 let held = match &rest.held {
                     Ok(held) => format!("robots still held {held} items"),
                     Err(error) => format!("nobody could say what robots hold ({error})"),

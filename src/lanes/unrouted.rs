@@ -84,6 +84,7 @@ pub async fn pass(
     let (ready, _) = lookout.look(&context.names.unrouted()).await?;
     let mut pass = Pass {
         context,
+        began_with: context.live.now(),
         door,
         publisher: Publisher::open(session, context.confirm_timeout).await?,
         full: Vec::new(),
@@ -120,6 +121,8 @@ pub async fn pass(
 
 struct Pass<'p> {
     context: &'p Context,
+    /// What got a way since waits for the next pass: older ones of its queue may be among those that were looked past.
+    began_with: Arc<InForce>,
     door: Option<&'p str>,
     publisher: Publisher,
     /// Consumers that hold all they may, none of which has a queue.
@@ -134,13 +137,14 @@ impl Pass<'_> {
     async fn batch(&mut self) -> Result<Option<(u64, u64)>, LaneError> {
         let Ok(batch) = tokio::time::timeout(NOTHING_MORE, self.waiting.next()).await else { return Ok(None) };
         let batch = batch?;
-        let in_force = self.context.live.now();
-        let places = |way: Way| -> Vec<usize> {
+        let now = self.context.live.now();
+        let way = |message: &Message| match way_of(&self.began_with, self.door, message) {
+            way if way == way_of(&now, self.door, message) => way,
+            _ => Way::None,
+        };
+        let places = |wanted: Way| -> Vec<usize> {
             let messages = batch.messages.iter().enumerate();
-            messages
-                .filter(|(_, message)| way_of(&in_force, self.door, message) == way)
-                .map(|(index, _)| index)
-                .collect()
+            messages.filter(|(_, message)| way(message) == wanted).map(|(index, _)| index).collect()
         };
         // While the broker blocks publishers only the door is open.
         let blocked = self.publisher.is_blocked();
@@ -155,10 +159,8 @@ impl Pass<'_> {
         let mut taken: Vec<usize> = confirmed.map(|(index, _)| index).collect();
 
         let messages: Vec<Message> = door.iter().map(|index| as_new(&batch.messages[*index])).collect();
-        let let_in = match messages.is_empty() {
-            true => None,
-            false => Some(intake::let_in(self.context, &messages, "unrouted").await?),
-        };
+        let let_in =
+            if messages.is_empty() { None } else { Some(intake::let_in(self.context, &messages, "unrouted").await?) };
         failpoint::reach("unrouted.committed").await;
         taken.extend(door);
         let looked_at = batch.messages.len();
@@ -191,11 +193,9 @@ fn way_of(in_force: &InForce, door: Option<&str>, message: &Message) -> Way {
     };
     let held = in_force.paused(key).dispatch || in_force.closed.contains(key) || door == Some(key);
     match definition.lane {
-        Lane::Direct if !held => match in_force.open.contains(key) {
-            true => Way::Straight,
-            // It would come back, behind what comes meanwhile.
-            false => Way::None,
-        },
+        Lane::Direct if !held && in_force.open.contains(key) => Way::Straight,
+        // It would come back, behind what comes meanwhile.
+        Lane::Direct if !held => Way::None,
         _ => Way::Door,
     }
 }

@@ -75,6 +75,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
     ("src/mirror/mod.rs", "now_v7", "a new mirror is given its identity"),
     ("src/broker/consume.rs", "Instant::now", "whether deliveries follow each other"),
+    ("src/control/migrate.rs", "Instant::now", "how long what robots hold was waited for"),
     ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
