@@ -10,6 +10,7 @@
 //! | 1 | nothing | read again at the start |
 //! | 2 | the revision | the start finds the same files, adds nothing, and makes the broker so |
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,9 +146,10 @@ impl Keeper {
         let news = *seen != Some(loaded.fingerprint);
         match loaded.definitions {
             Ok(definitions) => {
-                let changes = match news {
-                    true => self.put_in_force(definitions, loaded.files, &loaded.fingerprint.to_string(), who).await?,
-                    false => Vec::new(),
+                let changes = if news {
+                    self.put_in_force(definitions, loaded.files, &loaded.fingerprint.to_string(), who).await?
+                } else {
+                    Vec::new()
                 };
                 *seen = Some(loaded.fingerprint);
                 self.status.update(|status| status.definitions_problem = None);
@@ -258,11 +260,14 @@ async fn retired(mirror: &Mirror) -> Result<BTreeMap<String, Arc<QueueDefinition
     let mut sets: BTreeMap<i64, Definitions> = BTreeMap::new();
     let mut retired = BTreeMap::new();
     for (queue, seq) in mirror.retired().await? {
-        if !sets.contains_key(&seq) {
-            let files = mirror.revision(seq).await?.map(|revision| revision.files).unwrap_or_default();
-            sets.insert(seq, from_kept_files(&files).unwrap_or_default());
-        }
-        let definition = sets.get(&seq).and_then(|set| set.queues.get(&queue)).cloned();
+        let set = match sets.entry(seq) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let files = mirror.revision(seq).await?.map(|revision| revision.files).unwrap_or_default();
+                new.insert(from_kept_files(&files).unwrap_or_default())
+            }
+        };
+        let definition = set.queues.get(&queue).cloned();
         let definition = definition.unwrap_or_else(|| {
             tracing::warn!(queue, "what the retired queue was defined as cannot be read; it goes on with the defaults");
             Arc::new(QueueDefinition::with_defaults(&queue))

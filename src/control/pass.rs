@@ -187,7 +187,7 @@ impl Conductor {
         for step in &applied.plan.steps {
             match &step.action {
                 Action::CreateQueue { queue: Queue { key: Some(key), .. } } => {
-                    drop(applied.missing.insert(key.clone()))
+                    applied.missing.insert(key.clone());
                 }
                 Action::CreateQueue { .. } | Action::CreateExchange { .. } => steps.push(step.clone()),
                 Action::Bind { binding }

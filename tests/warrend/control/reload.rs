@@ -73,10 +73,12 @@ async fn a_change_is_in_force_at_once_and_nobody_else_notices() {
         "queue: place\nwindow: 3\nretry: {it: {limit: 7}}\ncrash_limit: 2\nschema: schemas/place.json\n",
     );
     daemon
-        .wait_until("the schema is in force", async |daemon: &Daemon| {
-            daemon.post("/api/v1/queues/place/items", &item("unfit")).await.0 == 422
+        .wait_until("it is in force", async |daemon: &Daemon| {
+            revisions(daemon).await[0]["changes"].to_string().contains("crash_limit")
         })
         .await;
+    let (status, refused) = daemon.post("/api/v1/queues/place/items", &item("unfit")).await;
+    assert_eq!(status, 422, "{refused}");
     if has_quorum_lanes(&broker().version) {
         daemon
             .wait_until("crash_limit is on the broker", async |daemon: &Daemon| {
