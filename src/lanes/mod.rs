@@ -102,7 +102,7 @@ pub struct Wakes {
 #[derive(Debug)]
 pub struct ReadUpTo {
     asked: Notify,
-    read_up_to: watch::Sender<Timestamp>,
+    answered: watch::Sender<Timestamp>,
     /// Until then an empty queue proves nothing.
     distrusted_until: watch::Sender<Option<Instant>>,
 }
@@ -111,7 +111,7 @@ impl Default for ReadUpTo {
     fn default() -> Self {
         Self {
             asked: Notify::new(),
-            read_up_to: watch::Sender::new(Timestamp::MIN),
+            answered: watch::Sender::new(Timestamp::MIN),
             distrusted_until: watch::Sender::new(None),
         }
     }
@@ -120,7 +120,7 @@ impl Default for ReadUpTo {
 impl ReadUpTo {
     /// Waits until the queue was seen empty after `moment` and all it had held was committed.
     pub async fn up_to(&self, moment: Timestamp) {
-        let mut read_up_to = self.read_up_to.subscribe();
+        let mut read_up_to = self.answered.subscribe();
         loop {
             self.asked.notify_one();
             let waited = tokio::time::timeout(Duration::from_millis(200), read_up_to.wait_for(|read| *read >= moment));
@@ -145,7 +145,7 @@ impl ReadUpTo {
     }
 
     fn answer(&self, moment: Timestamp) {
-        self.read_up_to.send_replace(moment);
+        self.answered.send_replace(moment);
     }
 }
 

@@ -138,10 +138,8 @@ impl Pass<'_> {
         let mut taken: Vec<usize> = confirmed.map(|(index, _)| index).collect();
 
         let messages: Vec<Message> = door.iter().map(|index| as_new(&batch.messages[*index])).collect();
-        let let_in = match messages.is_empty() {
-            true => None,
-            false => Some(intake::let_in(self.context, &messages, "unrouted").await?),
-        };
+        let let_in =
+            if messages.is_empty() { None } else { Some(intake::let_in(self.context, &messages, "unrouted").await?) };
         failpoint::reach("unrouted.committed").await;
         taken.extend(door);
         let looked_at = batch.messages.len();
