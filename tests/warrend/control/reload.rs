@@ -64,6 +64,13 @@ async fn a_change_is_in_force_at_once_and_nobody_else_notices() {
     put("..2", "queue: linked\n---\nqueue: swapped\n");
     in_force(&daemon, "swapped", now).await;
 
+    // SIGHUP asks for a look, and ends nobody.
+    let hangup = std::process::Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().unwrap();
+    assert!(hangup.success());
+    let now = Instant::now();
+    define(&daemon, "hangup.yaml", "queue: hangup\n");
+    in_force(&daemon, "hangup", now).await;
+
     // A changed one.
     fs::create_dir(dir.join("schemas")).unwrap();
     fs::write(dir.join("schemas/place.json"), r#"{"type": "object", "required": ["amount"]}"#).unwrap();
