@@ -44,10 +44,10 @@ pub(super) async fn run(args: &ApplyArgs, client: &Client) -> Result<(), Failed>
         Form::Json => print(&output::json(&applied))?,
         Form::Table => print(&told(&applied)?)?,
     }
-    match applied["problems"].as_array().is_some_and(|problems| !problems.is_empty()) {
-        true => Err(Failed::new(Exit::Failure, "not everything could be done")),
-        false => Ok(()),
+    if applied["problems"].as_array().is_some_and(|problems| !problems.is_empty()) {
+        return Err(Failed::new(Exit::Failure, "not everything could be done"));
     }
+    Ok(())
 }
 
 fn told(applied: &Value) -> Result<String, Failed> {

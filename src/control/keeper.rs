@@ -147,9 +147,10 @@ impl Keeper {
         let news = *seen != Some(loaded.fingerprint);
         match loaded.definitions {
             Ok(definitions) => {
-                let changes = match news {
-                    true => self.put_in_force(definitions, loaded.files, &loaded.fingerprint.to_string(), who).await?,
-                    false => Vec::new(),
+                let changes = if news {
+                    self.put_in_force(definitions, loaded.files, &loaded.fingerprint.to_string(), who).await?
+                } else {
+                    Vec::new()
                 };
                 *seen = Some(loaded.fingerprint);
                 self.status.update(|status| status.definitions_problem = None);

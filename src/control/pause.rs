@@ -43,10 +43,11 @@ pub async fn set(
         })
         .await?;
     live.update(|in_force| {
-        match after == Paused::default() {
-            true => in_force.paused.remove(key),
-            false => in_force.paused.insert(key.to_owned(), after),
-        };
+        if after == Paused::default() {
+            in_force.paused.remove(key);
+        } else {
+            in_force.paused.insert(key.to_owned(), after);
+        }
     });
     tracing::info!(queue = key, who, dispatch = after.dispatch, intake = after.intake, "{what} by command");
     wakes.control.notify_one();

@@ -47,12 +47,12 @@ pub(super) async fn one(
         )));
     }
     if !api.live.now().takes_in(&key) {
-        return Err(match definitions.queues.contains_key(&key) {
-            true => {
-                Problem::paused(format!("the intake of '{key}' is paused: it takes nothing new until it is resumed"))
-            }
-            false => Problem::paused(format!("'{key}' is retired: it is not defined any more and takes nothing new")),
-        });
+        let why = if definitions.queues.contains_key(&key) {
+            format!("the intake of '{key}' is paused: it takes nothing new until it is resumed")
+        } else {
+            format!("'{key}' is retired: it is not defined any more and takes nothing new")
+        };
+        return Err(Problem::paused(why));
     }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;

@@ -163,7 +163,10 @@ pub fn is_cloud_event(heard: &Heard) {
     assert_eq!(attribute("source"), "/warrend");
     assert_eq!((attribute("id"), attribute("id").is_empty()), (id(delivery), false));
     assert!(attribute("time").parse::<jiff::Timestamp>().is_ok(), "{}", attribute("time"));
-    assert_eq!(delivery.properties.content_type().as_ref().map(|kind| kind.as_str()), Some("application/json"));
+    assert_eq!(
+        delivery.properties.content_type().as_ref().map(lapin::types::ShortString::as_str),
+        Some("application/json")
+    );
 }
 
 /// `attention.drift` of `/readyz`.

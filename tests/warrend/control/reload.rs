@@ -64,6 +64,13 @@ async fn a_change_is_in_force_at_once_and_nobody_else_notices() {
     put("..2", "queue: linked\n---\nqueue: swapped\n");
     in_force(&daemon, "swapped", now).await;
 
+    // SIGHUP asks for a look, and ends nobody.
+    let hangup = std::process::Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().unwrap();
+    assert!(hangup.success());
+    let now = Instant::now();
+    define(&daemon, "hangup.yaml", "queue: hangup\n");
+    in_force(&daemon, "hangup", now).await;
+
     // A changed one.
     fs::create_dir(dir.join("schemas")).unwrap();
     fs::write(dir.join("schemas/place.json"), r#"{"type": "object", "required": ["amount"]}"#).unwrap();
@@ -73,10 +80,12 @@ async fn a_change_is_in_force_at_once_and_nobody_else_notices() {
         "queue: place\nwindow: 3\nretry: {it: {limit: 7}}\ncrash_limit: 2\nschema: schemas/place.json\n",
     );
     daemon
-        .wait_until("the schema is in force", async |daemon: &Daemon| {
-            daemon.post("/api/v1/queues/place/items", &item("unfit")).await.0 == 422
+        .wait_until("it is in force", async |daemon: &Daemon| {
+            revisions(daemon).await[0]["changes"].to_string().contains("crash_limit")
         })
         .await;
+    let (status, refused) = daemon.post("/api/v1/queues/place/items", &item("unfit")).await;
+    assert_eq!(status, 422, "{refused}");
     if has_quorum_lanes(&broker().version) {
         daemon
             .wait_until("crash_limit is on the broker", async |daemon: &Daemon| {

@@ -48,6 +48,22 @@ fn what_rabbitmq_stores_otherwise_is_the_same() {
 }
 
 #[test]
+fn an_own_queue_without_its_delivery_limit_gets_a_policy_and_a_robots_queue_none() {
+    let want = Want::of(ONE);
+    let mut observed = want.settled("4.3");
+    for queue in ["wq.reports", "wq.meta"] {
+        observed.queues.get_mut(queue).unwrap().arguments.remove("x-delivery-limit");
+    }
+    let first = want.plan(&observed);
+    assert_eq!(lines(&first), ["+ policy wq.reports", "+ policy wq.meta"]);
+    apply(&first, &mut observed);
+    assert!(want.plan(&observed).is_empty());
+    // Another limit stays a person's business.
+    observed.queues.get_mut("wq.meta").unwrap().arguments.insert("x-delivery-limit".to_owned(), json!(7));
+    assert_eq!(lines(&want.plan(&observed)), ["! wq.meta"]);
+}
+
+#[test]
 fn what_differs_is_named() {
     type Change = fn(&mut Observed);
     let different: [(&str, Change); 6] = [
