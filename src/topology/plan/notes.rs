@@ -59,7 +59,7 @@ fn useless_words(look: &Look<'_>) -> Vec<Note> {
     let useless = look.words.iter().filter_map(|key| {
         let text = if look.is_defined(key) {
             format!("{key} is defined, so it is not retired. Take its definition away first.")
-        } else if look.observed.queues.contains_key(&look.names.robots(key)) {
+        } else if look.observed.queues.contains_key(&look.names.robots(key)) || look.facts.retired.contains(key) {
             return None;
         } else {
             format!("There is no queue {} to retire.", look.names.robots(key))

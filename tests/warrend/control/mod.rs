@@ -1,9 +1,12 @@
 //! What control sees of the broker and does to it.
 
 mod access;
+mod events;
 mod migrate;
+mod pause;
 mod plan;
 mod rebind;
+mod retire;
 
 use std::fs;
 use std::process::Stdio;

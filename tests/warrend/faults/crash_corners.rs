@@ -141,7 +141,8 @@ async fn acks_taken_for_done_are_taken_once() {
 
 #[test]
 fn every_fail_point_has_its_crash() {
-    let tests = [include_str!("crash_points.rs"), include_str!("crash_corners.rs")].concat();
+    let tests =
+        [include_str!("crash_points.rs"), include_str!("crash_corners.rs"), include_str!("crash_retire.rs")].concat();
     for point in warrend::failpoint::POINTS {
         assert!(tests.contains(&format!("\"{point}")), "nothing crashes at {point}");
     }

@@ -4,6 +4,7 @@ mod alarm;
 mod broker_down;
 mod crash_corners;
 mod crash_points;
+mod crash_retire;
 mod deleted_queue;
 mod mirror;
 mod network;
