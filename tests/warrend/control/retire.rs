@@ -106,9 +106,12 @@ async fn a_retired_queue_goes_only_by_the_word_and_nothing_is_thrown_away_with_i
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;
-    for number in 0..4 {
+    for number in 0..3 {
         client.send("old", &format!("r-{number}"), &json!({"n": number})).await;
     }
+    client.declare_queue("reply.p").await;
+    let asks = BasicProperties::default().with_message_id("asks".into()).with_reply_to("reply.p".into());
+    assert!(client.publish("wq.items", "old", asks, b"{}").await);
     for number in 0..2 {
         client.send("d", &format!("r-{number}"), &json!({})).await;
     }
@@ -146,6 +149,11 @@ async fn a_retired_queue_goes_only_by_the_word_and_nothing_is_thrown_away_with_i
     let (code, said) = apply(&daemon, &["--retire", "d"]).await;
     assert!(code == 0 && said.contains("Deleted: d.\n"), "{code} {said}");
 
+    for kind in ["accepted", "cancelled"] {
+        daemon.wait_until("an answer comes", async |_: &Daemon| client.ready("reply.p").await > 0).await;
+        let answer = client.take("reply.p").await.expect("an answer");
+        assert_eq!(answer.properties.kind(), &Some(kind.into()));
+    }
     for (key, cancelled) in [("old", 3), ("d", 2)] {
         assert!(!is_there(&daemon, key).await, "{key}");
         let path = format!("/api/v1/queues/{key}");
