@@ -13,8 +13,8 @@ use super::output::one_line;
 /// A daemon that does not take the connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest silence while an answer comes.
-const READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// The longest silence while an answer comes: longer than an order to control may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 pub(super) struct Client {
     base: Url,

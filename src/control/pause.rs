@@ -21,6 +21,8 @@ pub async fn set(
     paused: bool,
     who: &str,
 ) -> Result<Paused, MirrorError> {
+    // Two commands at once are one after the other.
+    let _turn = wakes.pausing.lock().await;
     let before = live.now().paused.get(key).copied().unwrap_or_default();
     let after = changed(before, which, paused);
     if before == after {

@@ -2,7 +2,8 @@
 //! the mirror with its payload; what the mirror does not know is parked.
 //!
 //! Order of effects:
-//! 1. dispatch of the queue is over; 2. per batch of what is ready: commit the items as cancelled, then ack;
+//! 1. dispatch of the queue is over, and nobody holds anything in two looks apart: else it ends here;
+//! 2. per batch of what is ready: commit the items as cancelled, then ack;
 //! 3. nothing is ready and nobody holds anything, in two looks apart; 4. commit: whatever else is open is cancelled;
 //! 5. delete the queue; 6. commit: it is not retired any more, with an event.
 //!
@@ -26,7 +27,7 @@ use crate::broker::management::Management;
 use crate::definition::{Definitions, Paused};
 use crate::failpoint;
 use crate::item::message::Message;
-use crate::item::{Item, lifecycle};
+use crate::item::{Item, Place, lifecycle};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, LaneError, now};
 use crate::mirror::control::{Event, Pause, add_events, forget_retired, set_pause};
@@ -40,8 +41,12 @@ const NOTHING_MORE: Duration = Duration::from_millis(200);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long what robots hold is waited for: somebody waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// How long each wait may take in which nothing goes on: somebody waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why an item is cancelled, for its timeline.
+const DELETED: &str = "its queue was deleted";
+const DELETED_UNDER_WAY: &str = "its queue was deleted; what became of an attempt that was out is not known";
 
 /// What was cancelled with a queue.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,11 +67,6 @@ pub(super) async fn delete(
     (key, who): (&str, &str),
     stop: &CancellationToken,
 ) -> Result<Cancelled, String> {
-    let queue = context.names.robots(key);
-    let stats = management.queue(&queue).await.map_err(|error| told(error.into()))?;
-    if let Some(held) = stats.as_ref().map(|stats| stats.unacked).filter(|held| *held > 0) {
-        return Err(format!("{key} stays: robots hold {held} of its items; wait until they are done, or stop them"));
-    }
     context.live.update(|in_force| {
         in_force.unready.insert(key.to_owned());
     });
@@ -112,7 +112,14 @@ async fn try_to(
     }
     let mut cancelled = Cancelled::default();
     let queue = context.names.robots(key);
-    if empty(context, session, management, gap, (key, who), &mut cancelled, stop).await.map_err(told)? {
+    if let Some(held) = held(management, &queue, gap).await.map_err(told)? {
+        return Err(format!("robots hold {held} of its items; wait until they are done, or stop them"));
+    }
+    let emptied = empty(context, session, management, gap, (key, who), &mut cancelled, stop).await.map_err(told)?;
+    if context.definitions().queues.contains_key(key) {
+        return Err(format!("it was defined again meanwhile; {} of its items are cancelled", cancelled.items));
+    }
+    if emptied {
         rest_of_mirror(context, (key, who), &mut cancelled).await.map_err(|error| told(error.into()))?;
         failpoint::reach("retire.committed").await;
         let declarer = Declarer::open(session).await.map_err(|error| told(error.into()))?;
@@ -123,7 +130,26 @@ async fn try_to(
         end(context, (key, who), cancelled).await.map_err(|error| told(error.into()))?;
         return Ok(cancelled);
     }
-    Err(format!("robots still hold items of it after {} s", PATIENCE.as_secs()))
+    Err(format!(
+        "it was not at rest within {} s; {} of its items are cancelled. Stop its robots and give the word again",
+        PATIENCE.as_secs(),
+        cancelled.items
+    ))
+}
+
+/// How many items robots hold; `None` where there was nobody in two looks apart, for the broker's numbers lag.
+async fn held(management: &Management, queue: &str, gap: Duration) -> Result<Option<u64>, MigrateError> {
+    let began = Instant::now();
+    loop {
+        let Some(stats) = management.queue(queue).await? else { return Ok(None) };
+        if stats.unacked > 0 {
+            return Ok(Some(stats.unacked));
+        }
+        if began.elapsed() >= gap {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Takes out what is ready until nothing is left and nobody holds anything. Answers whether it came to that.
@@ -142,9 +168,11 @@ async fn empty(
         Err(error) if error.is_missing() => return Ok(true),
         Err(error) => return Err(error.into()),
     };
-    let began = Instant::now();
+    let mut went_on = Instant::now();
+    let patience = PATIENCE.max(gap * 3);
     let mut rest = Rest::default();
-    while began.elapsed() < PATIENCE && !stop.is_cancelled() {
+    let defined_again = || context.definitions().queues.contains_key(key);
+    while went_on.elapsed() < patience && !stop.is_cancelled() && !defined_again() {
         if let Ok(batch) = tokio::time::timeout(NOTHING_MORE, ready.next()).await {
             let batch = batch?;
             let (items, parked) = take(context, (key, who), batch.messages.clone()).await?;
@@ -152,6 +180,7 @@ async fn empty(
             cancelled.items += items;
             cancelled.parked += parked;
             rest = Rest::default();
+            went_on = Instant::now();
             continue;
         }
         if ready.waiting().await? == 0 {
@@ -191,11 +220,11 @@ async fn take(context: &Context, (key, who): (&str, &str), messages: Vec<Message
                         Some(item) => known.push(item.clone()),
                         None => {
                             parked += 1;
-                            records::park(tx, "retired", message, "its queue was deleted", now()).await?;
+                            records::park(tx, "retired", message, DELETED, now()).await?;
                         }
                     }
                 }
-                let items = cancel(tx, &definitions, known, &who, "its queue was deleted").await?;
+                let items = cancel(tx, &definitions, known, &who, DELETED).await?;
                 Ok((items, parked))
             })
         })
@@ -218,8 +247,7 @@ async fn rest_of_mirror(
                 Box::pin(async move {
                     let open = items::open_of(tx, &queue, u32::from(BATCH)).await?;
                     let more = open.len() == usize::from(BATCH);
-                    let why = "its queue was deleted; what became of an attempt that was out is not known";
-                    Ok((cancel(tx, &definitions, open, &actor, why).await?, more))
+                    Ok((cancel(tx, &definitions, open, &actor, DELETED_UNDER_WAY).await?, more))
                 })
             })
             .await?;
@@ -235,11 +263,14 @@ async fn cancel(
     definitions: &Arc<Definitions>,
     open: Vec<Item>,
     who: &str,
-    why: &str,
+    why_out: &str,
 ) -> Result<u64, MirrorError> {
     let count = open.iter().filter(|item| item.state.is_open()).count() as u64;
     let mut ledger = Ledger::of(definitions, open);
-    ledger.step_all(|item, _, moment| lifecycle::cancel(item, who, why, moment.now));
+    ledger.step_all(|item, _, moment| {
+        let was_out = matches!(item.place, Place::Claimed | Place::Broker);
+        lifecycle::cancel(item, who, if was_out { why_out } else { DELETED }, moment.now)
+    });
     drop(ledger.write(tx).await?);
     Ok(count)
 }

@@ -85,7 +85,9 @@ impl Running {
             }
             let token = stop.child_token();
             let (context, own, key) = (context.clone(), Arc::clone(session), queue.clone());
-            let missing = if unreachable.contains(queue) { Missing::TryAgain } else { self.missing };
+            // A retired queue that is gone nobody makes again.
+            let retired = in_force.definitions.retired.contains_key(queue);
+            let missing = if retired || unreachable.contains(queue) { Missing::TryAgain } else { self.missing };
             let wakes = Arc::clone(&context.wakes);
             let work = while_connected(Arc::clone(&own), token.clone(), missing, {
                 let token = token.clone();

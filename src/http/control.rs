@@ -82,7 +82,9 @@ async fn set(api: &Api, key: &str, body: PauseBody, paused: bool) -> Result<Resp
         )));
     }
     let who = name(body.by)?;
-    pause::set(&api.mirror, &api.live, &api.wakes, key, which, paused, &who).await?;
+    let (own, queue) = (api.clone(), key.to_owned());
+    let set = async move { pause::set(&own.mirror, &own.live, &own.wakes, &queue, which, paused, &who).await };
+    to_its_end(set).await??;
     let effective = api.live.now().paused(key);
     let seen = api.status.snapshot().queues.get(key).copied().unwrap_or_default();
     let answer = json!({
@@ -119,7 +121,10 @@ pub(super) async fn apply(
     let body: ApplyBody = read(&headers, body)?;
     let who = name(body.by)?;
     let changes = match &api.keeper {
-        Some(keeper) => keeper.reload(&who).await.map_err(wrong_definitions)?,
+        Some(keeper) => {
+            let (keeper, who) = (keeper.clone(), who.clone());
+            to_its_end(async move { keeper.reload(&who).await }).await?.map_err(wrong_definitions)?
+        }
         None => Vec::new(),
     };
     let applied = api.desk.apply(body.retire, who).await?;
@@ -147,6 +152,11 @@ pub(super) async fn revisions(
     revisions.truncate(limit as usize);
     let next = revisions.last().filter(|_| more).map(|last| last.seq.to_string());
     Ok(Json(List { items: revisions.into_iter().map(RevisionView::new).collect(), next }))
+}
+
+/// Also where the caller hangs up meanwhile: what is committed has to be put in force.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|error| Refusal::Failed(error.to_string()).into())
 }
 
 /// An empty body is an object without members.

@@ -93,6 +93,8 @@ pub struct Wakes {
     pub door: tokio::sync::Mutex<()>,
     /// Held over each pass through `wq.unrouted`, so that its order is kept.
     pub unrouted: tokio::sync::Mutex<()>,
+    /// Held over each pause and resume by command.
+    pub pausing: tokio::sync::Mutex<()>,
     /// Events wait in the outbox.
     pub events: Notify,
     /// Control has something to look at.

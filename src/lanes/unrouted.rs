@@ -200,11 +200,16 @@ fn way_of(in_force: &InForce, door: Option<&str>, message: &Message) -> Way {
     }
 }
 
+/// What the broker counts of a message that was given back; nobody asked for it.
+const COUNTS: [&str; 2] = ["x-acquired-count", "x-delivery-count"];
+
 /// Every pass that gave a message back has marked it redelivered, and says nothing of the door by it: with a `message-id`
 /// the rules of identity do without. Without one the mark stays, since a crash may have let it in before.
 fn as_new(message: &Message) -> Message {
     let redelivered = message.redelivered && message.properties.message_id.is_none();
-    Message { redelivered, ..message.clone() }
+    let mut message = Message { redelivered, ..message.clone() };
+    message.properties.headers.retain(|name, _| !COUNTS.contains(&name.as_str()));
+    message
 }
 
 /// The message as its producer sent it, but for what a broker of 3.x would read as the traces of a cycle. It cannot be

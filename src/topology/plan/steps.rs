@@ -35,6 +35,7 @@ pub(super) fn steps(look: &Look<'_>) -> Vec<Step> {
     steps.extend(
         look.retired().filter(|(key, _)| look.words.contains(*key)).map(|(key, queue)| delete(look, key, queue)),
     );
+    steps.extend(gone(look));
     steps
 }
 
@@ -320,6 +321,14 @@ fn bind(look: &Look<'_>) -> Vec<Step> {
 /// What leads from us into a queue that is being moved is the migration's business.
 fn is_moving(look: &Look<'_>, binding: &Binding) -> bool {
     look.names.key_of(&binding.queue).is_some_and(|key| look.facts.migrating.contains(key))
+}
+
+/// Retired queues that somebody deleted, or a crash left behind: only the mirror knows of them.
+fn gone(look: &Look<'_>) -> Vec<Step> {
+    let said = look.words.intersection(&look.facts.retired).filter(|key| !look.is_defined(key));
+    let queues = said.map(|key| (key, look.names.robots(key)));
+    let gone = queues.filter(|(_, queue)| !look.observed.queues.contains_key(queue));
+    gone.map(|(key, queue)| delete(look, key, &queue)).collect()
 }
 
 fn delete(look: &Look<'_>, key: &str, queue: &str) -> Step {

@@ -3,6 +3,7 @@
 mod access;
 mod blind;
 mod drift;
+mod events;
 mod figures;
 mod migrate;
 mod pause;

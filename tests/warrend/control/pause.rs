@@ -1,111 +1,187 @@
-//! Pause and resume, by definition and by command.
+//! Dispatch and intake are paused apart, by definition and by command.
+
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::{Listener, define, item, run, ways};
+use super::rebind::wait_for_ways;
+use super::{definition, nothing_is_left, plan_is_empty};
 use crate::support::amqp::{Client, reference};
+use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
 
-async fn paused(daemon: &Daemon, key: &str, dispatch: bool, intake: bool) {
+const ITEMS: u64 = 6;
+
+/// `warrend queues pause|resume ...`, which works: what it prints.
+async fn queues(daemon: &Daemon, words: &[&str]) -> String {
+    let mut command = daemon.command();
+    command.arg("queues").args(words).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the binary runs");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    out
+}
+
+async fn wait_for_paused(daemon: &Daemon, key: &str, dispatch: bool, intake: bool) {
+    let expected = json!({"dispatch": dispatch, "intake": intake});
     daemon
-        .wait_until(&format!("{key} shows dispatch {dispatch}, intake {intake}"), async |daemon: &Daemon| {
-            daemon.queue(key).await["paused"] == json!({"dispatch": dispatch, "intake": intake})
+        .wait_until(&format!("{key} shows {expected}"), async |daemon: &Daemon| {
+            daemon.queue(key).await["paused"] == expected
         })
         .await;
 }
 
-async fn unrouted(daemon: &Daemon, expected: u32, client: &Client) {
-    daemon
-        .wait_until(&format!("{expected} wait"), async |_: &Daemon| client.ready("wq.unrouted").await == expected)
-        .await;
+async fn send(client: &Client, queue: &str) {
+    for number in 0..ITEMS {
+        client.send(queue, &format!("r-{number}"), &json!({"n": number})).await;
+    }
 }
 
 #[tokio::test]
-async fn dispatch_that_is_paused_holds_what_comes_in_also_after_a_restart() {
-    let mut daemon = daemon("pause dispatch").queues("queue: a\n---\nqueue: b\n").start().await;
-    let mut listener = Listener::on(&daemon).await;
+async fn a_paused_dispatch_lets_in_and_hands_out_nothing_also_after_a_restart() {
+    let mut daemon = daemon("pause dispatch")
+        .queues("queue: command\n")
+        .queues("queue: defined\n")
+        .queues("queue: witness\n")
+        .start()
+        .await;
     let client = Client::connect(&daemon.vhost).await;
-    let told = run(&daemon, &["queues", "pause", "a", "--dispatch"]).await;
-    assert_eq!((told.code, told.out.as_str()), (0, "a: dispatch paused, intake open\n"), "{}", told.err);
-    paused(&daemon, "a", true, false).await;
-    for n in 0..5 {
-        client.send("a", &format!("r{n}"), &json!({})).await;
-        client.send("b", &format!("r{n}"), &json!({})).await;
-    }
-    let held = async |daemon: &Daemon| {
+    let said = queues(&daemon, &["pause", "command", "--dispatch"]).await;
+    assert_eq!(said, "command: dispatch paused, intake open\n");
+    definition(&daemon, 1, "queue: defined\npaused: {dispatch: true}\n");
+    for key in ["command", "defined"] {
+        wait_for_paused(&daemon, key, true, false).await;
+        send(&client, key).await;
+        let (status, answer) = daemon.post(&format!("/api/v1/queues/{key}/items"), &json!({"payload": 1})).await;
+        assert_eq!(status, 201, "{answer}");
         daemon
-            .wait_until("they are in, and those of the other queue out", async |daemon: &Daemon| {
-                daemon.queue("a").await["counts"]["queued"] == 5 && client.ready("wq.q.b").await == 5
+            .wait_until("all are let in", async |daemon: &Daemon| {
+                daemon.queue(key).await["counts"]["queued"] == ITEMS + 1
             })
             .await;
-        assert_eq!(client.ready("wq.q.a").await, 0);
-    };
-    held(&daemon).await;
+    }
+    assert!(queues(&daemon, &[]).await.contains("dispatch paused"));
+    // What the definition pauses no command resumes.
+    let (status, problem) = daemon.post("/api/v1/queues/defined/resume", &json!({"dispatch": true})).await;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:warrend:problem:paused")));
+    assert!(problem["detail"].as_str().unwrap().contains("paused: {dispatch: true}'; change it there"), "{problem}");
+
     daemon.kill();
     daemon.start_again().await;
-    held(&daemon).await;
-    paused(&daemon, "a", true, false).await;
-    let told = run(&daemon, &["queues", "resume", "a"]).await;
-    assert_eq!((told.code, told.out.as_str()), (0, "a: dispatch open, intake open\n"), "{}", told.err);
-    daemon.wait_until("they go out", async |_: &Daemon| client.ready("wq.q.a").await == 5).await;
-    assert_eq!(listener.hears("queue.paused.a").await.body["paused"], json!({"dispatch": true, "intake": false}));
-    listener.hears("queue.resumed.a").await;
+    client.send("witness", "w", &json!({})).await;
+    daemon.wait_until("others go out", async |_: &Daemon| client.ready("wq.q.witness").await == 1).await;
+    for key in ["command", "defined"] {
+        assert_eq!(client.ready(&format!("wq.q.{key}")).await, 0, "{key}");
+        let shown = daemon.queue(key).await;
+        assert_eq!(shown["paused"], json!({"dispatch": true, "intake": false}));
+        assert_eq!(shown["counts"]["queued"], ITEMS + 1);
+    }
+
+    let said = queues(&daemon, &["resume", "command", "--dispatch"]).await;
+    assert_eq!(said, "command: dispatch open, intake open\n");
+    definition(&daemon, 1, "queue: defined\n");
+    for key in ["command", "defined"] {
+        let crew = Crew::hire(&daemon.vhost, key, 1, |_| Ending::Processed).await;
+        daemon.wait_until_done(key, ITEMS + 1).await;
+        crew.dismiss().await;
+    }
+    plan_is_empty(&daemon).await;
 }
 
 #[tokio::test]
-async fn intake_that_is_paused_keeps_arrivals_in_order_in_either_lane() {
-    let daemon = daemon("pause intake").queues("queue: m\n---\nqueue: d\nlane: direct\n").start().await;
+async fn what_comes_for_a_paused_intake_waits_on_the_broker_and_is_let_in_in_order() {
+    let mut daemon = daemon("pause intake")
+        .queues("queue: m\n")
+        .queues("queue: d\nlane: direct\n")
+        .queues("queue: f\n")
+        .start()
+        .await;
     let client = Client::connect(&daemon.vhost).await;
-    for key in ["m", "d"] {
-        let (status, answer) = daemon.post(&format!("/api/v1/queues/{key}/pause"), &json!({"intake": true})).await;
-        assert_eq!((status, &answer["paused"]), (200, &json!({"dispatch": false, "intake": true})), "{answer}");
+    let said = queues(&daemon, &["pause", "m", "--intake"]).await;
+    assert_eq!(said, "m: dispatch open, intake paused\n");
+    let (status, answer) = daemon.post("/api/v1/queues/d/pause", &json!({"intake": true})).await;
+    assert_eq!((status, &answer["paused"]), (200, &json!({"dispatch": false, "intake": true})));
+    definition(&daemon, 2, "queue: f\npaused: {intake: true}\n");
+    for key in ["m", "d", "f"] {
+        wait_for_paused(&daemon, key, false, true).await;
+        wait_for_ways(&daemon, key, &[]).await;
+        send(&client, key).await;
     }
-    let (status, problem) = daemon.post("/api/v1/queues/m/items", &item("http")).await;
-    assert!(status == 409 && problem["type"].to_string().contains("paused"), "{status} {problem}");
-    daemon.wait_until("the ways are closed", async |daemon: &Daemon| ways(daemon, "wq.items").await.is_empty()).await;
-    for n in 0..20 {
-        for key in ["m", "d"] {
-            client.send(key, &format!("r{n:02}"), &json!({})).await;
-        }
+    let (status, problem) = daemon.post("/api/v1/queues/m/items", &json!({"payload": 1})).await;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:warrend:problem:paused")));
+    assert!(problem["detail"].as_str().unwrap().contains("the intake of 'm' is paused"), "{problem}");
+    let (status, problem) = daemon.post("/api/v1/queues/f/resume", &json!({})).await;
+    assert_eq!(status, 409);
+    assert!(problem["detail"].as_str().unwrap().contains("paused: {intake: true}'; change it there"), "{problem}");
+
+    daemon.kill();
+    daemon.start_again().await;
+    daemon
+        .wait_until("all wait on the broker", async |daemon: &Daemon| {
+            daemon.get("/readyz").await["attention"]["unrouted"] == 3 * ITEMS
+                && u64::from(client.ready("wq.unrouted").await) == 3 * ITEMS
+        })
+        .await;
+    for key in ["m", "d", "f"] {
+        assert_eq!(daemon.items(&format!("queue={key}")).await, [] as [Value; 0]);
     }
-    unrouted(&daemon, 40, &client).await;
+
     for key in ["m", "d"] {
-        let (status, _) = daemon.post(&format!("/api/v1/queues/{key}/resume"), &json!({"intake": true})).await;
-        assert_eq!(status, 200);
+        let (status, answer) = daemon.post(&format!("/api/v1/queues/{key}/resume"), &json!({"intake": true})).await;
+        assert_eq!((status, &answer["paused"]), (200, &json!({"dispatch": false, "intake": false})));
+    }
+    definition(&daemon, 2, "queue: f\n");
+    for key in ["m", "d", "f"] {
         let mut robot = client.robot(key).await;
-        let mut came = Vec::new();
-        for _ in 0..20 {
+        for number in 0..ITEMS {
             let delivery = robot.next().await;
-            came.push(reference(&delivery));
+            assert_eq!(reference(&delivery), format!("r-{number}"), "{key}");
             robot.done(&delivery).await;
         }
-        let expected: Vec<String> = (0..20).map(|n| format!("r{n:02}")).collect();
-        assert_eq!(came, expected, "{key}");
-        daemon.wait_until_done(key, 20).await;
-        robot.die().await;
+        daemon.wait_until_done(key, ITEMS).await;
     }
-    unrouted(&daemon, 0, &client).await;
+    nothing_is_left(&daemon, &client, &[]).await;
+    plan_is_empty(&daemon).await;
 }
 
 #[tokio::test]
-async fn what_a_definition_pauses_only_a_definition_resumes() {
-    let daemon = daemon("pause defined").queues("queue: a\n").start().await;
-    let client = Client::connect(&daemon.vhost).await;
-    define(&daemon, "0.yaml", "queue: a\npaused: {dispatch: true, intake: true}\n");
-    paused(&daemon, "a", true, true).await;
-    let resume = async |what: Value| daemon.post("/api/v1/queues/a/resume", &what).await;
-    for what in [json!({}), json!({"dispatch": true}), json!({"intake": true})] {
-        let (status, problem) = resume(what).await;
-        let detail = problem["detail"].to_string();
-        assert!(status == 409 && detail.contains("definition") && detail.contains("'a'"), "{status} {problem}");
+async fn an_order_that_is_not_understood_changes_nothing_and_says_why() {
+    let daemon = daemon("pause wrong").queues("queue: a\n").start().await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let json_type = Some("application/json");
+    for (path, kind, body, status, word) in [
+        ("a/pause", json_type, r#"{"dispach": true}"#, 400, "unknown field `dispach`"),
+        (
+            "a/pause",
+            json_type,
+            r#"{"dispatch": false, "intake": false}"#,
+            400,
+            "neither 'dispatch' nor 'intake' is true",
+        ),
+        ("a/resume", json_type, r#"{"dispatch": false}"#, 400, "neither 'dispatch' nor 'intake' is true"),
+        ("a/pause", json_type, r#"{"dispatch": "yes"}"#, 400, "the body cannot be read"),
+        ("a/pause", json_type, "[", 400, "the body cannot be read"),
+        ("a/pause", json_type, r#"{"by": ""}"#, 400, "no name of 1 to 100 printable characters"),
+        ("a/pause?dispatch=true", json_type, "", 400, "there is no parameter 'dispatch'"),
+        ("a/pause", Some("text/plain"), "{}", 415, "application/json"),
+        ("a/pause", None, "", 415, "application/json"),
+        ("b/pause", json_type, "", 404, "no queue 'b' is defined"),
+        ("b/resume", json_type, "", 404, "no queue 'b' is defined"),
+    ] {
+        let mut call = http.post(format!("{}/api/v1/queues/{path}", daemon.url())).body(body);
+        if let Some(kind) = kind {
+            call = call.header("content-type", kind);
+        }
+        let answer = call.send().await.expect("an answer");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path} {body}");
+        let (code, problem) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(code, status, "{path} {body}: {problem}");
+        assert!(problem.contains(word), "{path} {body}: {problem}");
     }
-    daemon.wait_until("the way is closed", async |daemon: &Daemon| ways(daemon, "wq.items").await.is_empty()).await;
-    client.send("a", "kept", &json!({})).await;
-    unrouted(&daemon, 1, &client).await;
-    define(&daemon, "0.yaml", "queue: a\npaused: {dispatch: true}\n");
-    daemon.wait_until("it is let in", async |daemon: &Daemon| daemon.queue("a").await["counts"]["queued"] == 1).await;
-    assert_eq!(client.ready("wq.q.a").await, 0);
-    define(&daemon, "0.yaml", "queue: a\n");
-    daemon.wait_until("it goes out", async |_: &Daemon| client.ready("wq.q.a").await == 1).await;
-    paused(&daemon, "a", false, false).await;
+    assert_eq!(daemon.queue("a").await["paused"], json!({"dispatch": false, "intake": false}));
+
+    // Nothing named is both, also without a body.
+    let call = http.post(format!("{}/api/v1/queues/a/pause", daemon.url())).header("content-type", "application/json");
+    assert_eq!(call.send().await.expect("an answer").status(), 200);
+    assert_eq!(daemon.queue("a").await["paused"], json!({"dispatch": true, "intake": true}));
 }

@@ -28,7 +28,7 @@ async fn ways(daemon: &Daemon, key: &str) -> Vec<String> {
     ways
 }
 
-async fn wait_for_ways(daemon: &Daemon, key: &str, expected: &[&str]) {
+pub async fn wait_for_ways(daemon: &Daemon, key: &str, expected: &[&str]) {
     daemon
         .wait_until(&format!("{key} leads to {expected:?}"), async |daemon: &Daemon| {
             ways(daemon, key).await == expected
