@@ -127,6 +127,11 @@ impl Job {
         (self.migration.step, self.migration.step_at) = (step, now());
         let migration = self.migration.clone();
         tracing::info!(queue = self.key(), step = step.word(), "migration");
+        self.context.status.update(|status| {
+            for seen in status.migrations.iter_mut().filter(|seen| seen.queue == migration.queue) {
+                (seen.step, seen.problem) = (step.word(), migration.problem.clone());
+            }
+        });
         self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { set_migration(tx, &migration).await })).await
     }
 
