@@ -264,7 +264,6 @@ impl Conductor {
             open: Some(self.context.mirror.open_items().await?),
             retired: self.context.definitions().retired.keys().cloned().collect(),
             migrating: under_way.into_iter().map(|migration| migration.queue).collect(),
-            retired: self.context.definitions().retired.keys().cloned().collect(),
             rolled_back: rolled_back
                 .into_iter()
                 .map(|migration| (migration.queue, migration.problem.unwrap_or_default()))

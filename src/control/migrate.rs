@@ -51,7 +51,7 @@ const NOTHING_MORE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// RabbitMQ writes its counts down every 5 s: looks that are closer together may be one and the same.
-const STATISTICS: Duration = Duration::from_secs(6);
+pub(super) const STATISTICS: Duration = Duration::from_secs(6);
 
 /// What a migration is given.
 #[derive(Clone)]

@@ -149,15 +149,11 @@ impl Conductor {
                 }
             }
         }
-        // Also one whose queue is gone already: a crash came between its deletion and the note of it.
-        let retired = &in_force.definitions.retired;
-        let gone =
-            retire.iter().filter(|key| retired.contains_key(*key) && !observed.queues.contains_key(&names.robots(key)));
         let said = rest.delete.iter().filter_map(|step| match &step.action {
             Action::Delete { key, .. } => Some(key),
             _ => None,
         });
-        for key in said.chain(gone) {
+        for key in said {
             let who = match why {
                 Why::Word(who) => who,
                 Why::Start | Why::Look => continue,
@@ -184,8 +180,9 @@ impl Conductor {
         let busy = self.busy();
         self.let_dispatch(&applied.missing, &busy);
         self.let_straight(&self.desired(&self.context.live.now(), seat.version), &left);
-        // What could not be done is no drift when it is seen again.
-        let whole = left.is_empty() && applied.problems.is_empty();
+        // What could not be done is no drift when it is seen again. What is blocked never is.
+        let blocked = todo.steps.iter().filter(|step| matches!(step.action, Action::Blocked { .. })).count();
+        let whole = left.is_empty() && applied.problems.len() == blocked;
         self.made = whole.then(|| Made::of(&self.context.live.now()));
         Ok(applied)
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::migrate::{MigrateError, Rest, told};
+use super::migrate::{MigrateError, Rest, STATISTICS, told};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::broker::declare::Declarer;
@@ -70,7 +70,7 @@ pub(super) async fn delete(
     context.live.update(|in_force| {
         in_force.unready.insert(key.to_owned());
     });
-    let deleted = try_to(context, session, management, gap, (key, who), stop).await;
+    let deleted = try_to(context, session, management, gap.max(STATISTICS), (key, who), stop).await;
     let gone = deleted.is_ok();
     context.live.update(|in_force| {
         in_force.unready.remove(key);

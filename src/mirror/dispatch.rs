@@ -193,9 +193,9 @@ pub async fn unconfirmed(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Cla
 
 pub(super) fn unconfirmed_sql() -> String {
     format!(
-        "{OUT_LEVELS} SELECT {CLAIMED_COLUMNS}, payloads.body FROM levels JOIN items ON items.queue = $1 \
+        "{OUT_LEVELS} SELECT {CLAIMED_COLUMNS}, payloads.body FROM levels CROSS JOIN items CROSS JOIN payloads WHERE items.queue = $1 \
          AND items.priority = levels.priority AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') \
-         AND items.rejected_at IS NULL JOIN payloads ON payloads.item = items.id \
+         AND items.rejected_at IS NULL AND payloads.item = items.id \
          ORDER BY items.priority DESC, items.seq LIMIT $2"
     )
 }
@@ -210,7 +210,7 @@ const OUT_LEVELS: &str = "WITH RECURSIVE levels (priority) AS (\
 pub(super) fn before_dispatch_sql() -> String {
     format!(
         "{OUT_LEVELS} SELECT (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND place = 'ready' LIMIT $2)) \
-         + (SELECT count(*) FROM (SELECT 1 FROM levels JOIN items ON items.queue = $1 AND items.priority = levels.priority \
+         + (SELECT count(*) FROM (SELECT 1 FROM levels CROSS JOIN items WHERE items.queue = $1 AND items.priority = levels.priority \
          AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') AND items.rejected_at IS NULL LIMIT $2))"
     )
 }

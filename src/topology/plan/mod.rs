@@ -153,8 +153,6 @@ pub struct Facts {
     pub retired: BTreeSet<String>,
     /// Keys whose migration has begun and not ended: their queues are its business.
     pub migrating: BTreeSet<String>,
-    /// Keys of retired queues, also of those whose queue is not there.
-    pub retired: BTreeSet<String>,
     /// Keys whose migration was rolled back, and why: it waits for a word.
     pub rolled_back: BTreeMap<String, String>,
 }

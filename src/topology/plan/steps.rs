@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{Action, Difference, Look, Risk, Step};
 use crate::topology::desired::{self, Argument, Binding, Exchange, Policy, Queue};
 use crate::topology::observed::{ObservedExchange, ObservedQueue};
+use crate::topology::version::Version;
 
 /// Arguments that somebody chose for where and how a queue is kept. They change nothing of what it promises.
 const PLACEMENT: [&str; 7] = [
@@ -66,7 +67,9 @@ fn set_policies(look: &Look<'_>) -> Vec<Step> {
 /// policy of -1 does the same where there is no argument.
 fn limit_off(look: &Look<'_>, queue: &Queue) -> Option<Policy> {
     let there = look.observed.queues.get(&queue.name)?;
-    lacks_limit(queue, there).then(|| desired::never_expels(&queue.name))
+    // Before 4.3 a policy does not reach a queue that is there.
+    let reaches = look.observed.version >= Version::STRICT_PRIORITIES;
+    (reaches && lacks_limit(queue, there)).then(|| desired::never_expels(&queue.name))
 }
 
 fn lacks_limit(queue: &Queue, there: &ObservedQueue) -> bool {
@@ -156,12 +159,15 @@ fn queue_step(look: &Look<'_>, queue: &Queue) -> Option<Step> {
         let mut why = queue.why.clone();
         if let Some(open @ 1..) = key.and_then(|key| look.facts.open(key)) {
             why.push_str(&format!(
-                "; {open} open items in the mirror, of which those that were dispatched go out again"
+                "; of {open} open items in the mirror those that were dispatched were in it: they stay open, unaccounted"
             ));
         }
         return Some(step(Action::CreateQueue { queue: queue.clone() }, key, why));
     };
-    let differs = queue_differences(queue, there);
+    let mut differs = queue_differences(queue, there);
+    if lacks_limit(queue, there) && limit_off(look, queue).is_none() {
+        differs.push(Difference { what: DELIVERY_LIMIT.to_owned(), before: None, after: Some("-1".to_owned()) });
+    }
     if differs.is_empty() || rolled_back {
         return None;
     }
