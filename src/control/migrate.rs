@@ -50,6 +50,9 @@ const NOTHING_MORE: Duration = Duration::from_millis(100);
 /// How often what robots hold is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How much longer numbers are waited for that still tell of messages though robots hold none: a busy broker's are late.
+const LATE_STATISTICS: Duration = Duration::from_secs(60);
+
 /// RabbitMQ writes its counts down every 5 s: looks that are closer together may be one and the same.
 pub(super) const STATISTICS: Duration = Duration::from_secs(6);
 
@@ -184,7 +187,9 @@ impl Job {
                 }
             }
             // At least two looks, however short patience is. The moving itself may take as long as it takes.
-            if waited > self.patience.max(self.gap.max(STATISTICS) * 3) {
+            let limit = self.patience.max(self.gap.max(STATISTICS) * 3);
+            let limit = if matches!(rest.held, Ok(0)) { limit + LATE_STATISTICS } else { limit };
+            if waited > limit {
                 let held = match &rest.held {
                     Ok(held) => format!("robots still held {held} items"),
                     Err(error) => format!("nobody could say what robots hold ({error})"),

@@ -32,13 +32,16 @@ pub fn definition(daemon: &Daemon, file: usize, text: &str) {
     fs::rename(new, dir.join(format!("{file}.yaml"))).expect("it takes its place");
 }
 
-/// `warrend plan` finds nothing to do.
+/// `warrend plan` finds nothing to do, at the latest once control has looked again.
 pub async fn plan_is_empty(daemon: &Daemon) {
-    let mut command = daemon.command();
-    command.arg("plan").stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the binary runs");
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    daemon
+        .wait_until("the plan is empty", async |daemon: &Daemon| {
+            let mut command = daemon.command();
+            command.arg("plan").stdin(Stdio::null());
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the binary runs");
+            output.status.code() == Some(0)
+        })
+        .await;
 }
 
 /// Nothing waits unrouted, in the intake or beside a queue.

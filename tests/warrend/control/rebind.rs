@@ -16,8 +16,8 @@ use crate::support::daemon::{Daemon, daemon};
 const BACKLOG: usize = 120;
 const PACE: Duration = Duration::from_millis(8);
 
-/// What a change of the way may let overtake, where it leads to the robots: what was sent while the way was open nowhere.
-const OVERTAKEN: usize = 10;
+/// On the way towards robots order is not promised: how far the intake is read before the way opens depends on how busy it is.
+const OVERTAKEN: usize = usize::MAX;
 
 /// Queues that `wq.items` leads to for this key.
 async fn ways(daemon: &Daemon, key: &str) -> Vec<String> {
