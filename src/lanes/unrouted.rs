@@ -150,6 +150,11 @@ impl Pass<'_> {
         let blocked = self.publisher.is_blocked();
         let straight = if blocked { Vec::new() } else { places(Way::Straight) };
         let door = places(Way::Door);
+        let looked_at = batch.messages.len();
+        if straight.is_empty() && door.is_empty() {
+            self.held += looked_at;
+            return Ok(Some((looked_at as u64, 0)));
+        }
 
         let exchange = self.context.names.items();
         let outgoing: Vec<Outgoing> = straight.iter().map(|index| again(&batch.messages[*index], &exchange)).collect();
@@ -163,7 +168,6 @@ impl Pass<'_> {
             if messages.is_empty() { None } else { Some(intake::let_in(self.context, &messages, "unrouted").await?) };
         failpoint::reach("unrouted.committed").await;
         taken.extend(door);
-        let looked_at = batch.messages.len();
         self.held += looked_at - taken.len();
         let routed = taken.len() as u64;
         batch.ack_some(&taken).await?;

@@ -78,7 +78,6 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/control/migrate.rs", "Instant::now", "how far apart two looks are, and how long robots are waited for"),
     ("src/control/retire.rs", "Instant::now", "as above"),
     ("src/broker/consume.rs", "Instant::now", "whether deliveries follow each other"),
-    ("src/control/migrate.rs", "Instant::now", "how long what robots hold was waited for"),
     ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
@@ -86,9 +85,6 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
     ("src/daemon/mod.rs", "Instant::now", "as above"),
-    ("src/control/migrate.rs", "Instant::now", "how long robots are waited for, and how far apart two looks are"),
-    ("src/control/retire.rs", "Instant::now", "as above"),
-    ("src/mirror/control.rs", "now_v7", "the ids of events"),
     ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
     ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
 ];

@@ -120,6 +120,8 @@ async fn one_batch_knows_itself() {
             daemon.queue("u").await["counts"]["queued"] == 101
                 && client.ready("wq.intake").await == 0
                 && states(daemon, "u", "r").await.len() == 3
+                // The last of them: what is acked is committed.
+                && story(daemon, &daemon.item("u", "r99").await).await.len() == 3
         })
         .await;
     assert_eq!(states(&daemon, "u", "r").await, ["exception: invalid", "queued", "exception: duplicate"]);
