@@ -51,7 +51,7 @@ const NOTHING_MORE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How much longer numbers are waited for that still tell of messages though robots hold none: a busy broker's are late.
-const LATE_STATISTICS: Duration = Duration::from_secs(60);
+const LATE_STATISTICS: Duration = Duration::from_secs(30);
 
 /// RabbitMQ writes its counts down every 5 s: looks that are closer together may be one and the same.
 pub(super) const STATISTICS: Duration = Duration::from_secs(6);

@@ -9,6 +9,7 @@ use super::{definition, nothing_is_left, plan_is_empty};
 use crate::support::amqp::{Client, reference};
 use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
+use crate::topology::is_4;
 
 const ITEMS: u64 = 6;
 
@@ -133,11 +134,17 @@ async fn what_comes_for_a_paused_intake_waits_on_the_broker_and_is_let_in_in_ord
     definition(&daemon, 2, "queue: f\n");
     for key in ["m", "d", "f"] {
         let mut robot = client.robot(key).await;
-        for number in 0..ITEMS {
+        let mut came = Vec::new();
+        for _ in 0..ITEMS {
             let delivery = robot.next().await;
-            assert_eq!(reference(&delivery), format!("r-{number}"), "{key}");
+            came.push(reference(&delivery));
             robot.done(&delivery).await;
         }
+        // Before 4.0 what is given back goes to the tail of wq.unrouted.
+        if !is_4() {
+            came.sort();
+        }
+        assert_eq!(came, (0..ITEMS).map(|number| format!("r-{number}")).collect::<Vec<_>>(), "{key}");
         daemon.wait_until_done(key, ITEMS).await;
     }
     nothing_is_left(&daemon, &client, &[]).await;

@@ -12,6 +12,7 @@ use super::{definition, nothing_is_left, plan_is_empty};
 use crate::support::amqp::Client;
 use crate::support::belt::{Belt, balances, in_order};
 use crate::support::daemon::{Daemon, daemon};
+use crate::topology::is_4;
 
 const BACKLOG: usize = 120;
 const PACE: Duration = Duration::from_millis(8);
@@ -182,7 +183,8 @@ async fn what_is_unrouted_keeps_its_order_and_holds_up_nobody() {
     for belt in belts {
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;
-        in_order(&queue, &seen, if queue == "d" { OVERTAKEN } else { 0 });
+        // Before 4.0 what is given back goes to the tail of wq.unrouted, behind what came meanwhile.
+        in_order(&queue, &seen, if queue == "d" || !is_4() { OVERTAKEN } else { 0 });
         balances(&daemon, &queue, &seen).await;
     }
     daemon
