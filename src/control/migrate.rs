@@ -9,7 +9,8 @@
 //! 2. *replacing*: delete the robots' queue, declare it as it is to be, bind it to `wq.dispatch`;
 //! 3. *refilling*: move everything back, delete `wq.m.<key>`; the end is noted, with an event.
 //!
-//! What robots hold is waited for, no longer than `control.migration_patience`: then (*rolling back*) everything is moved
+//! What robots hold is waited for, no longer than `control.migration_patience` (and a little longer where they hold nothing, but
+//! the broker's numbers still tell of messages): then (*rolling back*) everything is moved
 //! back into the old queue, and it stays *rolled back* until somebody applies again or the definition changes.
 //!
 //! | crash in | what is left | what happens then |
