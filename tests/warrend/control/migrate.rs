@@ -116,7 +116,6 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
     for belt in belts {
         let queue = belt.queue().to_owned();
         let seen = belt.finish(&daemon).await;
-        // A direct queue's way opens again at the end: what was sent in that moment may be overtaken.
         // The direct way opens again behind it: rebind.rs has what is promised there.
         in_order(&queue, &seen, if queue == "d" { usize::MAX } else { 0 });
         if queue == "d" {

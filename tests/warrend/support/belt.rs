@@ -12,7 +12,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +27,14 @@ pub const PRIORITIES: [u8; 3] = [1, 4, 8];
 /// Between two items of a producer: a load, not a flood.
 const PACE: Duration = Duration::from_millis(5);
 
+/// How far a producer may run ahead of its robot: what is left in the end is finite, however slow the machine.
+const AHEAD: usize = 400;
+
 pub struct Belt {
     vhost: Arc<Vhost>,
     queue: String,
-    enough: CancellationToken,
+    /// Items that the producer may still send; closed when it is enough.
+    allowed: Arc<Semaphore>,
     dismissed: CancellationToken,
     confirmed: watch::Receiver<usize>,
     producer: Option<JoinHandle<()>>,
@@ -75,7 +79,7 @@ impl Belt {
         Self {
             vhost: Arc::clone(vhost),
             queue: queue.to_owned(),
-            enough: CancellationToken::new(),
+            allowed: Arc::new(Semaphore::new(AHEAD)),
             dismissed: CancellationToken::new(),
             confirmed: watch::channel(backlog).1,
             producer: None,
@@ -97,16 +101,15 @@ impl Belt {
 
     /// A producer goes on from here.
     pub fn produce(&mut self) {
-        let (vhost, queue, enough) = (Arc::clone(&self.vhost), self.queue.clone(), self.enough.clone());
+        let (vhost, queue, allowed) = (Arc::clone(&self.vhost), self.queue.clone(), Arc::clone(&self.allowed));
         let first = *self.confirmed.borrow();
         let (progress, confirmed) = watch::channel(first);
         self.confirmed = confirmed;
         self.producer = Some(tokio::spawn(async move {
             let (_connection, channel) = connected(&vhost).await;
             for number in first.. {
-                if enough.is_cancelled() {
-                    return;
-                }
+                let Ok(permit) = allowed.acquire().await else { return };
+                permit.forget();
                 assert_eq!(send(&channel, &queue, number, properties(&queue, number)).await, Sent::Confirmed);
                 progress.send_replace(number + 1);
                 tokio::time::sleep(PACE).await;
@@ -117,13 +120,18 @@ impl Belt {
     /// A robot starts. `pace` is how long each item takes it.
     pub fn work(&mut self, pace: Duration) {
         let (vhost, queue) = (Arc::clone(&self.vhost), self.queue.clone());
-        let (dismissed, worked) = (self.dismissed.clone(), self.worked.clone());
-        self.robot = Some(tokio::spawn(async move { work(&vhost, &queue, pace, &dismissed, &worked).await }));
+        let (dismissed, worked, allowed) = (self.dismissed.clone(), self.worked.clone(), Arc::clone(&self.allowed));
+        let worked = move || {
+            worked.send_modify(|worked| *worked += 1);
+            allowed.add_permits(1);
+        };
+        self.robot = Some(tokio::spawn(async move { work(&vhost, &queue, pace, &dismissed, worked).await }));
     }
 
     /// Waits until so many more items are confirmed.
     pub async fn confirms(&mut self, more: usize) {
         let goal = *self.confirmed.borrow_and_update() + more;
+        self.allowed.add_permits(more);
         let reached = tokio::time::timeout(PATIENCE, self.confirmed.wait_for(|confirmed| *confirmed >= goal)).await;
         drop(reached.expect("items are confirmed in time").expect("the producer goes on"));
     }
@@ -138,7 +146,7 @@ impl Belt {
 
     /// Ends the producer; answers how many items were confirmed.
     pub async fn enough(&mut self) -> usize {
-        self.enough.cancel();
+        self.allowed.close();
         if let Some(producer) = self.producer.take() {
             producer.await.expect("everything was confirmed");
         }
@@ -202,7 +210,7 @@ async fn work(
     queue: &str,
     pace: Duration,
     dismissed: &CancellationToken,
-    worked: &watch::Sender<usize>,
+    worked: impl Fn(),
 ) -> Vec<Seen> {
     let mut seen = Vec::new();
     let (mut connection, mut channel) = connected(vhost).await;
@@ -234,7 +242,7 @@ async fn work(
             if unless_lost(&channel, acker.ack(BasicAckOptions::default())).await != Some(true) {
                 break;
             }
-            worked.send_modify(|worked| *worked += 1);
+            worked();
         }
     }
     drop(connection);
