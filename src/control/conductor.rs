@@ -221,7 +221,7 @@ impl Conductor {
         tracing::info!("declared what can be declared without the management API ({problem})");
         self.let_dispatch(&BTreeSet::new(), &keys);
         self.let_straight(&topology, &BTreeSet::new());
-        self.made = Some(Made::blindly(&self.context.live.now()));
+        self.made = Some(Made::blindly(&in_force, &self.context.live.now()));
         Ok(shortfall.unreachable)
     }
 

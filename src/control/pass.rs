@@ -46,17 +46,19 @@ pub(super) struct Made {
 }
 
 impl Made {
-    pub(super) fn blindly(in_force: &InForce) -> Self {
-        Self { blindly: true, ..Self::of(in_force) }
+    pub(super) fn blindly(planned: &InForce, now: &InForce) -> Self {
+        Self { blindly: true, ..Self::of(planned, now) }
     }
 
-    pub(super) fn of(in_force: &InForce) -> Self {
+    /// A definition or a command that came since it was `planned` is not made yet; what is closed and unready `now` is
+    /// control's own doing.
+    pub(super) fn of(planned: &InForce, now: &InForce) -> Self {
         Self {
             blindly: false,
-            definitions: Arc::clone(&in_force.definitions),
-            paused: in_force.paused.clone(),
-            closed: in_force.closed.clone(),
-            unready: in_force.unready.clone(),
+            definitions: Arc::clone(&planned.definitions),
+            paused: planned.paused.clone(),
+            closed: now.closed.clone(),
+            unready: now.unready.clone(),
         }
     }
 
@@ -183,7 +185,7 @@ impl Conductor {
         // What could not be done is no drift when it is seen again. What is blocked never is.
         let blocked = todo.steps.iter().filter(|step| matches!(step.action, Action::Blocked { .. })).count();
         let whole = left.is_empty() && applied.problems.len() == blocked;
-        self.made = whole.then(|| Made::of(&self.context.live.now()));
+        self.made = whole.then(|| Made::of(&in_force, &self.context.live.now()));
         Ok(applied)
     }
 
@@ -378,4 +380,22 @@ impl Conductor {
 /// Whether there is a step that somebody does; what is blocked waits for a person.
 fn has_work(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| !matches!(step.action, Action::Blocked { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_while_it_was_made_is_not_made() {
+        let planned = InForce::default();
+        let mut now = planned.clone();
+        now.closed.insert("a".to_owned());
+        now.unready.insert("a".to_owned());
+        assert!(Made::of(&planned, &now).is(&now));
+        now.paused.insert("a".to_owned(), Paused { dispatch: false, intake: true });
+        assert!(!Made::of(&planned, &now).is(&now));
+        let changed = InForce { definitions: Arc::default(), ..planned.clone() };
+        assert!(!Made::of(&planned, &changed).is(&changed));
+    }
 }
