@@ -29,7 +29,7 @@ const AHEAD: Duration = Duration::from_secs(5);
 /// What has been routed is in its queue after this.
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
-/// And then its end.
+/// A stop waits for the end of a pass no longer than this.
 const CLEARANCE: Duration = Duration::from_secs(2);
 
 /// While producers never rest there is always something in the gap: the shorter it was open the less.
@@ -77,13 +77,15 @@ pub(super) async fn rebind(
             }
             failpoint::reach("rebind.unbound").await;
             if !rebinding.unbind.is_empty() {
-                // Stopped or late: the way opens all the same. A pass gives back what it holds, so it is told and not dropped.
+                // Late: the way opens all the same. A pass gives back what it holds, in its order, so it is told and not dropped,
+                // but for the end of everything.
                 let late = stop.child_token();
                 tokio::select! {
                     ahead = all_goes_ahead(context, session, key, &late) => ahead?,
                     () = async {
-                        tokio::time::sleep(AHEAD).await;
+                        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AHEAD) => {} }
                         late.cancel();
+                        stop.cancelled().await;
                         tokio::time::sleep(CLEARANCE).await;
                     } => {}
                 }

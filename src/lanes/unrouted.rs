@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::live::InForce;
 use super::{Context, LaneError, intake};
 use crate::broker::connection::Session;
-use crate::broker::consume::{Batches, Lookout};
+use crate::broker::consume::{Batch, Batches, Lookout};
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::failpoint;
 use crate::item::Lane;
@@ -28,8 +28,8 @@ use crate::item::message::Message;
 /// How often the queue is counted.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// A pass is over when nothing more comes for this long.
-const NOTHING_MORE: Duration = Duration::from_secs(1);
+/// What the broker has ready comes to a consumer that may hold more; it is not waited for any longer.
+const COMES: Duration = Duration::from_secs(10);
 
 const BATCH: u16 = 1000;
 
@@ -38,6 +38,9 @@ const HELD: usize = 2 * BATCH as usize;
 
 /// What a pass looks past in all. More than that waits for a pass that finds fewer of them in its way.
 const MOST_HELD: usize = 100_000;
+
+/// So many that come while a pass is made are looked at as well: a flood does not make it endless.
+const NEWER: u64 = 10_000;
 
 /// Passes over what came without a change of what is in force: a lost connection gave it back, or it came while ways were
 /// changed.
@@ -92,7 +95,8 @@ pub async fn pass(
         held: 0,
     };
     let (mut seen, mut routed) = (0, 0);
-    while seen < ready && !stop.is_cancelled() {
+    // Not the first `ready` of them: what came since may be ahead of what was there, by its priority.
+    while seen < ready + NEWER && !stop.is_cancelled() {
         if pass.held >= HELD {
             if HELD * (pass.full.len() + 1) >= MOST_HELD {
                 break;
@@ -101,7 +105,8 @@ pub async fn pass(
             pass.full.push(std::mem::replace(&mut pass.waiting, next));
             pass.held = 0;
         }
-        let Some((looked_at, taken)) = pass.batch().await? else { break };
+        let Some(batch) = next(&mut pass.waiting, stop).await? else { break };
+        let (looked_at, taken) = pass.take(batch).await?;
         seen += looked_at;
         routed += taken;
     }
@@ -119,6 +124,27 @@ pub async fn pass(
     Ok(routed)
 }
 
+/// The next batch; `None` where the broker has nothing more for us.
+async fn next(waiting: &mut Batches, stop: &CancellationToken) -> Result<Option<Batch>, LaneError> {
+    if let Some(batch) = waiting.at_hand()? {
+        return Ok(Some(batch));
+    }
+    let none_is_ready = waiting.waiting().await? == 0;
+    // What was on its way to us at the first answer came before the second one.
+    waiting.waiting().await?;
+    if let Some(batch) = waiting.at_hand()? {
+        return Ok(Some(batch));
+    }
+    if none_is_ready {
+        return Ok(None);
+    }
+    tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        () = tokio::time::sleep(COMES) => Ok(None),
+        batch = waiting.next() => Ok(Some(batch?)),
+    }
+}
+
 struct Pass<'p> {
     context: &'p Context,
     /// What got a way since waits for the next pass: older ones of its queue may be among those that were looked past.
@@ -133,10 +159,8 @@ struct Pass<'p> {
 }
 
 impl Pass<'_> {
-    /// Takes the next batch: how many were looked at, and how many of them were let in.
-    async fn batch(&mut self) -> Result<Option<(u64, u64)>, LaneError> {
-        let Ok(batch) = tokio::time::timeout(NOTHING_MORE, self.waiting.next()).await else { return Ok(None) };
-        let batch = batch?;
+    /// Lets in what has a queue: how many were looked at, and how many of them were let in.
+    async fn take(&mut self, batch: Batch) -> Result<(u64, u64), LaneError> {
         let now = self.context.live.now();
         let way = |message: &Message| match way_of(&self.began_with, self.door, message) {
             way if way == way_of(&now, self.door, message) => way,
@@ -153,7 +177,7 @@ impl Pass<'_> {
         let looked_at = batch.messages.len();
         if straight.is_empty() && door.is_empty() {
             self.held += looked_at;
-            return Ok(Some((looked_at as u64, 0)));
+            return Ok((looked_at as u64, 0));
         }
 
         let exchange = self.context.names.items();
@@ -175,7 +199,7 @@ impl Pass<'_> {
         if let Some(let_in) = let_in {
             let_in.wake(&self.context.wakes);
         }
-        Ok(Some((looked_at as u64, routed)))
+        Ok((looked_at as u64, routed))
     }
 }
 
