@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::desk::{Desk, Order, Refusal};
+use super::desk::{Desk, Order, Orders, Refusal};
 use super::in_words;
 use super::migrate::{self, told};
 use super::pass::{Made, Why};
@@ -104,13 +104,11 @@ impl Conductor {
         }
     }
 
-    /// Serves one session until it ends.
+    /// Serves one session, and the orders that come while it lasts.
     ///
     /// # Errors
     /// Where what every queue needs cannot be made.
-    pub async fn run(&mut self, seat: Seat) -> Result<(), ConductError> {
-        let desk = self.desk.clone();
-        let mut inbox = desk.serve().await;
+    pub async fn run(&mut self, seat: Seat, mut orders: Orders) -> Result<(), ConductError> {
         let mut migrations = JoinSet::new();
         // A former session may have ended with some of them in hand.
         self.running.clear();
@@ -118,7 +116,7 @@ impl Conductor {
         loop {
             let order = tokio::select! {
                 () = seat.stop.cancelled() => break,
-                order = inbox.recv() => order,
+                order = orders.recv() => order,
                 () = self.context.wakes.control.notified() => None,
                 Some(ended) = migrations.join_next() => { self.migration_ended(ended); None }
                 () = tokio::time::sleep(wait) => None,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use super::apply::Applied;
 use crate::topology::plan::Plan;
@@ -23,6 +23,9 @@ pub enum Order {
     /// again.
     Apply { retire: BTreeSet<String>, who: String, answer: Answer<Applied> },
 }
+
+/// The orders, for as long as one session serves them.
+pub type Orders = OwnedMutexGuard<mpsc::Receiver<Order>>;
 
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -88,8 +91,8 @@ impl Desk {
         }
     }
 
-    /// The orders, for the session that serves them. What waited for a former session is dropped, and its callers told.
-    pub(super) async fn serve(&self) -> tokio::sync::OwnedMutexGuard<mpsc::Receiver<Order>> {
+    /// For a session before it says that it is there. What waited for a former session is dropped, and its callers told.
+    pub async fn serve(&self) -> Orders {
         let mut inbox = Arc::clone(&self.inbox).lock_owned().await;
         while inbox.try_recv().is_ok() {}
         inbox

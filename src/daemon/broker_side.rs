@@ -32,6 +32,7 @@ use crate::broker::management::Management;
 use crate::broker::ownership;
 use crate::broker::publish::Publisher;
 use crate::control::conductor::{ConductError, Conductor, Seat};
+use crate::control::desk::Orders;
 use crate::control::reconcile;
 use crate::failpoint;
 use crate::lanes::{self, Context, LaneError, Wakes};
@@ -141,7 +142,7 @@ impl BrokerSide {
         stop: &CancellationToken,
     ) -> Result<(), SessionError> {
         let lanes_stop = stop.child_token();
-        let (seat, unreachable) = tokio::select! {
+        let (seat, orders, unreachable) = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             opened = self.open(endpoint, &lanes_stop) => opened?,
         };
@@ -152,7 +153,7 @@ impl BrokerSide {
         }
         metrics::session_opened();
         *up_since = Some(Instant::now());
-        let mut lanes = self.start_lanes(seat, &unreachable, &lanes_stop);
+        let mut lanes = self.start_lanes(seat, orders, &unreachable, &lanes_stop);
         let ended = self.watch(&session, &mut lanes, stop).await;
         metrics::session_closed();
         lanes_stop.cancel();
@@ -201,12 +202,12 @@ impl BrokerSide {
         });
     }
 
-    /// The session, and the keys of robots' queues that it has to do without.
+    /// The session, what people order of it, and the keys of robots' queues that it has to do without.
     async fn open(
         &self,
         endpoint: &Endpoint,
         stop: &CancellationToken,
-    ) -> Result<(Seat, BTreeSet<String>), SessionError> {
+    ) -> Result<(Seat, Orders, BTreeSet<String>), SessionError> {
         // Deliveries that cannot be committed are better left where they are.
         self.context.mirror.until_writable().await;
         let (version, text) = self.version(endpoint).await?;
@@ -220,14 +221,16 @@ impl BrokerSide {
         ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
         let seat = Seat { session, version, stop: stop.clone() };
-        let unreachable = self.conductor.lock().await.establish(&seat).await?;
+        let mut conductor = self.conductor.lock().await;
+        let unreachable = conductor.establish(&seat).await?;
+        let orders = conductor.desk.serve().await;
         failpoint::reach("start.declared").await;
         tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");
         self.context.status.update(|status| {
             status.broker = Broker::Connected { version: text, blocked: None };
             status.planned = true;
         });
-        Ok((seat, unreachable))
+        Ok((seat, orders, unreachable))
     }
 
     /// From AMQP's greeting; over `amqps` from the management API.
@@ -245,7 +248,13 @@ impl BrokerSide {
         }
     }
 
-    fn start_lanes(&self, seat: Seat, unreachable: &BTreeSet<String>, stop: &CancellationToken) -> Crew {
+    fn start_lanes(
+        &self,
+        seat: Seat,
+        orders: Orders,
+        unreachable: &BTreeSet<String>,
+        stop: &CancellationToken,
+    ) -> Crew {
         let mut crew = Crew::default();
         let session = Arc::clone(&seat.session);
         let parts = || (self.context.clone(), Arc::clone(&session), stop.clone());
@@ -283,7 +292,7 @@ impl BrokerSide {
         let (context, own, token) = parts();
         crew.spawn("dispatch", dispatchers::run(context, own, missing, unreachable.clone(), token));
         let conductor = Arc::clone(&self.conductor);
-        crew.spawn("control", async move { conductor.lock().await.run(seat).await });
+        crew.spawn("control", async move { conductor.lock().await.run(seat, orders).await });
         if let Some(management) = self.management.clone() {
             let (context, _, token) = parts();
             let control = &self.settings.control;
