@@ -73,12 +73,12 @@ impl Batches {
         Self::open_with(session, queue, at_most, FIRST_PREFETCH, None).await
     }
 
-    /// Starts consuming; twice `at_most` deliveries are held unacked, whatever their size.
+    /// Starts consuming; `most` deliveries are held unacked, whatever their size.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn open_wide(session: &Session, queue: &str, at_most: u16) -> Result<Self, BrokerError> {
-        Self::open_with(session, queue, at_most, at_most.saturating_mul(2), None).await
+    pub async fn open_for(session: &Session, queue: &str, at_most: u16, most: u16) -> Result<Self, BrokerError> {
+        Self::open_with(session, queue, at_most, most, None).await
     }
 
     /// Starts reading a stream at `offset`, or at its beginning; beginning with few as well.
@@ -231,7 +231,8 @@ impl Batches {
         }
     }
 
-    /// Takes nothing more, and keeps what it has.
+    /// Takes nothing more, and keeps what it has. What is on its way to a consumer of a quorum queue goes back ahead of all
+    /// else then (tried on 4.3): where that matters nothing may be, that is, all it may hold is held.
     ///
     /// # Errors
     /// Where the connection is gone.
@@ -240,15 +241,22 @@ impl Batches {
         answered("cancel a consumer", cancel).await
     }
 
-    /// Ends; what was not acked goes back to where it was. Where it takes nothing more that is there before whatever another
-    /// consumer gives back later.
+    /// What was not acked goes back to where it was, in its order, once the broker gets to it. A consumer of a quorum queue
+    /// that takes no more is counted until then, and until what was acked before is gone.
     ///
     /// # Errors
     /// Where the connection is gone, with the same effect but for the order.
-    pub async fn give_back(self) -> Result<(), BrokerError> {
-        // Tag 0: everything. A channel that is only closed gives back when the broker gets to it.
+    pub async fn give_back(&self) -> Result<(), BrokerError> {
+        // Tag 0: everything.
         let options = BasicNackOptions { multiple: true, requeue: true };
-        answered("give back", self.channel.basic_nack(0, options)).await?;
+        answered("give back", self.channel.basic_nack(0, options)).await
+    }
+
+    /// Ends; the broker gives back what was not acked, whenever it gets to it.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn close(self) -> Result<(), BrokerError> {
         answered("close a channel", self.channel.close(200, "done".into())).await
     }
 
@@ -303,12 +311,23 @@ impl Batch {
         }
     }
 
-    /// Tells the broker that the messages at these places are dealt with; the others stay with us.
+    /// The messages at these places are dealt with; the others stay with us.
+    pub fn dealt_with(self, places: &[usize]) -> Dealt {
+        Dealt(places.iter().filter_map(|place| self.ackers.get(*place).cloned()).collect())
+    }
+}
+
+/// Messages that are dealt with, to be acked one by one.
+#[must_use]
+pub struct Dealt(Vec<Acker>);
+
+impl Dealt {
+    /// Tells the broker.
     ///
     /// # Errors
-    /// As [`Self::ack`].
-    pub async fn ack_some(self, places: &[usize]) -> Result<(), BrokerError> {
-        for acker in places.iter().filter_map(|place| self.ackers.get(*place)) {
+    /// As [`Batch::ack`].
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        for acker in &self.0 {
             ack(acker, false).await?;
         }
         Ok(())

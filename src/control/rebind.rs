@@ -6,7 +6,8 @@
 //! - Towards the intake the order of arrival is kept: nothing goes through the door until what fell into the gap did.
 //! - Towards the robots what came before goes ahead: the intake is read to its end and the mirror's ready items are out
 //!   before the way is open, and what fell into the gap by then goes the same way. What falls into the gap in its last
-//!   milliseconds may be overtaken by what comes right after it.
+//!   milliseconds is sent straight the moment the way is open, and may be overtaken by what comes in that moment: RabbitMQ
+//!   cannot exchange one binding for another at once, and nobody can hold producers up.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -19,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Rebinding;
 use crate::broker::connection::Session;
+use crate::broker::consume::Lookout;
 use crate::broker::declare::Declarer;
 use crate::failpoint;
-use crate::lanes::{Context, LaneError, now, unrouted};
+use crate::lanes::unrouted::{self, Pass, Until};
+use crate::lanes::{Context, LaneError, intake, now};
 
 /// How long what came before is waited for until the direct way opens all the same: then only order suffers.
-const AHEAD: Duration = Duration::from_secs(5);
+const AHEAD: Duration = Duration::from_secs(10);
 
 /// What has been routed is in its queue after this.
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
@@ -59,13 +62,13 @@ pub(super) async fn rebind(
     match towards(context, rebinding) {
         Towards::Door => {
             // What has been waiting for this queue goes ahead, while nothing new comes.
-            unrouted::pass(context, session, None, stop).await?;
+            unrouted::pass(context, session, Until::AsManyAsThere, stop).await?;
             let _door = context.wakes.door.lock().await;
             change(&declarer, rebinding).await?;
-            unrouted::pass(context, session, None, stop).await?;
+            unrouted::pass(context, session, Until::AllOfIt, stop).await?;
             // What was routed in the moment before may not have been there yet.
             tokio::time::sleep(ON_ITS_WAY).await;
-            unrouted::pass(context, session, None, stop).await?;
+            unrouted::pass(context, session, Until::AllOfIt, stop).await?;
         }
         Towards::Robots => {
             // Nobody sends what falls into the gap straight before the way is open: it would come back behind what came later.
@@ -76,12 +79,14 @@ pub(super) async fn rebind(
                 declarer.unbind(binding).await?;
             }
             failpoint::reach("rebind.unbound").await;
+            // One pass over all of it: what falls into the gap in its last moment is at hand when the way opens.
+            let mut gap = Pass::begin(context, session).await?;
             if !rebinding.unbind.is_empty() {
                 // Late: the way opens all the same. A pass gives back what it holds, in its order, so it is told and not dropped,
                 // but for the end of everything.
                 let late = stop.child_token();
                 tokio::select! {
-                    ahead = all_goes_ahead(context, session, key, &late) => ahead?,
+                    ahead = all_goes_ahead(context, session, key, &mut gap, &late) => ahead?,
                     () = async {
                         tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(AHEAD) => {} }
                         late.cancel();
@@ -97,7 +102,9 @@ pub(super) async fn rebind(
             context.live.update(|in_force| {
                 in_force.open.insert(key.to_owned());
             });
-            unrouted::pass(context, session, None, stop).await?;
+            gap.straight_is_open(key);
+            gap.let_in(None, Until::AllOfIt, stop).await?;
+            gap.end().await?;
         }
         Towards::Nowhere => change(&declarer, rebinding).await?,
     }
@@ -130,18 +137,33 @@ async fn all_goes_ahead(
     context: &Context,
     session: &Session,
     key: &str,
+    gap: &mut Pass<'_>,
     stop: &CancellationToken,
 ) -> Result<(), LaneError> {
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = context.wakes.read_intake.up_to(now()) => {}
+        read = intake_is_read(context, session) => read?,
     }
     all_is_out(context, key, stop).await?;
     for _ in 0..ROUNDS {
-        if stop.is_cancelled() || unrouted::pass(context, session, Some(key), stop).await? == 0 {
+        if stop.is_cancelled() || gap.let_in(Some(key), Until::AsManyAsThere, stop).await? == 0 {
             break;
         }
         all_is_out(context, key, stop).await?;
+    }
+    Ok(())
+}
+
+/// What was in the intake is in the mirror: it was seen empty, or as much was taken in as there was. Other queues' items may
+/// come without end; where they are more urgent, what they overtook is not waited for.
+async fn intake_is_read(context: &Context, session: &Session) -> Result<(), LaneError> {
+    let mut taken_in = context.wakes.taken_in.subscribe();
+    let before = *taken_in.borrow_and_update();
+    let (ready, _) = Lookout::open(session).await?.look(&context.names.intake()).await?;
+    let all = before + ready + intake::MOST_HELD;
+    tokio::select! {
+        () = context.wakes.read_intake.up_to(now()) => {}
+        _ = taken_in.wait_for(|taken_in| *taken_in >= all) => {}
     }
     Ok(())
 }

@@ -187,7 +187,7 @@ async fn empty(
             let stats = management.queue(&queue).await?;
             let stats = stats.unwrap_or_default();
             if rest.seen(stats.held(), stats.ready, Instant::now(), gap) {
-                ready.give_back().await?;
+                ready.close().await?;
                 return Ok(true);
             }
         }

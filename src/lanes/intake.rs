@@ -31,6 +31,9 @@ use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
 use crate::mirror::{Mirror, MirrorError, Tx, items, records};
 
+/// Messages that the reader of the intake holds at most, beside what is ready there.
+pub const MOST_HELD: u64 = 2 * BATCH as u64;
+
 /// What the door said to one item.
 #[derive(Debug, Clone)]
 pub enum Admission {
@@ -81,6 +84,7 @@ async fn take(context: &Context, batch: Batch) -> Result<(), LaneError> {
     drop(turn);
     failpoint::reach("intake.committed").await;
     let taken = batch.messages.len();
+    context.wakes.taken_in.send_modify(|taken_in| *taken_in += taken as u64);
     batch.ack().await?;
     failpoint::reach("intake.acked").await;
     metrics::taken("intake", taken);

@@ -89,6 +89,8 @@ pub struct Wakes {
     pub read_reports: ReadUpTo,
     /// Asks how far the intake was read.
     pub read_intake: ReadUpTo,
+    /// Messages of the intake that were committed so far.
+    pub taken_in: watch::Sender<u64>,
     /// Held over each batch that goes through the door: whoever holds it lets others in first.
     pub door: tokio::sync::Mutex<()>,
     /// Held over each pass through `wq.unrouted`, so that its order is kept.

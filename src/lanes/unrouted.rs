@@ -1,8 +1,8 @@
 //! Items for a queue that lets nothing in, because nobody has defined it or its intake is paused: kept in `wq.unrouted`,
 //! counted, and let in once it does.
 //!
-//! Order of effects, per batch: what a managed queue takes is committed to the mirror, as at the door, then acked; what a
-//! direct queue takes is published to `wq.items` with confirm, then acked.
+//! Order of effects, per round of a pass: what a managed queue takes is committed to the mirror, as at the door; what a direct
+//! queue takes is published to `wq.items` with confirm; batch after batch, and then both are acked.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -12,14 +12,15 @@
 //! What still has no queue is given back when the pass is over, in the order in which it was there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::live::InForce;
 use super::{Context, LaneError, intake};
 use crate::broker::connection::Session;
-use crate::broker::consume::{Batch, Batches, Lookout};
+use crate::broker::consume::{Batch, Batches, Dealt, Lookout};
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::failpoint;
 use crate::item::Lane;
@@ -28,19 +29,23 @@ use crate::item::message::Message;
 /// How often the queue is counted.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What the broker has ready comes to a consumer that may hold more; it is not waited for any longer.
+/// What the broker has ready comes to a consumer that may hold more, and what was given back is ready again; neither is
+/// waited for any longer.
 const COMES: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it is.
+const GIVEN_BACK: Duration = Duration::from_millis(5);
 
 const BATCH: u16 = 1000;
 
-/// Items without a queue that one consumer looks past; then another one looks on behind it.
-const HELD: usize = 2 * BATCH as usize;
+/// What one consumer takes; then another one looks on behind it.
+const ROUND: u64 = 2 * BATCH as u64;
 
-/// What a pass looks past in all. More than that waits for a pass that finds fewer of them in its way.
-const MOST_HELD: usize = 100_000;
+/// Consumers that hold what a pass looks past. More than that waits for a pass that finds fewer of them in its way.
+const MOST_PAST: usize = 50;
 
-/// So many that come while a pass is made are looked at as well: a flood does not make it endless.
-const NEWER: u64 = 10_000;
+/// Consumers that look on for what was there and is behind what came since, by its priority: each time there is less of it.
+const MORE: u32 = 5;
 
 /// Passes over what came without a change of what is in force: a lost connection gave it back, or it came while ways were
 /// changed.
@@ -59,7 +64,7 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
     loop {
         let (ready, _) = lookout.look(&queue).await?;
         if ready > left && passes < PASSES {
-            left = ready.saturating_sub(pass(&context, &session, None, &stop).await?);
+            left = ready.saturating_sub(pass(&context, &session, Until::AsManyAsThere, &stop).await?);
             passes += 1;
         }
         context.status.update(|status| status.unrouted = Some(ready));
@@ -71,56 +76,19 @@ pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToke
     }
 }
 
-/// Lets in what has a queue right now, and answers how many that were; of the queue `door` by way of the door, whatever its
-/// lane. Whoever is next waits for its end.
+/// Lets in what has a queue right now, and answers how many that were. Whoever is next waits for its end.
 ///
 /// # Errors
 /// The first failure of broker or mirror.
 pub async fn pass(
     context: &Context,
     session: &Session,
-    door: Option<&str>,
+    until: Until,
     stop: &CancellationToken,
 ) -> Result<u64, LaneError> {
-    let _turn = context.wakes.unrouted.lock().await;
-    let lookout = Lookout::open(session).await?;
-    let (ready, _) = lookout.look(&context.names.unrouted()).await?;
-    let mut pass = Pass {
-        context,
-        began_with: context.live.now(),
-        door,
-        publisher: Publisher::open(session, context.confirm_timeout).await?,
-        full: Vec::new(),
-        waiting: Batches::open_wide(session, &context.names.unrouted(), BATCH).await?,
-        held: 0,
-    };
-    let (mut seen, mut routed) = (0, 0);
-    // Not the first `ready` of them: what came since may be ahead of what was there, by its priority.
-    while seen < ready + NEWER && !stop.is_cancelled() {
-        if pass.held >= HELD {
-            if HELD * (pass.full.len() + 1) >= MOST_HELD {
-                break;
-            }
-            let next = Batches::open_wide(session, &context.names.unrouted(), BATCH).await?;
-            pass.full.push(std::mem::replace(&mut pass.waiting, next));
-            pass.held = 0;
-        }
-        let Some(batch) = next(&mut pass.waiting, stop).await? else { break };
-        let (looked_at, taken) = pass.take(batch).await?;
-        seen += looked_at;
-        routed += taken;
-    }
-    if routed > 0 {
-        tracing::info!(routed, "let in items that had been waiting for their queue");
-    }
-    // The first first: what is given back goes ahead in the order in which it comes. None of us may take it again.
-    for batches in pass.full.iter().chain([&pass.waiting]) {
-        batches.take_no_more().await?;
-    }
-    for batches in pass.full {
-        batches.give_back().await?;
-    }
-    pass.waiting.give_back().await?;
+    let mut pass = Pass::begin(context, session).await?;
+    let routed = pass.let_in(None, until, stop).await?;
+    pass.end().await?;
     Ok(routed)
 }
 
@@ -145,25 +113,172 @@ async fn next(waiting: &mut Batches, stop: &CancellationToken) -> Result<Option<
     }
 }
 
-struct Pass<'p> {
-    context: &'p Context,
-    /// What got a way since waits for the next pass: older ones of its queue may be among those that were looked past.
-    began_with: Arc<InForce>,
-    door: Option<&'p str>,
-    publisher: Publisher,
-    /// Consumers that hold all they may, none of which has a queue.
-    full: Vec<Batches>,
-    waiting: Batches,
-    /// By the current one.
-    held: usize,
+/// When enough was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// All that was there was looked at, whatever came meanwhile.
+    AllOfIt,
+    /// As many were looked at as were there: of producers that do not rest that may be others.
+    AsManyAsThere,
 }
 
-impl Pass<'_> {
-    /// Lets in what has a queue: how many were looked at, and how many of them were let in.
-    async fn take(&mut self, batch: Batch) -> Result<(u64, u64), LaneError> {
+/// A look through all of it, from its turn to its end. What it looks past it holds until then, so that it sees what comes
+/// meanwhile.
+///
+/// Order is kept by these: a consumer takes as many as are ready and not one more, so that nothing is on its way to it when
+/// it is told to take no more; and the next one begins once the broker counts it no more, which is when everything that it
+/// acked is gone and everything that it gave back is in its place.
+pub struct Pass<'p> {
+    context: &'p Context,
+    session: &'p Session,
+    _turn: MutexGuard<'p, ()>,
+    lookout: Lookout,
+    /// Consumers that are not ours.
+    others: u64,
+    /// What got a way since waits for the next pass: older ones of its queue may be among those that were looked past.
+    began_with: Arc<InForce>,
+    publisher: Publisher,
+    /// Consumers that take no more and hold what was looked past.
+    past: Vec<Batches>,
+}
+
+impl<'p> Pass<'p> {
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn begin(context: &'p Context, session: &'p Session) -> Result<Self, LaneError> {
+        let turn = context.wakes.unrouted.lock().await;
+        let lookout = Lookout::open(session).await?;
+        let (_, others) = lookout.look(&context.names.unrouted()).await?;
+        Ok(Self {
+            context,
+            session,
+            _turn: turn,
+            lookout,
+            others,
+            began_with: context.live.now(),
+            publisher: Publisher::open(session, context.confirm_timeout).await?,
+            past: Vec::new(),
+        })
+    }
+
+    /// Lets in what has a queue, and answers how many that were; of the queue `door` by way of the door, whatever its lane.
+    ///
+    /// # Errors
+    /// The first failure of broker or mirror.
+    pub async fn let_in(
+        &mut self,
+        door: Option<&str>,
+        until: Until,
+        stop: &CancellationToken,
+    ) -> Result<u64, LaneError> {
+        let queue = self.context.names.unrouted();
+        let (there, _) = self.lookout.look(&queue).await?;
+        let (mut ready, mut more) = (there, if until == Until::AllOfIt { MORE } else { 0 });
+        let (mut seen, mut routed) = (0, 0);
+        while ready > 0 && self.past.len() < MOST_PAST && !stop.is_cancelled() {
+            if seen >= there {
+                if more == 0 {
+                    break;
+                }
+                more -= 1;
+            }
+            let (looked_at, taken) = self.round(ready.min(ROUND), door, stop).await?;
+            if looked_at == 0 {
+                break;
+            }
+            seen += looked_at;
+            routed += taken;
+            (ready, _) = self.lookout.look(&queue).await?;
+        }
+        if routed > 0 {
+            tracing::info!(routed, "let in items that had been waiting for their queue");
+        }
+        Ok(routed)
+    }
+
+    /// Takes so many: how many were looked at, and how many of them were let in.
+    async fn round(
+        &mut self,
+        ready: u64,
+        door: Option<&str>,
+        stop: &CancellationToken,
+    ) -> Result<(u64, u64), LaneError> {
+        let most = u16::try_from(ready).unwrap_or(u16::MAX);
+        let mut batches = Batches::open_for(self.session, &self.context.names.unrouted(), BATCH, most).await?;
+        let (mut looked_at, mut routed, mut dealt_with) = (0, 0, Vec::new());
+        let looked = loop {
+            if looked_at >= ready || stop.is_cancelled() {
+                break Ok(());
+            }
+            let batch = match next(&mut batches, stop).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            looked_at += batch.messages.len() as u64;
+            match self.take(batch, door).await {
+                Ok((taken, dealt)) => {
+                    routed += taken;
+                    dealt_with.push(dealt);
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        batches.take_no_more().await?;
+        for dealt in dealt_with {
+            dealt.ack().await?;
+        }
+        if routed > 0 {
+            failpoint::reach("unrouted.acked").await;
+        }
+        looked?;
+        if routed == looked_at {
+            // An ack may get lost with its channel, as long as the broker has not got to it.
+            self.past_are_all(self.past.len(), Instant::now()).await?;
+            batches.close().await?;
+        } else {
+            self.past.push(batches);
+        }
+        Ok((looked_at, routed))
+    }
+
+    /// The direct way of a queue was opened: of this one nothing was looked past.
+    pub fn straight_is_open(&mut self, key: &str) {
+        Arc::make_mut(&mut self.began_with).open.insert(key.to_owned());
+    }
+
+    /// Gives back what it looked past, in its order.
+    ///
+    /// # Errors
+    /// Where the connection is gone, with the same effect but for the order.
+    pub async fn end(mut self) -> Result<(), LaneError> {
+        let began = Instant::now();
+        let past = std::mem::take(&mut self.past);
+        let count = past.len();
+        for (index, batches) in past.into_iter().enumerate() {
+            batches.give_back().await?;
+            self.past_are_all(count - index - 1, began).await?;
+            batches.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the broker counts no more than so many consumers of ours.
+    async fn past_are_all(&self, ours: usize, since: Instant) -> Result<(), LaneError> {
+        let expected = self.others + ours as u64;
+        while self.lookout.look(&self.context.names.unrouted()).await?.1 > expected && since.elapsed() < COMES {
+            tokio::time::sleep(GIVEN_BACK).await;
+        }
+        Ok(())
+    }
+
+    /// How many of a batch were let in, and what of it is dealt with.
+    async fn take(&mut self, batch: Batch, door: Option<&str>) -> Result<(u64, Dealt), LaneError> {
         let now = self.context.live.now();
-        let way = |message: &Message| match way_of(&self.began_with, self.door, message) {
-            way if way == way_of(&now, self.door, message) => way,
+        let way = |message: &Message| match way_of(&self.began_with, door, message) {
+            way if way == way_of(&now, door, message) => way,
             _ => Way::None,
         };
         let places = |wanted: Way| -> Vec<usize> {
@@ -173,11 +288,9 @@ impl Pass<'_> {
         // While the broker blocks publishers only the door is open.
         let blocked = self.publisher.is_blocked();
         let straight = if blocked { Vec::new() } else { places(Way::Straight) };
-        let door = places(Way::Door);
-        let looked_at = batch.messages.len();
-        if straight.is_empty() && door.is_empty() {
-            self.held += looked_at;
-            return Ok((looked_at as u64, 0));
+        let through = places(Way::Door);
+        if straight.is_empty() && through.is_empty() {
+            return Ok((0, batch.dealt_with(&[])));
         }
 
         let exchange = self.context.names.items();
@@ -187,19 +300,15 @@ impl Pass<'_> {
         let confirmed = straight.into_iter().zip(published).filter(|(_, published)| *published == Published::Confirmed);
         let mut taken: Vec<usize> = confirmed.map(|(index, _)| index).collect();
 
-        let messages: Vec<Message> = door.iter().map(|index| as_new(&batch.messages[*index])).collect();
+        let messages: Vec<Message> = through.iter().map(|index| as_new(&batch.messages[*index])).collect();
         let let_in =
             if messages.is_empty() { None } else { Some(intake::let_in(self.context, &messages, "unrouted").await?) };
         failpoint::reach("unrouted.committed").await;
-        taken.extend(door);
-        self.held += looked_at - taken.len();
-        let routed = taken.len() as u64;
-        batch.ack_some(&taken).await?;
-        failpoint::reach("unrouted.acked").await;
+        taken.extend(through);
         if let Some(let_in) = let_in {
             let_in.wake(&self.context.wakes);
         }
-        Ok((looked_at as u64, routed))
+        Ok((taken.len() as u64, batch.dealt_with(&taken)))
     }
 }
 

@@ -129,6 +129,19 @@ async fn an_event_is_sent_again_as_the_same_one_until_it_is_known_to_be_out() {
     let mut daemon = daemon("crash events").queues("queue: a\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
     listen(&client).await;
+    // Whatever it had to tell of its start goes ahead of this.
+    for what in ["pause", "resume"] {
+        let (status, _) = daemon.post(&format!("/api/v1/queues/a/{what}"), &json!({"dispatch": true})).await;
+        assert_eq!(status, 200);
+    }
+    let told = tokio::sync::Mutex::new(Vec::new());
+    daemon
+        .wait_until("both are told", async |_: &Daemon| {
+            let mut told = told.lock().await;
+            told.extend(heard(&client).await);
+            told.iter().any(|(_, kind)| kind == "queue.resumed.a")
+        })
+        .await;
     assert!(daemon.stop().success());
     for (point, sent) in [("events.published", 2), ("events.removed", 1)] {
         let definition = format!("queue: {}\n", point.replace('.', "-"));

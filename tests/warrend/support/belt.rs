@@ -260,6 +260,9 @@ pub fn in_order(queue: &str, seen: &[Seen], but_for: usize) {
         }
         *last = seen.number.max(*last);
     }
+    if !late.is_empty() {
+        eprintln!("{queue}: {} of {} items were overtaken", late.len(), seen.len());
+    }
     assert!(late.len() <= but_for, "{queue}: {} of {} items were overtaken: {late:?}", late.len(), seen.len());
 }
 
