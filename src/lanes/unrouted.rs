@@ -12,7 +12,7 @@
 //! What still has no queue is given back when the pass is over, in the order in which it was there.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -236,7 +236,7 @@ impl<'p> Pass<'p> {
         looked?;
         if routed == looked_at {
             // An ack may get lost with its channel, as long as the broker has not got to it.
-            self.past_are_all(self.past.len(), Instant::now()).await?;
+            self.past_are_all(self.past.len()).await?;
             batches.close().await?;
         } else {
             self.past.push(batches);
@@ -254,24 +254,26 @@ impl<'p> Pass<'p> {
     /// # Errors
     /// Where the connection is gone, with the same effect but for the order.
     pub async fn end(mut self) -> Result<(), LaneError> {
-        let began = Instant::now();
         let past = std::mem::take(&mut self.past);
-        let count = past.len();
+        let (count, mut in_time) = (past.len(), true);
         for (index, batches) in past.into_iter().enumerate() {
             batches.give_back().await?;
-            self.past_are_all(count - index - 1, began).await?;
+            in_time = in_time && self.past_are_all(count - index - 1).await?;
             batches.close().await?;
         }
         Ok(())
     }
 
-    /// Waits until the broker counts no more than so many consumers of ours.
-    async fn past_are_all(&self, ours: usize, since: Instant) -> Result<(), LaneError> {
+    /// Waits until the broker counts no more than so many consumers of ours; answers whether that was in time.
+    async fn past_are_all(&self, ours: usize) -> Result<bool, LaneError> {
         let expected = self.others + ours as u64;
-        while self.lookout.look(&self.context.names.unrouted()).await?.1 > expected && since.elapsed() < COMES {
-            tokio::time::sleep(GIVEN_BACK).await;
-        }
-        Ok(())
+        let waiting = async {
+            while self.lookout.look(&self.context.names.unrouted()).await?.1 > expected {
+                tokio::time::sleep(GIVEN_BACK).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(COMES, waiting).await.map_or(Ok(false), |counted| counted.map(|()| true))
     }
 
     /// How many of a batch were let in, and what of it is dealt with.

@@ -167,8 +167,10 @@ async fn what_robots_hold_is_waited_for_and_then_everything_is_as_it_was() {
         .wait_until("everything is back", async |_: &Daemon| client.ready("wq.q.m").await as usize == ITEMS - 1)
         .await;
 
-    // It says so, and dispatch goes on.
-    assert_eq!(daemon.queue("m").await["migration"]["step"], "rolled_back");
+    // Dispatch goes on.
+    daemon
+        .wait_until("it says so", async |daemon: &Daemon| daemon.queue("m").await["migration"]["step"] == "rolled_back")
+        .await;
     assert_eq!(daemon.queue("m").await["migration"]["problem"], problem);
     assert_eq!(daemon.get("/readyz").await["attention"]["migrations"][0]["problem"], problem);
     let plan = daemon.get("/api/v1/plan").await;

@@ -106,7 +106,7 @@ fn check(line: &Value) {
 
 /// In the middle of a lane, with a daemon of its own running.
 async fn interrupted_it_takes_everything_away(vhost: &Vhost) {
-    let child = bench(vhost, &["--items", "200"]).spawn().unwrap();
+    let child = bench(vhost, &["--items", "200", "--rate", "100", "--seconds", "1"]).spawn().unwrap();
     let (bench, began) = (child.id(), Instant::now());
     let daemon = loop {
         if let [daemon] = children(bench)[..] {

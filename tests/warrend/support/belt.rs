@@ -28,7 +28,7 @@ pub const PRIORITIES: [u8; 3] = [1, 4, 8];
 const PACE: Duration = Duration::from_millis(5);
 
 /// How far a producer may run ahead of its robot: what is left in the end is finite, however slow the machine.
-const AHEAD: usize = 400;
+pub const AHEAD: usize = 400;
 
 pub struct Belt {
     vhost: Arc<Vhost>,
