@@ -54,8 +54,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How much longer numbers are waited for that still tell of messages though robots hold none: a busy broker's are late.
 const LATE_STATISTICS: Duration = Duration::from_secs(30);
 
-/// RabbitMQ writes its counts down every 5 s: looks that are closer together may be one and the same.
-pub(super) const STATISTICS: Duration = Duration::from_secs(6);
+/// RabbitMQ writes its counts down every 5 s, and the management API gathers every 5 s what was written: of two looks closer
+/// together the second may show what was before the first (`collect_statistics_interval`; seen on 4.3 and 3.10).
+pub(super) const STATISTICS: Duration = Duration::from_secs(12);
 
 /// What a migration is given.
 #[derive(Clone)]
@@ -188,7 +189,7 @@ impl Job {
                 }
             }
             // At least two looks, however short patience is. The moving itself may take as long as it takes.
-            let limit = self.patience.max(self.gap.max(STATISTICS) * 3);
+            let limit = self.patience.max(self.gap.max(STATISTICS) * 2);
             let limit = if matches!(rest.held, Ok(0)) { limit + LATE_STATISTICS } else { limit };
             if waited > limit {
                 let held = match &rest.held {

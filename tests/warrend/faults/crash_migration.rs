@@ -102,7 +102,6 @@ async fn in_a_change_of_lane() {
     plan_is_empty(&daemon).await;
 }
 
-#[ignore = "does not always get to its rolling back within the patience of a test; cause not found yet"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_it_was_rolled_back() {
     let mut daemon = quickly(daemon("crash rolled back").queues(&round("managed", 0)))
