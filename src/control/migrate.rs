@@ -9,9 +9,9 @@
 //! 2. *replacing*: delete the robots' queue, declare it as it is to be, bind it to `wq.dispatch`;
 //! 3. *refilling*: move everything back, delete `wq.m.<key>`; the end is noted, with an event.
 //!
-//! What robots hold is waited for, no longer than `control.migration_patience` (and a little longer where they hold nothing, but
-//! the broker's numbers still tell of messages): then (*rolling back*) everything is moved
-//! back into the old queue, and it stays *rolled back* until somebody applies again or the definition changes.
+//! What robots hold is waited for, no longer than `control.migration_patience` or two looks (and a little longer where they hold
+//! nothing, but the broker's numbers still tell of messages): then (*rolling back*) everything is moved back into the old queue,
+//! and it stays *rolled back* until somebody applies again or the definition changes.
 //!
 //! | crash in | what is left | what happens then |
 //! |---|---|---|
@@ -55,7 +55,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LATE_STATISTICS: Duration = Duration::from_secs(30);
 
 /// RabbitMQ writes its counts down every 5 s, and the management API gathers every 5 s what was written: of two looks closer
-/// together the second may show what was before the first (`collect_statistics_interval`; seen on 4.3 and 3.10).
+/// together the second may show what was before the first (`collect_statistics_interval`; seen on 4.3).
 pub(super) const STATISTICS: Duration = Duration::from_secs(12);
 
 /// What a migration is given.

@@ -6,8 +6,8 @@
 //!
 //! Order of effects of a session's start:
 //! 1. connect; 2. claim `wq.meta` for this mirror, which is all that is declared before it is known whose queues these are;
-//! 3. make the broker as what is in force says ([`crate::control::conductor`]); 4. note in the mirror that a session is
-//!    open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
+//! 3. make the broker as what is in force says ([`crate::control::conductor`]), take people's orders, say that we are
+//!    connected; 4. note in the mirror that a session is open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|

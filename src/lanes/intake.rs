@@ -92,7 +92,7 @@ async fn take(context: &Context, batch: Batch) -> Result<(), LaneError> {
     Ok(())
 }
 
-/// What to do once messages that were let in are acked.
+/// Whom to wake once messages were let in.
 #[must_use]
 pub(super) struct LetIn {
     queues: HashSet<String>,

@@ -234,9 +234,8 @@ impl<'p> Pass<'p> {
             failpoint::reach("unrouted.acked").await;
         }
         looked?;
-        if routed == looked_at {
-            // An ack may get lost with its channel, as long as the broker has not got to it.
-            self.past_are_all(self.past.len()).await?;
+        // An ack may get lost with its channel, as long as the broker has not got to it.
+        if routed == looked_at && self.past_are_all(self.past.len()).await? {
             batches.close().await?;
         } else {
             self.past.push(batches);

@@ -11,7 +11,7 @@ use crate::support::daemon::{Daemon, daemon};
 const QUEUES: &str = "queue: m\ncrash_limit: 3\n---\nqueue: x.y\npriorities: {normal: 0, top: 20}\n---\nqueue: d\nlane: \
                       direct\n---\nqueue: c\ntype: classic\n";
 
-pub fn is_4() -> bool {
+fn is_4() -> bool {
     broker().version.starts_with("4.")
 }
 

@@ -1,22 +1,11 @@
 //! What `wq.events` tells, and how.
 
 use lapin::message::Delivery;
-use lapin::options::QueueBindOptions;
-use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use super::definition;
 use crate::support::amqp::{Client, id, text_header};
 use crate::support::daemon::{Daemon, daemon};
-
-/// A queue that hears all events.
-pub async fn listen(client: &Client) {
-    client.declare_queue("heard").await;
-    let options = QueueBindOptions::default();
-    let bound =
-        client.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, FieldTable::default());
-    bound.await.unwrap();
-}
 
 /// The next event.
 pub async fn next(daemon: &Daemon, client: &Client) -> Delivery {
@@ -32,7 +21,7 @@ pub fn body(event: &Delivery) -> Value {
 async fn events_say_what_happened_and_who_said_so() {
     let daemon = daemon("events").queues("queue: a\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
-    listen(&client).await;
+    client.listen().await;
     let order = async |what: &str, body: Value| {
         let (status, answer) = daemon.post(&format!("/api/v1/queues/a/{what}"), &body).await;
         assert_eq!(status, 200, "{answer}");

@@ -21,15 +21,6 @@ fn quickly(setup: Setup) -> Setup {
     setup.setting("CONTROL__OBSERVATION_GAP", "1s").setting("CONTROL__RECONCILE_PERIOD", "2s")
 }
 
-/// A queue that hears all events.
-async fn listen(client: &Client) {
-    client.declare_queue("heard").await;
-    let options = lapin::options::QueueBindOptions::default();
-    let bound =
-        client.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, FieldTable::default());
-    bound.await.unwrap();
-}
-
 /// Kinds of events that came so far, and their bodies.
 async fn heard(client: &Client) -> Vec<(String, Value)> {
     let mut kinds = Vec::new();
@@ -75,7 +66,7 @@ async fn other_arguments_under_load_lose_double_and_reorder_nothing() {
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;
-    listen(&client).await;
+    client.listen().await;
     let mut belts = Vec::new();
     for queue in ["m", "p", "d"] {
         belts.push(Belt::filled(&daemon.vhost, queue, BACKLOG).await);
@@ -148,7 +139,7 @@ async fn what_robots_hold_is_waited_for_and_then_everything_is_as_it_was() {
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;
-    listen(&client).await;
+    client.listen().await;
     let mut belt = Belt::filled(&daemon.vhost, "m", ITEMS).await;
     let mut slow = client.robot("m").await;
     let held = slow.next().await;
@@ -206,7 +197,7 @@ async fn a_definition_that_changes_in_the_middle_ends_well() {
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;
-    listen(&client).await;
+    client.listen().await;
     let mut belts = Vec::new();
     for queue in ["back", "gone", "straight"] {
         let mut belt = Belt::filled(&daemon.vhost, queue, 60).await;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
-use super::events::{body, listen, next};
+use super::events::{body, next};
 use super::rebind::wait_for_ways;
 use super::{definition, nothing_is_left, plan_is_empty};
 use crate::support::amqp::{Client, reference};
@@ -143,7 +143,7 @@ async fn a_retired_queue_goes_only_by_the_word_and_nothing_is_thrown_away_with_i
         .await;
     wait_for_stats(&daemon, "old", 3, 0).await;
     wait_for_stats(&daemon, "d", 3, 0).await;
-    listen(&client).await;
+    client.listen().await;
     let (status, applied) = daemon.post("/api/v1/apply", &json!({"retire": ["old"], "by": "ann"})).await;
     assert_eq!((status, &applied["deleted"], &applied["problems"]), (200, &json!(["old"]), &json!([])), "{applied}");
     let (code, said) = apply(&daemon, &["--retire", "d"]).await;

@@ -147,7 +147,6 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_corners.rs"),
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
-        include_str!("crash_retire.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {

@@ -6,7 +6,6 @@ mod crash_control;
 mod crash_corners;
 mod crash_migration;
 mod crash_points;
-mod crash_retire;
 mod deleted_queue;
 mod mirror;
 mod network;

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
@@ -82,6 +82,14 @@ impl Client {
     pub async fn declare_queue(&self, name: &str) {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(name.into(), options, FieldTable::default()).await.expect("a queue");
+    }
+
+    /// The queue `heard` hears all events from now on.
+    pub async fn listen(&self) {
+        self.declare_queue("heard").await;
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let bound = self.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, none);
+        bound.await.expect("a binding");
     }
 
     /// Ready messages of a queue.

@@ -153,6 +153,13 @@ impl Belt {
         *self.confirmed.borrow()
     }
 
+    /// Dismisses the robot in the middle of its work: what it saw, and how many of these it acked.
+    pub async fn leave(mut self) -> (Vec<Seen>, usize) {
+        self.dismissed.cancel();
+        let seen = self.robot.take().expect("it worked").await.expect("the robot did its work");
+        (seen, *self.worked.borrow())
+    }
+
     /// Ends the producer, waits until all is worked off, and dismisses the robot: what it saw first of each item.
     pub async fn finish(mut self, daemon: &Daemon) -> Vec<Seen> {
         let confirmed = self.enough().await;
