@@ -21,7 +21,8 @@ async fn counted(daemon: &Daemon, line: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_blocks_publishers_intake_and_acks_go_on() {
     let broker = OwnBroker::start().await;
-    let daemon = under_load("alarm").on(&broker).await.start().await;
+    // It stands still below for as long as the broker takes to raise its alarm: no reason to take it for dead.
+    let daemon = under_load("alarm").heartbeat(120).on(&broker).await.start().await;
     let mut load = Load::start(&daemon.vhost, &QUEUES);
     load.confirms(30).await;
 
