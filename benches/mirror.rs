@@ -122,6 +122,7 @@ fn admitted(item: &Item) -> (ItemId, Line) {
         why: None,
         attempt: 0,
         state: item.state.to_string(),
+        ended: None,
     };
     (item.id, line)
 }

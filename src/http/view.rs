@@ -388,6 +388,13 @@ pub(super) mod tests {
             dispatched_at: None,
             started_at: None,
             finished_at: None,
+            assignee: None,
+            parent: None,
+            pending: None,
+            cancelled_from: None,
+            at_risk_at: None,
+            sla_next: None,
+            fingerprint: None,
             revision: 1,
         }
     }

@@ -376,6 +376,13 @@ pub fn admit(
         dispatched_at: None,
         started_at: None,
         finished_at: None,
+        assignee: None,
+        parent: None,
+        pending: None,
+        cancelled_from: None,
+        at_risk_at: None,
+        sla_next: None,
+        fingerprint: None,
         revision: 1,
     };
     item.place = lifecycle::waiting_place(&item, now);

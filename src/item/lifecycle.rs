@@ -63,6 +63,7 @@ impl Voice<'_> {
             why,
             attempt: self.attempt,
             state: item.state.to_string(),
+            ended: None,
         }
     }
 

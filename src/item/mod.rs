@@ -10,6 +10,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod message;
 pub mod report;
+pub mod request;
 pub mod retry;
 pub mod state;
 pub mod timeline;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 
 pub use ids::ItemId;
 pub use jiff::Timestamp;
+pub use request::Request;
 pub use state::{Kind, Lane, Place, State};
 
 /// The priority an item gets on the broker where none is given and the definition names no other `normal`.
@@ -101,6 +103,20 @@ pub struct Item {
     pub started_at: Option<Timestamp>,
     /// When the item reached processed, exception or cancelled.
     pub finished_at: Option<Timestamp>,
+    /// Who is to look after it.
+    pub assignee: Option<String>,
+    /// The item whose end made this one.
+    pub parent: Option<ItemId>,
+    /// What was asked of it while it was dispatched, and waits until its message is taken out.
+    pub pending: Option<Request>,
+    /// Cancelled by somebody: the state that restoring it brings back.
+    pub cancelled_from: Option<State>,
+    /// From when on it is at risk of being late.
+    pub at_risk_at: Option<Timestamp>,
+    /// When its `sla` changes next; `None` where it does not any more.
+    pub sla_next: Option<Timestamp>,
+    /// Of its exception: alike failures of a queue have the same.
+    pub fingerprint: Option<String>,
     /// Raised by one with every change; 1 at admission. Numbers the timeline lines.
     pub revision: u32,
 }

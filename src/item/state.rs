@@ -133,6 +133,15 @@ impl State {
         }
     }
 
+    /// Reads back what [`fmt::Display`] writes.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        match text.split_once(": ") {
+            Some((state, kind)) => Self::from_words(state, Some(kind)),
+            None => Self::from_words(text, None),
+        }
+    }
+
     /// Somebody still has to do something: not processed, exception, held or cancelled.
     #[must_use]
     pub const fn is_open(self) -> bool {

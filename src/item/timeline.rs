@@ -1,5 +1,7 @@
 //! What happened to an item, line by line.
 
+use serde::{Deserialize, Serialize};
+
 use super::Timestamp;
 
 /// One line of an item's timeline: a change, or something noted without one.
@@ -20,4 +22,36 @@ pub struct Line {
     pub attempt: u32,
     /// The state after it, as [`super::State`] prints.
     pub state: String,
+    /// The attempt that this line ends, as it was then.
+    pub ended: Option<Box<Ended>>,
+}
+
+/// How an attempt was and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// `processed`, an exception kind, `retry`, `requeue`, `hold`, `cancelled`, ...
+    pub outcome: String,
+    /// Who had it, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub robot: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dispatched_at: Option<Timestamp>,
+    /// As the robot said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started_at: Option<Timestamp>,
+    /// As far as `started` reports and dead letters tell.
+    pub deliveries: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// The exception kind that a retry answered.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<String>,
+    /// Milliseconds until the next attempt may go out, where there is to be one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub delay_ms: Option<u64>,
+    /// Nobody said so: it was inferred from the broker's numbers, or from a bare reject.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub silent: bool,
 }

@@ -110,6 +110,7 @@ async fn note(tx: &mut Tx, undelivered: Vec<(ItemId, String)>) -> Result<(), Mir
                     why: Some(why.clone()),
                     attempt: item.attempt,
                     state: item.state.to_string(),
+                    ended: None,
                 },
             ));
         }

@@ -354,6 +354,7 @@ impl Candidate {
             why,
             attempt: 0,
             state: item.state.to_string(),
+            ended: None,
         }
     }
 }

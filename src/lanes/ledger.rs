@@ -118,6 +118,7 @@ impl Ledger {
             why,
             attempt: item.attempt,
             state: item.state.to_string(),
+            ended: None,
         };
         self.lines.push((item.id, line));
         self.new.push((item.id, payload));
@@ -137,6 +138,7 @@ impl Ledger {
             why: Some(why.to_owned()),
             attempt: item.attempt,
             state: item.state.to_string(),
+            ended: None,
         };
         self.lines.push((id, line));
         self.changed.insert(id);

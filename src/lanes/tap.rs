@@ -246,6 +246,7 @@ impl Copy {
             why,
             attempt: item.attempt,
             state: item.state.to_string(),
+            ended: None,
         }
     }
 }

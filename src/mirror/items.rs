@@ -20,12 +20,12 @@ static INSERT: Many = Many::new(|places| {
          result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
          ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
          correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, \
-         finished_at, revision";
+         finished_at, assignee, parent, pending, cancelled_from, at_risk_at, sla_next, fingerprint, revision";
     many::insert("items", columns, places)
 });
 
 /// What can change after admission.
-const CHANGING: [&str; 34] = [
+const CHANGING: [&str; 42] = [
     "lane",
     "state",
     "kind",
@@ -54,12 +54,20 @@ const CHANGING: [&str; 34] = [
     "expires_at",
     "started_at",
     "finished_at",
+    "assignee",
+    "parent",
+    "pending",
+    "cancelled_from",
+    "at_risk_at",
+    "sla_next",
+    "fingerprint",
     "revision",
     "name",
     "labels",
     "traceparent",
     "enqueued_at",
     "possible_repeat",
+    "not_before",
 ];
 
 static SAVE: Many = Many::new(|places| {
@@ -136,6 +144,13 @@ pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorEr
                 .bind(moment(item.dispatched_at))
                 .bind(moment(item.started_at))
                 .bind(moment(item.finished_at))
+                .bind(&item.assignee)
+                .bind(item.parent.map(|parent| parent.to_string()))
+                .bind(json(item.pending.as_ref())?)
+                .bind(item.cancelled_from.map(|state| state.to_string()))
+                .bind(moment(item.at_risk_at))
+                .bind(moment(item.sla_next))
+                .bind(&item.fingerprint)
                 .bind(item.revision);
         }
         query.execute(&mut *tx).await.map_err(failed("insert items"))?;
@@ -183,12 +198,20 @@ pub async fn save(tx: &mut Tx, items: &[&Item]) -> Result<(), MirrorError> {
                 .bind(moment(item.expires_at))
                 .bind(moment(item.started_at))
                 .bind(moment(item.finished_at))
+                .bind(&item.assignee)
+                .bind(item.parent.map(|parent| parent.to_string()))
+                .bind(json(item.pending.as_ref())?)
+                .bind(item.cancelled_from.map(|state| state.to_string()))
+                .bind(moment(item.at_risk_at))
+                .bind(moment(item.sla_next))
+                .bind(&item.fingerprint)
                 .bind(item.revision)
                 .bind(&item.name)
                 .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
                 .bind(&item.traceparent)
                 .bind(micros(item.enqueued_at))
-                .bind(item.possible_repeat);
+                .bind(item.possible_repeat)
+                .bind(moment(item.not_before));
         }
         let done = query.execute(&mut *tx).await.map_err(failed("change items"))?;
         if done.rows_affected() != rows.len() as u64 {
@@ -316,4 +339,8 @@ pub(super) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Mir
 
 fn json_list(list: &[String]) -> Option<String> {
     (!list.is_empty()).then(|| serde_json::json!(list).to_string())
+}
+
+pub(super) fn json<T: serde::Serialize>(value: Option<&T>) -> Result<Option<String>, MirrorError> {
+    value.map(serde_json::to_string).transpose().map_err(|error| MirrorError::Unreadable(format!("what cannot be written as JSON: {error}")))
 }

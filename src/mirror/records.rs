@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::items::failed;
+use super::items::{failed, json};
 use super::many::{self, Many};
 use super::{Mirror, MirrorError, Tx, micros};
 use crate::item::answer::Answer;
@@ -13,7 +13,7 @@ use crate::item::{ItemId, Timestamp};
 static PAYLOADS: Many =
     Many::new(|places| format!("{} ON CONFLICT (item) DO NOTHING", many::insert("payloads", "item, body", places)));
 static LINES: Many =
-    Many::new(|places| many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state", places));
+    Many::new(|places| many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state, ended", places));
 static ANSWERS: Many =
     Many::new(|places| many::insert("answers", "item, reply_to, correlation_id, type, body", places));
 
@@ -49,7 +49,8 @@ pub async fn append_lines(tx: &mut Tx, lines: &[(ItemId, Line)]) -> Result<(), M
                 .bind(line.event.as_ref())
                 .bind(&line.why)
                 .bind(line.attempt)
-                .bind(&line.state);
+                .bind(&line.state)
+                .bind(json(line.ended.as_deref())?);
         }
         query.execute(&mut *tx).await.map_err(failed("write timelines"))?;
     }

@@ -13,7 +13,7 @@ pub(super) const ITEM_COLUMNS: &str = "id, queue, lane, reference, name, state, 
     result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
     ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
     correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, finished_at, \
-    revision";
+    assignee, parent, pending, cancelled_from, at_risk_at, sla_next, fingerprint, revision";
 
 /// Reads one row of [`ITEM_COLUMNS`].
 ///
@@ -63,6 +63,13 @@ pub(super) fn item_from_row(row: &SqliteRow) -> Result<Item, MirrorError> {
         dispatched_at: row.time_or_none("dispatched_at")?,
         started_at: row.time_or_none("started_at")?,
         finished_at: row.time_or_none("finished_at")?,
+        assignee: row.get("assignee")?,
+        parent: row.parsed("parent", |text| text.parse().ok())?,
+        pending: row.json("pending")?,
+        cancelled_from: row.parsed("cancelled_from", State::from_text)?,
+        at_risk_at: row.time_or_none("at_risk_at")?,
+        sla_next: row.time_or_none("sla_next")?,
+        fingerprint: row.get("fingerprint")?,
         revision: row.number("revision")?,
     })
 }
@@ -100,6 +107,12 @@ impl<'r> Columns<'r> {
     fn word<T>(&self, column: &str, read: fn(&str) -> Option<T>) -> Result<T, MirrorError> {
         let word: String = self.get(column)?;
         read(&word).ok_or_else(|| self.unreadable(column, format!("'{word}' is no word known here")))
+    }
+
+    fn parsed<T>(&self, column: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, MirrorError> {
+        let text: Option<String> = self.get(column)?;
+        text.map(|text| read(&text).ok_or_else(|| self.unreadable(column, format!("'{text}' cannot be read"))))
+            .transpose()
     }
 
     fn number<T: TryFrom<i64>>(&self, column: &str) -> Result<T, MirrorError> {

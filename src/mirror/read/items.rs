@@ -87,7 +87,7 @@ impl Mirror {
     /// Where the mirror cannot be read.
     pub async fn timeline(&self, id: ItemId) -> Result<Vec<Line>, MirrorError> {
         let rows = sqlx::query(
-            "SELECT revision, at, actor, user, event, why, attempt, state FROM timeline WHERE item = $1 ORDER BY revision",
+            "SELECT revision, at, actor, user, event, why, attempt, state, ended FROM timeline WHERE item = $1 ORDER BY revision",
         )
         .bind(id.to_string())
         .fetch_all(self.views())
@@ -261,6 +261,7 @@ fn cursor_of(sort: Sort, row: &SqliteRow) -> Result<ItemCursor, MirrorError> {
 fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
     let unreadable = |error: sqlx::Error| MirrorError::Unreadable(format!("the timeline of item {id}: {error}"));
     let at: i64 = row.try_get("at").map_err(unreadable)?;
+    let ended: Option<String> = row.try_get("ended").map_err(unreadable)?;
     Ok(Line {
         revision: row.try_get("revision").map_err(unreadable)?,
         at: time_from_micros(at)
@@ -271,5 +272,9 @@ fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
         why: row.try_get("why").map_err(unreadable)?,
         attempt: row.try_get("attempt").map_err(unreadable)?,
         state: row.try_get("state").map_err(unreadable)?,
+        ended: ended
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| MirrorError::Unreadable(format!("the timeline of item {id}: {error}")))?,
     })
 }
