@@ -11,3 +11,9 @@ ALTER TABLE timeline ADD COLUMN ended TEXT;              -- JSON: the attempt th
 CREATE INDEX items_by_parent ON items (parent) WHERE parent IS NOT NULL;
 CREATE INDEX items_pending ON items (queue) WHERE pending IS NOT NULL;
 CREATE INDEX items_sla ON items (sla_next) WHERE sla_next IS NOT NULL;
+
+-- Payloads of edits that wait until the item's message is taken out of the robots' queue.
+CREATE TABLE pending_payloads (
+    item TEXT NOT NULL PRIMARY KEY REFERENCES items (id),
+    body BLOB NOT NULL
+) WITHOUT ROWID;

@@ -334,7 +334,7 @@ impl Dealt {
     }
 }
 
-async fn ack(acker: &Acker, multiple: bool) -> Result<(), BrokerError> {
+pub(super) async fn ack(acker: &Acker, multiple: bool) -> Result<(), BrokerError> {
     // `false`: the channel of the delivery is gone.
     if answered("ack", acker.ack(BasicAckOptions { multiple })).await? { Ok(()) } else { Err(BrokerError::StaleAck) }
 }

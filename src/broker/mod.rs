@@ -14,6 +14,7 @@ pub mod management;
 pub mod management_access;
 pub mod ownership;
 pub mod publish;
+pub mod take;
 pub mod transfer;
 
 use std::future::Future;

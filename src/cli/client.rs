@@ -73,6 +73,12 @@ impl Client {
         Ok((response.status(), self.json(response).await?))
     }
 
+    pub(super) async fn patch(&self, path: &[&str], json: String) -> Result<(StatusCode, Value), Failed> {
+        let request = self.http.patch(self.url(path, &[])?).header(header::CONTENT_TYPE, "application/json").body(json);
+        let response = self.send(request).await?;
+        Ok((response.status(), self.json(response).await?))
+    }
+
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Result<Url, Failed> {
         // These two would be taken for steps in the path, however they are encoded.
         if let Some(step) = path.iter().find(|segment| matches!(**segment, "" | "." | "..")) {

@@ -1,4 +1,4 @@
-//! `warrend items`: find and show items.
+//! `warrend items`: find and show items. What people ask of them is in `orders`.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::exit::Failed;
+use super::orders::OrderCommand;
 use super::output::{self, Column, Output, csv, pairs, print, print_bytes, print_list, table, text};
 use super::{Daemon, EXIT_CODES, wait_for};
 use crate::item::{Kind, State};
@@ -27,6 +28,8 @@ enum ItemsCommand {
     /// Show one item and what happened to it
     #[command(after_help = EXIT_CODES)]
     Show(ShowArgs),
+    #[command(flatten)]
+    Order(OrderCommand),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,7 @@ impl ItemsArgs {
     pub(super) fn run(&self, config: Option<PathBuf>) -> Result<(), Failed> {
         match &self.command {
             ItemsCommand::List(args) => wait_for(list(args, &args.daemon.client(config)?)),
+            ItemsCommand::Order(order) => order.run(config),
             ItemsCommand::Show(args) => wait_for(show(args, &args.daemon.client(config)?)),
         }
     }

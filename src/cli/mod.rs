@@ -12,6 +12,7 @@ mod client;
 mod enqueue;
 mod exit;
 mod items;
+mod orders;
 mod output;
 mod parked;
 mod plan;

@@ -279,6 +279,14 @@ impl BrokerSide {
             }),
         );
         let (context, own, token) = parts();
+        let limit = self.settings.control.recall_limit;
+        crew.spawn(
+            "recall",
+            while_connected(Arc::clone(&own), token.clone(), Missing::TryAgain, move || {
+                lanes::recall::run(context.clone(), Arc::clone(&own), limit, token.clone())
+            }),
+        );
+        let (context, own, token) = parts();
         // Control sees what is missing and makes it; where it is blind, only the start of a session does.
         let missing = if self.management.is_some() { Missing::TellControl } else { Missing::EndSession };
         crew.spawn(

@@ -155,7 +155,9 @@ pub(super) async fn revisions(
 }
 
 /// Also where the caller hangs up meanwhile: what is committed has to be put in force.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+pub(super) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
     tokio::spawn(work).await.map_err(|error| Refusal::Failed(error.to_string()).into())
 }
 
@@ -174,7 +176,7 @@ fn read<T: Default + for<'de> Deserialize<'de>>(
         .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}"), Vec::new()))
 }
 
-fn name(by: Option<String>) -> Result<String, Problem> {
+pub(super) fn name(by: Option<String>) -> Result<String, Problem> {
     let Some(by) = by else { return Ok(NOBODY.to_owned()) };
     if by.is_empty() || by.chars().count() > LONGEST_NAME || by.chars().any(char::is_control) {
         let detail = format!("'{}' is no name of 1 to {LONGEST_NAME} printable characters", shown(&by));

@@ -4,25 +4,20 @@
 //! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
 //! value laid out differently is the same content.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use super::extract::{Parameters, Segment, shown};
-use super::problem::{Fault, Problem};
+use super::members::Reader;
+use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::view::ItemView;
 use super::{Api, MAX_BODY};
-use crate::item::door::{NewItem, PriorityWish};
+use crate::item::door::NewItem;
 use crate::item::{Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 
@@ -102,11 +97,7 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 
 /// Reads the body, finding everything wrong with it at once.
 fn read(body: &[u8]) -> Result<NewItem, Problem> {
-    let members: Members = serde_json::from_slice(body).map_err(|error| {
-        let what = if error.is_data() { "the body has to be one JSON object" } else { "the body is no JSON" };
-        Problem::bad_request(format!("{what}: {error}"), Vec::new())
-    })?;
-    let mut reader = Reader { members: members.0, faults: Vec::new() };
+    let mut reader = Reader::of(body, &MEMBERS)?;
     let payload = reader.payload();
     let new = NewItem {
         payload,
@@ -125,145 +116,12 @@ fn read(body: &[u8]) -> Result<NewItem, Problem> {
     Ok(new)
 }
 
-/// An object's members as written, repeated ones too.
-struct Members(Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with a payload")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
-}
-
-struct Reader {
-    members: Vec<(String, Box<RawValue>)>,
-    faults: Vec<Fault>,
-}
-
-impl Reader {
-    /// Takes a member out; `null` is as if it were absent, except for the payload.
-    fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
-        let at = self.members.iter().position(|(member, _)| member == name)?;
-        Some(self.members.remove(at).1)
-    }
-
-    /// Takes a member that has to be a `T`.
-    fn value<T: for<'de> Deserialize<'de>>(&mut self, name: &str, expected: &str) -> Option<T> {
-        let raw = self.take(name)?;
-        if let Ok(value) = serde_json::from_str::<Option<T>>(raw.get()) {
-            value
-        } else {
-            self.fault(name, format!("{name} is {}, and has to be {expected}", shown(raw.get())));
-            None
-        }
-    }
-
-    fn fault(&mut self, name: &str, detail: String) {
-        self.faults.push(Fault::member(name, detail));
-    }
-
-    fn payload(&mut self) -> Vec<u8> {
-        if let Some(raw) = self.take("payload") {
-            compact(raw.get()).into_bytes()
-        } else {
-            self.fault("payload", "payload is missing; write null for an item that carries nothing".to_owned());
-            Vec::new()
-        }
-    }
-
-    fn text(&mut self, name: &str) -> Option<String> {
-        self.value(name, "text")
-    }
-
-    fn priority(&mut self) -> Option<PriorityWish> {
-        const EXPECTED: &str = "a whole number or a name of the queue's priorities";
-        match self.value::<serde_json::Value>("priority", EXPECTED)? {
-            serde_json::Value::String(name) => Some(PriorityWish::Named(name)),
-            value => {
-                if let Some(level) = value.as_i64() {
-                    Some(PriorityWish::Level(level))
-                } else {
-                    self.fault(
-                        "priority",
-                        format!("priority is {}, and has to be {EXPECTED}", shown(&value.to_string())),
-                    );
-                    None
-                }
-            }
-        }
-    }
-
-    fn time(&mut self, name: &str) -> Option<Timestamp> {
-        const EXPECTED: &str = "an RFC 3339 time, like 2026-05-04T08:00:00Z";
-        let text: String = self.value(name, EXPECTED)?;
-        let time = Timestamp::from_str(&text).ok();
-        if time.is_none() {
-            self.fault(name, format!("{name} is '{}', and has to be {EXPECTED}", shown(&text)));
-        }
-        time
-    }
-
-    fn labels(&mut self) -> BTreeMap<String, String> {
-        self.value("labels", "an object of texts").unwrap_or_default()
-    }
-
-    /// Refuses the body where a member was wrong, is not known or is left over because it stands twice.
-    fn done(mut self) -> Result<(), Problem> {
-        for (name, _) in std::mem::take(&mut self.members) {
-            let detail = if MEMBERS.contains(&name.as_str()) {
-                format!("{name} stands more than once")
-            } else {
-                format!("there is no field '{}'; allowed: {}", shown(&name), MEMBERS.join(", "))
-            };
-            self.fault(&shown(&name), detail);
-        }
-        match self.faults.as_slice() {
-            [] => Ok(()),
-            [fault] => Err(Problem::bad_request(fault.detail.clone(), self.faults)),
-            faults => Err(Problem::bad_request(format!("{} fields are wrong", faults.len()), self.faults)),
-        }
-    }
-}
-
-/// Valid JSON without the white space between its tokens.
-fn compact(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    let (mut in_string, mut escaped) = (false, false);
-    for c in json.chars() {
-        if in_string {
-            in_string = escaped || c != '"';
-            escaped = !escaped && c == '\\';
-        } else if c.is_ascii_whitespace() {
-            continue;
-        } else {
-            in_string = c == '"';
-        }
-        text.push(c);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::members::compact;
     use super::super::view::tests::item;
     use super::*;
+    use crate::item::door::PriorityWish;
 
     fn faults(body: &str) -> Vec<String> {
         let problem = serde_json::to_value(read(body.as_bytes()).unwrap_err()).unwrap();

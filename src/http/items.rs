@@ -154,10 +154,10 @@ fn words(words: impl Iterator<Item = &'static str>) -> String {
 }
 
 /// What is no id belongs to no item, so it is not found like any other that is not there.
-fn read_id(text: &str) -> Result<ItemId, Problem> {
+pub(super) fn read_id(text: &str) -> Result<ItemId, Problem> {
     text.parse().map_err(|_| no_such_item(text))
 }
 
-fn no_such_item(id: &str) -> Problem {
+pub(super) fn no_such_item(id: &str) -> Problem {
     Problem::not_found(format!("there is no item '{}'", shown(id)))
 }

@@ -11,6 +11,7 @@
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
+//! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod control;
@@ -18,6 +19,8 @@ mod enqueue;
 mod extract;
 mod health;
 mod items;
+mod members;
+mod orders;
 mod parked;
 mod problem;
 mod queues;
@@ -91,9 +94,16 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/apply", post(control::apply))
         .route("/api/v1/revisions", get(control::revisions))
         .route("/api/v1/items", get(items::list))
-        .route("/api/v1/items/{id}", get(items::one))
+        .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
         .route("/api/v1/items/{id}/payload", get(items::payload))
+        .route("/api/v1/items/{id}/hold", post(orders::hold))
+        .route("/api/v1/items/{id}/release", post(orders::release))
+        .route("/api/v1/items/{id}/cancel", post(orders::cancel))
+        .route("/api/v1/items/{id}/restore", post(orders::restore))
+        .route("/api/v1/items/{id}/requeue", post(orders::requeue))
+        .route("/api/v1/items/{id}/notes", post(orders::note))
+        .route("/api/v1/items/{id}/assign", post(orders::assign))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)

@@ -104,6 +104,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "paused", "The queue is paused", detail)
     }
 
+    /// 409: the item is not where this could be done; `word` says why.
+    pub(super) fn conflict(word: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
+    }
+
     /// 422: the directory of definitions holds mistakes.
     pub(super) fn definitions(detail: impl Into<String>, faults: Vec<Fault>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::definition::{QueueDefinition, QueueType};
+use crate::item::request::Request;
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
 use crate::lanes::live::InForce;
@@ -50,17 +51,17 @@ pub(super) struct ItemView {
     requeues: u32,
     /// It counts as done because the broker's numbers say so, not because a robot did.
     inferred: bool,
-    /// A request on its way: none exist yet.
-    pending: Option<()>,
+    /// What was asked of it and waits for its message.
+    pending: Option<PendingView>,
     possible_repeat: bool,
     ran_anyway: bool,
     ignored: Vec<String>,
     content_type: Option<String>,
     labels: BTreeMap<String, String>,
     worker: Option<String>,
-    /// Assignment and chaining do not exist yet.
-    assignee: Option<()>,
-    parent: Option<()>,
+    assignee: Option<String>,
+    parent: Option<String>,
+    /// Chaining does not exist yet.
     children: [(); 0],
     enqueued_at: Timed,
     not_before: Option<Timed>,
@@ -96,15 +97,15 @@ impl ItemView {
             retries: item.retries,
             requeues: item.requeues,
             inferred: item.state == State::Processed && item.silent,
-            pending: None,
+            pending: item.pending.map(PendingView::from),
             possible_repeat: item.possible_repeat,
             ran_anyway: item.ran_anyway,
             ignored: item.ignored,
             content_type: item.content_type,
             labels: item.labels,
             worker: item.worker,
-            assignee: None,
-            parent: None,
+            assignee: item.assignee,
+            parent: item.parent.map(|parent| parent.to_string()),
             children: [],
             enqueued_at: Timed(item.enqueued_at),
             not_before: item.not_before.map(Timed),
@@ -115,6 +116,28 @@ impl ItemView {
             finished_at: item.finished_at.map(Timed),
             sla,
             revision: item.revision,
+        }
+    }
+}
+
+/// A request that waits, as the API shows it.
+#[derive(Serialize)]
+struct PendingView {
+    action: &'static str,
+    by: String,
+    why: Option<String>,
+    since: Timed,
+    on_sight: bool,
+}
+
+impl From<Request> for PendingView {
+    fn from(request: Request) -> Self {
+        Self {
+            action: request.action.word(),
+            by: request.who,
+            why: request.why,
+            since: Timed(request.at),
+            on_sight: request.on_sight,
         }
     }
 }

@@ -286,7 +286,11 @@ impl Known {
             id: item.id,
             content_hash: item.content_hash.clone(),
             open: item.state.is_open(),
-            refused: item.attempt == 0 && matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate)),
+            refused: item.attempt == 0
+                && matches!(
+                    item.cancelled_from.unwrap_or(item.state),
+                    State::Exception(Kind::Invalid | Kind::Duplicate)
+                ),
         }
     }
 }

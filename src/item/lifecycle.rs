@@ -10,6 +10,8 @@
 //! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
 //!   long as no newer attempt is out.
 
+pub mod people;
+
 use std::time::Duration;
 
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
@@ -334,7 +336,7 @@ fn settle(item: &mut Item, state: State, at: Timestamp) {
     item.state = state;
     item.place = Place::Settled;
     item.finished_at = Some(at);
-    (item.code, item.reason) = (None, None);
+    (item.code, item.reason, item.cancelled_from) = (None, None, None);
 }
 
 /// Back among the waiting, in the managed lane whatever lane it came from.
@@ -344,7 +346,7 @@ fn back_to_queue(item: &mut Item, ready_at: Timestamp, now: Timestamp) {
     item.ready_at = ready_at;
     item.place = waiting_place(item, now);
     (item.started_at, item.finished_at, item.progress) = (None, None, None);
-    (item.code, item.reason) = (None, None);
+    (item.code, item.reason, item.cancelled_from) = (None, None, None);
 }
 
 /// `Ready` where it may go out now; a stub waits for its payload.
@@ -442,6 +444,7 @@ pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<St
     let acks = i8::from(is_out(item) && item.rejected_at.is_none());
     settle(item, State::Cancelled, at);
     item.silent = false;
+    item.cancelled_from = Some(State::Queued);
     Some(voice.step(item, "cancelled", Some(why.to_owned()), acks))
 }
 

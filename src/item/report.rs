@@ -176,6 +176,12 @@ pub fn deliveries_of(message: &Message) -> Option<u32> {
     counts.max()
 }
 
+/// The attempt that a delivery of ours says it is.
+#[must_use]
+pub fn attempt_of_delivery(message: &Message) -> Option<u32> {
+    attempt_of(message, &mut Vec::new())
+}
+
 fn attempt_of(message: &Message, problems: &mut Vec<String>) -> Option<u32> {
     let header = message.properties.header(ATTEMPT_HEADER)?;
     let attempt = match header {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::{Wakes, moment};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
-use crate::item::lifecycle::{Moment, Rules, Step};
+use crate::item::lifecycle::{Moment, Rules, Step, people};
 use crate::item::message::Message;
+use crate::item::request::Request;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Lane, direct};
-use crate::mirror::{MirrorError, Tx, acks, items, records};
+use crate::mirror::{MirrorError, Tx, acks, items, records, requests};
 
 pub(crate) struct Ledger {
     definitions: Arc<Definitions>,
@@ -24,6 +25,8 @@ pub(crate) struct Ledger {
     parked: Vec<(Message, String)>,
     answers: Vec<Answer>,
     acks: BTreeMap<String, i64>,
+    /// Items whose request was settled that brought another payload, and whether it was carried out.
+    edits: Vec<(ItemId, bool)>,
     touched: BTreeSet<String>,
     moment: Moment,
 }
@@ -62,6 +65,7 @@ impl Ledger {
             parked: Vec::new(),
             answers: Vec::new(),
             acks: BTreeMap::new(),
+            edits: Vec::new(),
             touched: BTreeSet::new(),
             moment: moment(),
         };
@@ -179,6 +183,42 @@ impl Ledger {
         self.answers.extend(answer::after_change(before, item));
         self.explain(&queue, i64::from(step.acks));
         self.touched.insert(queue);
+        // What people asked of it while it was dispatched, now that it may be back.
+        self.carry_out(id);
+    }
+
+    /// Carries out what waits of an item that is not dispatched any more.
+    pub(crate) fn carry_out(&mut self, id: ItemId) {
+        let Some(item) = self.items.get_mut(&id) else { return };
+        let (before, new_payload) = (item.state, item.pending.as_ref().is_some_and(Request::brings_payload));
+        let Some(line) = people::carry_out(item, self.moment.now).and_then(|step| step.line) else { return };
+        if new_payload {
+            self.edits.push((id, people::outcome(&line) == Some(true)));
+        }
+        self.lines.push((id, line));
+        self.answers.extend(answer::after_change(before, item));
+        self.changed.insert(id);
+        self.touched.insert(item.queue.clone());
+    }
+
+    /// Gives up what waits of an item, for this reason.
+    pub(crate) fn refuse_request(&mut self, id: ItemId, event: &'static str, why: &str) {
+        let Some(item) = self.items.get_mut(&id) else { return };
+        let new_payload = item.pending.as_ref().is_some_and(Request::brings_payload);
+        let Some(step) = people::refuse(item, event, why, self.moment.now) else { return };
+        if new_payload {
+            self.edits.push((id, false));
+        }
+        self.lines.extend(step.line.map(|line| (id, line)));
+        self.changed.insert(id);
+    }
+
+    /// A request that was carried out stays with its item until the broker knows that its message was taken.
+    pub(crate) fn mark_taken(&mut self, id: ItemId, request: Request) {
+        if let Some(item) = self.items.get_mut(&id) {
+            item.pending = Some(Request { taken: true, ..request });
+            self.changed.insert(id);
+        }
     }
 
     /// Decides over every item, in the order of their ids.
@@ -208,6 +248,9 @@ impl Ledger {
         let learnt: Vec<(ItemId, &[u8])> = self.learnt.iter().map(|(id, payload)| (*id, payload.as_slice())).collect();
         records::insert_payloads(tx, &learnt).await?;
         records::insert_payloads(tx, &payloads).await?;
+        for (id, carried_out) in &self.edits {
+            requests::settle_payload(tx, *id, *carried_out).await?;
+        }
         records::append_lines(tx, &self.lines).await?;
         records::add_answers(tx, &self.answers).await?;
         for (message, reason) in &self.parked {

@@ -18,6 +18,8 @@ pub struct InForce {
     pub paused: BTreeMap<String, Paused>,
     /// Queues whose robots' queue is not there yet, is being made anew or deleted: nothing is dispatched to them.
     pub unready: BTreeSet<String>,
+    /// Queues out of which dispatched items are being taken: nothing is dispatched to them meanwhile.
+    pub recalling: BTreeSet<String>,
     /// Direct queues whose arrivals take the way through the intake for the moment.
     pub closed: BTreeSet<String>,
     /// Direct queues whose own way from `wq.items` to robots is known to be there.
@@ -36,7 +38,10 @@ impl InForce {
     /// Items of this queue go out to robots: it is defined or retired, not paused, and nobody works on its queue.
     #[must_use]
     pub fn dispatches(&self, key: &str) -> bool {
-        self.definitions.get(key).is_some() && !self.paused(key).dispatch && !self.unready.contains(key)
+        self.definitions.get(key).is_some()
+            && !self.paused(key).dispatch
+            && !self.unready.contains(key)
+            && !self.recalling.contains(key)
     }
 
     /// New items of this queue are let in.

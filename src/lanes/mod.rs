@@ -15,6 +15,8 @@ pub mod events;
 pub mod intake;
 pub(crate) mod ledger;
 pub mod live;
+pub mod orders;
+pub mod recall;
 pub mod reports;
 pub mod tap;
 pub mod unrouted;
@@ -97,6 +99,10 @@ pub struct Wakes {
     pub unrouted: tokio::sync::Mutex<()>,
     /// Held over each pause and resume by command.
     pub pausing: tokio::sync::Mutex<()>,
+    /// People asked something of a dispatched item.
+    pub recall: Notify,
+    /// Looks at what was asked so far: whoever waits for the end of a request looks at it again with each.
+    pub recalls: watch::Sender<u64>,
     /// Events wait in the outbox.
     pub events: Notify,
     /// Control has something to look at.

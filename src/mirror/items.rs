@@ -342,5 +342,8 @@ fn json_list(list: &[String]) -> Option<String> {
 }
 
 pub(super) fn json<T: serde::Serialize>(value: Option<&T>) -> Result<Option<String>, MirrorError> {
-    value.map(serde_json::to_string).transpose().map_err(|error| MirrorError::Unreadable(format!("what cannot be written as JSON: {error}")))
+    value
+        .map(serde_json::to_string)
+        .transpose()
+        .map_err(|error| MirrorError::Unreadable(format!("what cannot be written as JSON: {error}")))
 }

@@ -13,6 +13,7 @@ pub mod items;
 mod many;
 mod read;
 pub mod records;
+pub mod requests;
 mod row;
 pub mod tap;
 mod writer;

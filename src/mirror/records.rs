@@ -12,8 +12,9 @@ use crate::item::{ItemId, Timestamp};
 
 static PAYLOADS: Many =
     Many::new(|places| format!("{} ON CONFLICT (item) DO NOTHING", many::insert("payloads", "item, body", places)));
-static LINES: Many =
-    Many::new(|places| many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state, ended", places));
+static LINES: Many = Many::new(|places| {
+    many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state, ended", places)
+});
 static ANSWERS: Many =
     Many::new(|places| many::insert("answers", "item, reply_to, correlation_id, type, body", places));
 

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
+/// Messages are held in memory while they are recalled.
+const MOST_RECALLED: u64 = 100_000;
+
 /// A cause and a cure.
 type Wrong = (String, String);
 
@@ -41,6 +44,10 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
         _ => Err(wrong("this is neither repair nor report", "write repair or report")),
     });
     let migration_patience = check.read("control.migration_patience", positive_duration);
+    let recall_limit = check.read("control.recall_limit", |text| match text.parse::<u64>() {
+        Ok(limit) if limit <= MOST_RECALLED => Ok(limit),
+        _ => Err(wrong(format!("this is no whole number from 0 to {MOST_RECALLED}"), "write a number like 1000")),
+    });
     let allow = check.read("replies.allow", |text| {
         regex_lite::Regex::new(text)
             .map_err(|error| wrong(format!("this is no regular expression: {error}"), r"write one like ^reply\."))
@@ -81,6 +88,7 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
             report_grace: report_grace?,
             drift: drift?,
             migration_patience: migration_patience?,
+            recall_limit: recall_limit?,
         },
         replies: ReplySettings { allow: allow? },
         tap: TapSettings { max_bytes: max_bytes? },

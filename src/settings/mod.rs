@@ -30,7 +30,7 @@ pub struct Key {
 }
 
 /// Every setting there is, in the order of `config/warrend.yaml`, which says what each is for.
-pub const KEYS: [Key; 18] = [
+pub const KEYS: [Key; 19] = [
     key("broker.amqp_url", "amqp://guest:guest@127.0.0.1:5672/%2f"),
     key("broker.management_url", "http://guest:guest@127.0.0.1:15672"),
     key("broker.prefix", "wq"),
@@ -44,6 +44,7 @@ pub const KEYS: [Key; 18] = [
     key("control.report_grace", "10s"),
     key("control.drift", "repair"),
     key("control.migration_patience", "5m"),
+    key("control.recall_limit", "1000"),
     key("replies.allow", r"^reply\."),
     key("tap.max_bytes", "1GiB"),
     key("log.filter", "info"),
@@ -118,6 +119,8 @@ pub struct ControlSettings {
     pub drift: Drift,
     /// The longest a migration waits for what robots hold before it is rolled back.
     pub migration_patience: Duration,
+    /// Ready messages of a robots' queue that are looked through for what people ask of one, at most; 0: none.
+    pub recall_limit: u64,
 }
 
 /// What becomes of drift, beside being told.

@@ -11,6 +11,7 @@ use crate::item::retry::Backoff;
 
 mod chart;
 mod histories;
+mod people;
 
 const RULES: Rules<'static> = Rules { retry: &POLICY, crash_limit: 5 };
 const BACKOFF: Backoff =

@@ -147,6 +147,7 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_corners.rs"),
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
+        include_str!("crash_orders.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {

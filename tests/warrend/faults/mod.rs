@@ -5,6 +5,7 @@ mod broker_down;
 mod crash_control;
 mod crash_corners;
 mod crash_migration;
+mod crash_orders;
 mod crash_points;
 mod deleted_queue;
 mod mirror;

@@ -4,6 +4,7 @@ mod bad_input;
 mod direct;
 mod identity;
 mod managed;
+mod orders;
 mod reports;
 
 use lapin::BasicProperties;

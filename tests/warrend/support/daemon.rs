@@ -371,7 +371,12 @@ impl Daemon {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let answer = self.http.post(format!("{}{path}", self.url)).json(body).send().await.expect("the daemon answers");
+        self.send("POST", path, body).await
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.http.request(method.parse().expect("a method"), format!("{}{path}", self.url)).json(body);
+        let answer = request.send().await.expect("the daemon answers");
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::people;
 use super::*;
+use crate::item::request::{Order, Verb};
 
 const DOC: &str = include_str!("../../../../docs/lifecycle.md");
 const ITEM: &str = include_str!("../../mod.rs");
@@ -22,6 +24,11 @@ fn standing(item: &Item) -> String {
         State::Processing if pending => "processing: rejected".to_owned(),
         State::Processed if silent => "processed: inferred".to_owned(),
         State::Exception(_) if silent => format!("{} in silence", item.state),
+        State::Cancelled => match item.cancelled_from {
+            Some(State::OnHold) => "cancelled: on_hold before".to_owned(),
+            Some(State::Exception(_)) => "cancelled: exception before".to_owned(),
+            _ => "cancelled".to_owned(),
+        },
         _ => item.state.to_string(),
     }
 }
@@ -53,6 +60,8 @@ fn standings() -> BTreeMap<String, Item> {
         silent(State::Processed),
         settled(State::OnHold),
         settled(State::Cancelled),
+        Item { cancelled_from: Some(State::OnHold), ..settled(State::Cancelled) },
+        Item { cancelled_from: Some(State::Exception(Kind::Business)), ..settled(State::Cancelled) },
     ];
     items.extend(Kind::ALL.iter().map(|kind| settled(State::Exception(*kind))));
     items.extend([Kind::Generic, Kind::Missing, Kind::Unreported].map(|kind| silent(State::Exception(kind))));
@@ -73,6 +82,12 @@ fn events() -> Vec<(&'static str, Decide)> {
     }
     let dies = |reason| -> Decide { Box::new(move |item| drop(dies(item, reason))) };
     let judged = |rules: Rules<'static>| -> Decide { Box::new(move |item| drop(judge(item, &rules, &moment(100)))) };
+    let asks = |verb: Verb| -> Decide {
+        Box::new(move |item| {
+            let order = Order { verb: verb.clone(), who: "ann".to_owned(), why: None, on_sight: false };
+            drop(people::order(item, &order, true, second(100)));
+        })
+    };
     let crashed = Rules { crash_limit: 0, ..RULES };
     let progress = Saying::Progress { note: None, percent: None };
     let no_room = |item: &mut Item| {
@@ -108,6 +123,12 @@ fn events() -> Vec<(&'static str, Decide)> {
             }),
         ),
         ("cancelled", Box::new(|item| drop(cancel(item, "ann", "why", second(100))))),
+        ("people hold", asks(Verb::Hold)),
+        ("people release", asks(Verb::Release)),
+        ("people cancel", asks(Verb::Cancel)),
+        ("people restore", asks(Verb::Restore)),
+        ("people requeue", asks(Verb::Requeue(Box::default()))),
+        ("recalled", Box::new(|item| drop(people::recalled(item, item.attempt, false, second(100))))),
         ("inferred", Box::new(|item| drop(infer_processed(item, second(100))))),
         (
             "returned",

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::super::people::{self, Verdict};
 use super::*;
+use crate::item::request::{Changes, Order, Verb};
 
 const MIRROR: &str = include_str!("../../../../migrations/sqlite/0001_mirror.sql");
 
@@ -29,6 +31,33 @@ enum Event {
     Claim,
     Dispatched,
     Returned,
+    /// Its message was taken back out of the robots' queue.
+    Recalled {
+        redelivered: bool,
+    },
+    /// What people ask, and what waited of it.
+    Asked(Verb),
+    CarriedOut,
+    GivenUp,
+}
+
+fn verb() -> impl Strategy<Value = Verb> {
+    let times = || proptest::option::of(proptest::option::of((0..5_000_i64).prop_map(second)));
+    let changes = || {
+        (proptest::option::of(0..=31_u8), times(), times()).prop_map(|(priority, expires_at, not_before)| {
+            Box::new(Changes { priority, expires_at, not_before, ..Changes::default() })
+        })
+    };
+    prop_oneof![
+        Just(Verb::Hold),
+        Just(Verb::Release),
+        Just(Verb::Cancel),
+        Just(Verb::Restore),
+        changes().prop_map(Verb::Requeue),
+        changes().prop_map(Verb::Edit),
+        Just(Verb::Note("n".to_owned())),
+        Just(Verb::Assign(None)),
+    ]
 }
 
 fn saying() -> impl Strategy<Value = Saying> {
@@ -71,6 +100,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => Just(Event::Claim),
         2 => Just(Event::Dispatched),
         1 => Just(Event::Returned),
+        1 => any::<bool>().prop_map(|redelivered| Event::Recalled { redelivered }),
+        5 => verb().prop_map(Event::Asked),
+        1 => Just(Event::CarriedOut),
+        1 => Just(Event::GivenUp),
     ]
 }
 
@@ -117,6 +150,16 @@ fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
             None
         }
         Event::Returned => returned(item, "no queue", moment.now),
+        Event::Recalled { redelivered } => people::recalled(item, item.attempt, redelivered, moment.now),
+        Event::Asked(verb) => {
+            let order = Order { verb, who: "ann".to_owned(), why: None, on_sight: false };
+            match people::order(item, &order, true, moment.now) {
+                Verdict::Done(step) | Verdict::Recall(step) => Some(step),
+                Verdict::Refused(_) => None,
+            }
+        }
+        Event::CarriedOut => people::carry_out(item, moment.now),
+        Event::GivenUp => people::refuse(item, people::REFUSED, "no", moment.now),
     }
 }
 
@@ -154,13 +197,15 @@ fn holds_together(item: &Item) -> Result<(), TestCaseError> {
     prop_assert_eq!(item.state.word() == "exception", item.state.kind().is_some());
     let finished = matches!(item.state, State::Processed | State::Exception(_) | State::Cancelled);
     prop_assert_eq!(item.finished_at.is_some(), finished, "{}", item.state);
-    if !matches!(item.state, State::Exception(_)) {
+    let was_exception = matches!(item.cancelled_from, Some(State::Exception(_)));
+    if !matches!(item.state, State::Exception(_)) && !was_exception {
         prop_assert_eq!((&item.code, &item.reason), (&None, &None));
     }
     if item.silent {
         let may = matches!(item.state, State::Queued | State::Processed | State::Exception(_));
         prop_assert!(may && !is_out(item), "nothing was said of an attempt that is open");
     }
+    prop_assert!(item.cancelled_from.is_none() || item.state == State::Cancelled, "{:?}", item.cancelled_from);
     if item.place == Place::Ready {
         prop_assert!(item.size.is_some());
     }
@@ -194,10 +239,11 @@ proptest! {
             }
             match event {
                 Event::Claim => prop_assert!(item.attempt >= before.attempt),
-                Event::Returned => prop_assert!(item.attempt <= before.attempt),
+                Event::Returned | Event::Recalled { .. } => prop_assert!(item.attempt <= before.attempt),
                 _ => prop_assert_eq!(item.attempt, before.attempt),
             }
-            if before.state == State::Processed && !before.silent {
+            let by_people = matches!(event, Event::Asked(Verb::Hold | Verb::Requeue(_)));
+            if before.state == State::Processed && !before.silent && !by_people {
                 prop_assert_eq!(item.state, State::Processed, "work done was undone");
             }
             if matches!(event, Event::Report { saying: Saying::Processed { .. }, .. }) {
@@ -219,6 +265,7 @@ proptest! {
         let mut returned: BTreeSet<u32> = BTreeSet::new();
         for (event, now) in events.iter().zip((200..).step_by(97)) {
             let newest = item.attempt;
+            let was_out = is_out(&item);
             let acks = take(&mut item, event, now).map_or(0, |step| i32::from(step.acks));
             *explained.entry(newest).or_default() += acks;
             if matches!(event, Event::Death { attempt, .. } if attempt.is_none_or(|attempt| attempt == newest)) {
@@ -226,6 +273,14 @@ proptest! {
             }
             if item.attempt < newest {
                 returned.insert(item.attempt);
+                if matches!(event, Event::Recalled { .. }) {
+                    // The next of this number is another message, with an ack of its own.
+                    prop_assert_eq!(explained.remove(&newest), Some(1));
+                }
+            }
+            if was_out && matches!(event, Event::Recalled { .. }) {
+                // The ack is ours, so no dead letter can come of that message.
+                returned.insert(newest);
             }
             let ended = !is_out(&item) || item.attempt != newest;
             for (attempt, explained) in &explained {

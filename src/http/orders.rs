@@ -1,0 +1,224 @@
+//! What people ask of one item: hold, release, cancel, restore, requeue, edit, note, assign.
+//!
+//! Done is 200 and the item; what waits for its message is 202 and the item with `pending`; what cannot be is 409 and why. A
+//! member of a body may be left out, none may be unknown. Who asks says so in `by`, for the timeline.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::Api;
+use super::control::{name, to_its_end};
+use super::enqueue::{is_json, unreadable_body};
+use super::extract::{Parameters, Segment};
+use super::items::{no_such_item, read_id};
+use super::members::Reader;
+use super::problem::Problem;
+use super::view::ItemView;
+use crate::item::Timestamp;
+use crate::item::lifecycle::people::Refusal;
+use crate::item::request::{Changes, Order, Verb};
+use crate::lanes::orders::{Answer, Ask, ask};
+
+/// The longest note, in characters.
+const LONGEST_NOTE: usize = 10_000;
+
+type Body = Result<Bytes, BytesRejection>;
+
+macro_rules! plain {
+    ($(#[$doc:meta])* $route:ident, $verb:expr, $members:expr) => {
+        $(#[$doc])*
+        pub(super) async fn $route(
+            State(api): State<Api>,
+            Segment(id): Segment,
+            parameters: Parameters,
+            headers: HeaderMap,
+            body: Body,
+        ) -> Result<Response, Problem> {
+            parameters.done()?;
+            let mut reader = open(&headers, body, $members)?;
+            let asked = asked(&mut reader, $verb)?;
+            reader.done()?;
+            answer(&api, &id, asked).await
+        }
+    };
+}
+
+plain! {
+    /// `POST /api/v1/items/{id}/hold`: sets it aside.
+    hold, Verb::Hold, &["by", "why"]
+}
+plain! {
+    /// `POST /api/v1/items/{id}/release`: what was set aside waits again.
+    release, Verb::Release, &["by", "why"]
+}
+plain! {
+    /// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
+    cancel, Verb::Cancel, &["by", "why", "on_sight"]
+}
+plain! {
+    /// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
+    restore, Verb::Restore, &["by", "why"]
+}
+
+/// `POST /api/v1/items/{id}/requeue`: to be worked again, with what is changed.
+pub(super) async fn requeue(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    const MEMBERS: &[&str] =
+        &["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
+    let mut reader = open(&headers, body, MEMBERS)?;
+    let mut changed = changes(&mut reader);
+    if let Some(text) = reader.text("delay") {
+        match crate::units::parse_duration(&text) {
+            Some(delay) if changed.not_before.is_none() => {
+                changed.not_before = Timestamp::now().checked_add(delay.min(LONGEST_DELAY)).ok().map(Some);
+            }
+            Some(_) => reader.fault("delay", "delay stands beside not_before; one of them is enough".to_owned()),
+            None => reader.fault("delay", format!("delay is '{text}', and has to be a time like 30s or 5m")),
+        }
+    }
+    let asked = with_changes(&mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
+    reader.done()?;
+    answer(&api, &id, asked).await
+}
+
+/// The longest a requeue may be put off.
+const LONGEST_DELAY: Duration = Duration::from_hours(24 * 366);
+
+/// `PATCH /api/v1/items/{id}`: other data, in the state it has.
+pub(super) async fn edit(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    const MEMBERS: &[&str] = &["by", "why", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
+    let mut reader = open(&headers, body, MEMBERS)?;
+    let changed = changes(&mut reader);
+    let asked = with_changes(&mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
+    reader.done()?;
+    let nothing = matches!(&asked.order.verb, Verb::Edit(changes) if **changes == Changes::default());
+    if nothing && asked.payload.is_none() && asked.priority.is_none() {
+        return Err(Problem::bad_request("there is nothing to change", Vec::new()));
+    }
+    answer(&api, &id, asked).await
+}
+
+/// `POST /api/v1/items/{id}/notes`: something to be read beside it.
+pub(super) async fn note(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    let mut reader = open(&headers, body, &["by", "note"])?;
+    let text = reader.text("note").unwrap_or_default();
+    if text.trim().is_empty() || text.chars().count() > LONGEST_NOTE {
+        reader.fault("note", format!("note has to be a text of 1 to {LONGEST_NOTE} characters"));
+    }
+    let asked = asked(&mut reader, Verb::Note(text))?;
+    reader.done()?;
+    answer(&api, &id, asked).await
+}
+
+/// `POST /api/v1/items/{id}/assign`: who is to look after it; `null` is nobody.
+pub(super) async fn assign(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    let mut reader = open(&headers, body, &["by", "why", "assignee"])?;
+    let Some(assignee) = reader.given("assignee", Reader::text) else {
+        reader.fault("assignee", "assignee is missing; write a name, or null for nobody".to_owned());
+        return Err(reader.done().err().unwrap_or_else(|| Problem::bad_request("assignee is missing", Vec::new())));
+    };
+    let assignee = assignee.map(|assignee| name(Some(assignee))).transpose()?;
+    let asked = asked(&mut reader, Verb::Assign(assignee))?;
+    reader.done()?;
+    answer(&api, &id, asked).await
+}
+
+/// An empty body is an object without members.
+fn open(headers: &HeaderMap, body: Body, members: &'static [&'static str]) -> Result<Reader, Problem> {
+    let body = body.map_err(unreadable_body)?;
+    // Also of an empty one: it is what keeps other sites' forms out.
+    is_json(headers)?;
+    Reader::of(if body.is_empty() { b"{}" } else { &body }, members)
+}
+
+fn asked(reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
+    let why = reader.text("why");
+    if why.as_ref().is_some_and(|why| why.chars().count() > LONGEST_NOTE) {
+        reader.fault("why", format!("why has at most {LONGEST_NOTE} characters"));
+    }
+    let order = Order { verb, who: name(reader.text("by"))?, why, on_sight: reader.boolean("on_sight") };
+    Ok(Ask { order, payload: None, priority: None })
+}
+
+fn changes(reader: &mut Reader) -> Changes {
+    Changes {
+        priority: None,
+        name: reader.given("name", Reader::text),
+        due_at: reader.given("due_at", Reader::time),
+        expires_at: reader.given("expires_at", Reader::time),
+        not_before: reader.given("not_before", Reader::time),
+        content: None,
+    }
+}
+
+fn with_changes(reader: &mut Reader, changes: Changes, verb: impl FnOnce(Changes) -> Verb) -> Result<Ask, Problem> {
+    let payload = reader.another_payload().map(|body| (body, Some("application/json".to_owned())));
+    let priority = reader.priority();
+    Ok(Ask { payload, priority, ..asked(reader, verb(changes))? })
+}
+
+async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
+    let item = read_id(id)?;
+    let api = api.clone();
+    let answer = to_its_end(async move { ask(&api.mirror, &api.live, &api.wakes, item, asked).await }).await??;
+    let (status, item) = match answer {
+        Answer::Done(item) => (StatusCode::OK, item),
+        Answer::Waits(item) => (StatusCode::ACCEPTED, item),
+        Answer::Refused(refusal) => return Err(refused(&refusal)),
+        Answer::GivenUp { why, out_of_reach: true } => {
+            let offer = "ask to cancel with on_sight: true, and it is cancelled when it next passes the daemon";
+            return Err(Problem::conflict("out_of_reach", format!("{why}; {offer}")));
+        }
+        Answer::GivenUp { why, .. } => return Err(Problem::conflict("in_progress", why)),
+        Answer::Invalid(problems) => {
+            let code = problems.first().map_or("refused", |problem| problem.code);
+            return Err(Problem::invalid(code, problems.into_iter().map(|problem| problem.text).collect()));
+        }
+        Answer::NoSuchItem => return Err(no_such_item(id)),
+    };
+    Ok((status, Json(ItemView::new(*item, Timestamp::now()))).into_response())
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    let word = match refusal {
+        Refusal::WrongState { .. } => "wrong_state",
+        Refusal::InProgress { .. } => "in_progress",
+        Refusal::Pending { .. } => "request_pending",
+        Refusal::LifeOver(_) => "life_over",
+        Refusal::NoPayload => "no_payload",
+    };
+    Problem::conflict(word, refusal.to_string())
+}

@@ -1,0 +1,291 @@
+//! What people ask of an item, decided: at once where the mirror's copy decides, by recall where the item is dispatched.
+//!
+//! A request about a dispatched item is kept with it (`pending`). Three things may become of it: its message is taken out of
+//! the robots' queue ([`recalled`], then [`carry_out`]); the item comes back by itself ([`carry_out`]: what a robot said wins
+//! over what was asked, a retry or requeue gives it back to people); or a robot has it ([`refuse`]).
+
+use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
+use crate::item::request::{Action, Changes, Order, Request, Verb};
+use crate::item::timeline::Line;
+use crate::item::{Item, State, Timestamp};
+
+/// What is answered to an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    Done(Step),
+    /// It is dispatched: what was asked is noted with it.
+    Recall(Step),
+    Refused(Refusal),
+}
+
+/// Why nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("it is {found}; {verb} is for what is {allowed}")]
+    WrongState { verb: &'static str, found: String, allowed: &'static str },
+    #[error("a robot has it{}", .worker.as_ref().map(|worker| format!(" ({worker})")).unwrap_or_default())]
+    InProgress { worker: Option<String> },
+    #[error("{who} asked to {action} it, which is under way")]
+    Pending { action: &'static str, who: String },
+    #[error("its life ended at {0}; give it another expires_at with the request")]
+    LifeOver(Timestamp),
+    #[error("its payload is not there, so no robot could work it; give it one by an edit")]
+    NoPayload,
+}
+
+/// Decides over an order. `has_payload`: the mirror has what the item carries.
+pub fn order(item: &mut Item, order: &Order, has_payload: bool, at: Timestamp) -> Verdict {
+    let voice = Voice { actor: &order.who, user: None, attempt: item.attempt, at };
+    let why = order.why.clone();
+    match &order.verb {
+        Verb::Note(note) => {
+            item.note = Some(note.clone());
+            return Verdict::Done(voice.step(item, "note", Some(note.clone()), 0));
+        }
+        Verb::Assign(assignee) => {
+            item.assignee.clone_from(assignee);
+            let to = assignee.as_ref().map_or("to nobody".to_owned(), |name| format!("to {name}"));
+            return Verdict::Done(voice.step(item, "assigned", Some(to), 0));
+        }
+        _ => {}
+    }
+    if let Some(pending) = &item.pending {
+        return Verdict::Refused(Refusal::Pending { action: pending.action.word(), who: pending.who.clone() });
+    }
+    let done = match &order.verb {
+        Verb::Hold => hold(item, &voice, why),
+        Verb::Cancel => cancel(item, &voice, why),
+        Verb::Edit(changes) => edit(item, &voice, changes, why),
+        Verb::Release => release(item, &voice, why, has_payload),
+        Verb::Restore => restore(item, &voice, why),
+        Verb::Requeue(changes) => requeue(item, &voice, changes, why, has_payload),
+        Verb::Note(_) | Verb::Assign(_) => None,
+    };
+    match (done, &order.verb) {
+        (Some(Ok(step)), _) => Verdict::Done(step),
+        (Some(Err(refusal)), _) => Verdict::Refused(refusal),
+        (None, Verb::Hold) => ask(item, &voice, order, Action::Hold),
+        (None, Verb::Cancel) => ask(item, &voice, order, Action::Cancel),
+        (None, Verb::Edit(_)) => ask(item, &voice, order, Action::Edit),
+        (None, _) => Verdict::Refused(wrong("this", item, "something else")),
+    }
+}
+
+/// `None`: not without its message.
+type Done = Option<Result<Step, Refusal>>;
+
+fn wrong(verb: &'static str, item: &Item, allowed: &'static str) -> Refusal {
+    Refusal::WrongState { verb, found: found(item), allowed }
+}
+
+/// `None` where it is in the robots' queue as far as anybody knows.
+fn of_a_dispatched(item: &Item) -> Done {
+    match item.state {
+        State::Processing => Some(Err(Refusal::InProgress { worker: item.worker.clone() })),
+        _ => None,
+    }
+}
+
+fn hold(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
+    if is_out(item) {
+        return of_a_dispatched(item);
+    }
+    if !matches!(item.state, State::Queued | State::Exception(_) | State::Processed) {
+        return Some(Err(wrong("hold", item, "queued, exception or processed")));
+    }
+    settle(item, State::OnHold, voice.at);
+    (item.finished_at, item.silent) = (None, false);
+    Some(Ok(voice.step(item, "held", why, 0)))
+}
+
+fn release(item: &mut Item, voice: &Voice<'_>, why: Option<String>, has_payload: bool) -> Done {
+    if item.state != State::OnHold {
+        return Some(Err(wrong("release", item, "on hold")));
+    }
+    Some(may_wait(item, voice.at, has_payload).map(|()| {
+        wait(item, voice.at);
+        voice.step(item, "released", why, 0)
+    }))
+}
+
+fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
+    if is_out(item) {
+        return of_a_dispatched(item);
+    }
+    if !matches!(item.state, State::Queued | State::OnHold | State::Exception(_)) {
+        return Some(Err(wrong("cancel", item, "queued, on hold or exception")));
+    }
+    // Why it was an exception stays to be read, and comes back with it.
+    let said = (item.code.take(), item.reason.take());
+    let from = item.state;
+    settle(item, State::Cancelled, voice.at);
+    (item.code, item.reason) = said;
+    (item.cancelled_from, item.silent) = (Some(from), false);
+    Some(Ok(voice.step(item, "cancelled", why, 0)))
+}
+
+fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
+    if item.state != State::Cancelled {
+        return Some(Err(wrong("restore", item, "cancelled")));
+    }
+    match item.cancelled_from.take() {
+        Some(before @ State::Exception(_)) => {
+            let said = (item.code.take(), item.reason.take());
+            settle(item, before, voice.at);
+            (item.code, item.reason) = said;
+        }
+        Some(State::OnHold) => {
+            settle(item, State::OnHold, voice.at);
+            item.finished_at = None;
+        }
+        _ => wait(item, voice.at),
+    }
+    Some(Ok(voice.step(item, "restored", why, 0)))
+}
+
+fn requeue(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>, has_payload: bool) -> Done {
+    if !matches!(item.state, State::Exception(_) | State::OnHold | State::Processed) {
+        return Some(Err(wrong("requeue", item, "exception, on hold or processed")));
+    }
+    let mut changed = item.clone();
+    let made = changes.make(&mut changed);
+    Some(may_wait(&changed, voice.at, has_payload || changes.content.is_some()).map(|()| {
+        *item = changed;
+        (item.retries, item.requeues) = (0, 0);
+        item.result = None;
+        wait(item, voice.at);
+        voice.step(item, "requeued", told(&made, why), 0)
+    }))
+}
+
+fn edit(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>) -> Done {
+    if is_out(item) {
+        return of_a_dispatched(item);
+    }
+    if !matches!(item.state, State::Queued | State::OnHold | State::Exception(_)) {
+        return Some(Err(wrong("edit", item, "queued, on hold or exception")));
+    }
+    let made = changes.make(item);
+    if item.state == State::Queued {
+        if let Some(not_before) = changes.not_before {
+            item.ready_at = not_before.unwrap_or(voice.at).max(voice.at);
+        }
+        item.place = waiting_place(item, voice.at);
+    }
+    Some(Ok(voice.step(item, "edited", told(&made, why), 0)))
+}
+
+fn told(made: &[&str], why: Option<String>) -> Option<String> {
+    match (made.is_empty(), why) {
+        (true, why) => why,
+        (false, None) => Some(format!("changed {}", made.join(", "))),
+        (false, Some(why)) => Some(format!("{why} (changed {})", made.join(", "))),
+    }
+}
+
+fn may_wait(item: &Item, at: Timestamp, has_payload: bool) -> Result<(), Refusal> {
+    match item.expires_at {
+        Some(end) if end <= at => Err(Refusal::LifeOver(end)),
+        _ if !has_payload => Err(Refusal::NoPayload),
+        _ => Ok(()),
+    }
+}
+
+/// Among the waiting again, not before it may be.
+fn wait(item: &mut Item, at: Timestamp) {
+    let ready_at = item.not_before.map_or(at, |not_before| not_before.max(at));
+    back_to_queue(item, ready_at, at);
+    item.silent = false;
+}
+
+/// Keeps with a dispatched item what was asked of it.
+fn ask(item: &mut Item, voice: &Voice<'_>, order: &Order, action: Action) -> Verdict {
+    let changes = match &order.verb {
+        Verb::Edit(changes) => Some(changes.clone()),
+        _ => None,
+    };
+    let (who, why) = (order.who.clone(), order.why.clone());
+    let on_sight = order.on_sight && action == Action::Cancel;
+    item.pending = Some(Request { action, who, why: why.clone(), at: voice.at, on_sight, taken: false, changes });
+    let event = match action {
+        Action::Hold => "hold_requested",
+        Action::Cancel => "cancel_requested",
+        Action::Edit => "edit_requested",
+    };
+    Verdict::Recall(voice.step(item, event, why, 0))
+}
+
+/// Its message was taken out of the robots' queue: it waits in the mirror again. The attempt did not happen, unless
+/// somebody has heard of it or the broker handed it out before. `None` where the message is one of an attempt that is
+/// over, or a second one of this: nothing is known by it.
+pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp) -> Option<Step> {
+    if !is_out(item) || item.rejected_at.is_some() || attempt != item.attempt {
+        return None;
+    }
+    let begun = item.state == State::Processing;
+    let unheard = !redelivered && item.deliveries == 0 && !begun;
+    back_to_queue(item, at, at);
+    if unheard {
+        item.attempt = item.attempt.saturating_sub(1);
+    }
+    // Claiming forgot whether the dead letter of the attempt before was counted: it must not be counted twice.
+    item.rejected_at = (item.attempt > 0).then_some(at);
+    item.silent = false;
+    if begun {
+        let voice = Voice { actor: "daemon", user: None, attempt, at };
+        let why = "its robot gave it back or died, and it was taken out of the robots' queue".to_owned();
+        return Some(voice.step(item, "recalled", Some(why), 1));
+    }
+    item.revision += 1;
+    Some(Step { line: None, acks: 1 })
+}
+
+/// Carries out what waits, where the item is not dispatched any more. `None` where nothing waits, or it has to wait on.
+pub fn carry_out(item: &mut Item, at: Timestamp) -> Option<Step> {
+    if is_out(item) || item.pending.as_ref().is_none_or(|pending| pending.taken) {
+        return None;
+    }
+    let pending = item.pending.take()?;
+    let voice = Voice { actor: &pending.who, user: None, attempt: item.attempt, at };
+    let why = pending.why.clone();
+    // A robot had the last word: the item ended otherwise.
+    let done = match (item.state, pending.action) {
+        (State::Queued, Action::Hold) => hold(item, &voice, why),
+        (State::Queued, Action::Cancel) => cancel(item, &voice, why),
+        (State::Queued, Action::Edit) => {
+            edit(item, &voice, pending.changes.as_deref().unwrap_or(&Changes::default()), why)
+        }
+        _ => None,
+    };
+    Some(match done {
+        Some(Ok(step)) => step,
+        _ => refused(item, &pending, REFUSED, &format!("the item is {}", found(item)), at),
+    })
+}
+
+/// What waits is given up, for this reason. `None` where nothing waits.
+pub fn refuse(item: &mut Item, event: &'static str, why: &str, at: Timestamp) -> Option<Step> {
+    let pending = item.pending.take()?;
+    Some(refused(item, &pending, event, why, at))
+}
+
+/// The events of lines that say that a request was not carried out: because of where the item is, or because too many
+/// messages are ready to look for it.
+pub const REFUSED: &str = "request_refused";
+pub const OUT_OF_REACH: &str = "out_of_reach";
+
+fn refused(item: &mut Item, pending: &Request, event: &'static str, why: &str, at: Timestamp) -> Step {
+    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
+    let why = format!("{} asked by {} was not done: {why}", pending.action.word(), pending.who);
+    voice.step(item, event, Some(why), 0)
+}
+
+/// What a line says of a request: `Some(true)` carried out, `Some(false)` refused.
+#[must_use]
+pub fn outcome(line: &Line) -> Option<bool> {
+    match line.event.as_ref() {
+        "held" | "cancelled" | "edited" => Some(true),
+        REFUSED | OUT_OF_REACH => Some(false),
+        _ => None,
+    }
+}

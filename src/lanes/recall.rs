@@ -1,0 +1,329 @@
+//! Recall: dispatched items are taken back out of the robots' queue, for what people asked of one of them.
+//!
+//! While it lasts nothing is dispatched to the queue. Order of effects, per queue:
+//! 1. get every message that is ready (`basic.get`); what robots hold stays with them;
+//! 2. commit: the rows of what was got wait in the mirror again, requests about them are carried out and marked *taken*,
+//!    those about what robots have are refused;
+//! 3. ack everything, and wait until the broker has heard of it;
+//! 4. commit: what is marked taken is over, and whoever asked is told. Dispatch goes on, in order.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | 1 | messages that go back to the queue, ahead of all else on 4.3; requests that wait | robots may get some of them; the rest is got again |
+//! | 2 | the same, and rows that say that they are in the mirror | the next pass finds what is marked and gets the messages again: of a row that waits or is settled they are dropped. Until then a robot may have got one: a repeat of the same id and attempt, or `ran_anyway`; nobody was told that it is done |
+//! | 3 | marks | the next pass finds nothing to drop, and ends them |
+//! | 4 | nothing | dispatch looks for itself when it starts |
+//!
+//! A queue with more ready messages than `control.recall_limit` is not touched: the requests are refused, *out of reach*. A
+//! request that is to be carried out *on sight* waits for no recall.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::Ledger;
+use super::live::Live;
+use super::{Context, LaneError, new_id, now};
+use crate::broker::connection::Session;
+use crate::broker::take::Taker;
+use crate::definition::Definitions;
+use crate::failpoint;
+use crate::item::lifecycle::people;
+use crate::item::message::Message;
+use crate::item::{Item, ItemId, Lane, Place, direct, report};
+use crate::mirror::control::{Event, add_events};
+use crate::mirror::requests::{Waiting, forget_taken};
+use crate::mirror::{MirrorError, Tx, items};
+
+/// How soon to look again at what has to wait on: a claim that is not confirmed, a reject that is not judged, a migration.
+const SOON: Duration = Duration::from_millis(250);
+
+/// Requests that nobody was woken for (a former session left them) are found this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What may come to a queue while its messages are got, beyond what was ready at first.
+const MORE: u64 = 200;
+
+/// Bytes of messages that are held at once; what else is ready stays.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+
+/// Carries out requests about dispatched items until it is stopped. `limit`: `control.recall_limit`.
+///
+/// # Errors
+/// The first failure of broker or mirror; what waits is looked at again.
+pub async fn run(
+    context: Context,
+    session: Arc<Session>,
+    limit: u64,
+    stop: CancellationToken,
+) -> Result<(), LaneError> {
+    while !stop.is_cancelled() {
+        let mut by_queue: BTreeMap<String, Vec<Waiting>> = BTreeMap::new();
+        for waiting in context.mirror.waiting_requests().await? {
+            if !waiting.request.on_sight || waiting.request.taken {
+                by_queue.entry(waiting.queue.clone()).or_default().push(waiting);
+            }
+        }
+        let mut left = false;
+        for (queue, waiting) in by_queue {
+            left |= Recall { context: &context, queue: &queue, limit }.run(&session, &waiting, &stop).await?;
+        }
+        context.wakes.recalls.send_modify(|passes| *passes += 1);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = context.wakes.recall.notified() => {}
+            () = tokio::time::sleep(if left { SOON } else { LOOK_AGAIN }) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is dispatched to a queue for as long as this lives.
+struct Standstill<'c> {
+    live: &'c Live,
+    queue: &'c str,
+}
+
+impl<'c> Standstill<'c> {
+    /// Waits until nothing is in hand.
+    async fn of(context: &'c Context, queue: &'c str) -> Self {
+        context.live.update(|in_force| {
+            in_force.recalling.insert(queue.to_owned());
+        });
+        let standstill = Self { live: &context.live, queue };
+        let mut dispatching = context.wakes.dispatching.subscribe();
+        let _ = dispatching.wait_for(|running| !running.contains(queue)).await;
+        standstill
+    }
+}
+
+impl Drop for Standstill<'_> {
+    fn drop(&mut self) {
+        self.live.update(|in_force| {
+            in_force.recalling.remove(self.queue);
+        });
+    }
+}
+
+/// One queue's recall.
+struct Recall<'c> {
+    context: &'c Context,
+    queue: &'c str,
+    limit: u64,
+}
+
+impl Recall<'_> {
+    /// Answers whether something has to wait on.
+    async fn run(&self, session: &Session, waiting: &[Waiting], stop: &CancellationToken) -> Result<bool, LaneError> {
+        if self.context.live.now().unready.contains(self.queue) {
+            // Its messages are somewhere else.
+            return Ok(true);
+        }
+        let standstill = tokio::select! {
+            () = stop.cancelled() => return Ok(true),
+            standstill = Standstill::of(self.context, self.queue) => standstill,
+        };
+        let mut taker = Taker::open(session, &self.context.names.robots(self.queue)).await?;
+        let ready = taker.ready().await?;
+        let got = if ready > self.limit { None } else { Some(self.get(&mut taker, ready + MORE).await?) };
+        failpoint::reach("recall.got").await;
+        let asked: Vec<Waiting> = waiting.to_vec();
+        let (carried_out, left) = match got {
+            Some(messages) => self.settle(messages, asked).await?,
+            None => self.out_of_reach(ready, asked).await?,
+        };
+        failpoint::reach("recall.committed").await;
+        taker.ack_all().await?;
+        failpoint::reach("recall.acked").await;
+        if !carried_out.is_empty() {
+            let mirror = &self.context.mirror;
+            mirror.write(move |tx: &mut Tx| Box::pin(async move { forget_taken(tx, &carried_out).await })).await?;
+        }
+        drop(standstill);
+        Ok(left)
+    }
+
+    async fn get(&self, taker: &mut Taker, at_most: u64) -> Result<Vec<Message>, LaneError> {
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while (messages.len() as u64) < at_most && bytes < MOST_BYTES {
+            let Some(message) = taker.next().await? else { break };
+            bytes += message.body.len();
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+
+    /// Step 2. Answers the items whose requests were carried out, and whether something has to wait on.
+    async fn settle(&self, messages: Vec<Message>, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
+        let (queue, definitions) = (self.queue.to_owned(), self.context.definitions());
+        let count = messages.len();
+        let mirror = &self.context.mirror;
+        let settled = mirror.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let mut returned = Returned::load(tx, &definitions, &queue, &messages, &asked).await?;
+                for message in messages {
+                    returned.enter(message);
+                }
+                let told = returned.answer(&asked);
+                add_events(tx, &told.events).await?;
+                Ok((told, returned.ledger.write(tx).await?))
+            })
+        });
+        let (told, written) = settled.await?;
+        tracing::info!(queue = self.queue, messages = count, requests = told.carried_out.len(), "recalled");
+        written.wake(&self.context.wakes);
+        self.context.wakes.events.notify_one();
+        Ok((told.carried_out, told.left))
+    }
+
+    /// Too many messages are ready to look through. What is marked taken is over: nobody can look for it either.
+    async fn out_of_reach(&self, ready: u64, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
+        let (queue, definitions, limit) = (self.queue.to_owned(), self.context.definitions(), self.limit);
+        let mirror = &self.context.mirror;
+        let refused = mirror.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let ids: HashSet<ItemId> = asked.iter().map(|waiting| waiting.item).collect();
+                let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
+                let why =
+                    format!("{ready} messages are ready in the robots' queue, and control.recall_limit is {limit}");
+                let mut told = Told::default();
+                for waiting in &asked {
+                    if waiting.request.taken {
+                        told.carried_out.push(waiting.item);
+                    } else {
+                        ledger.refuse_request(waiting.item, people::OUT_OF_REACH, &why);
+                        told.events.push(refusal(&queue, waiting, &why));
+                    }
+                }
+                add_events(tx, &told.events).await?;
+                Ok((told.carried_out, ledger.write(tx).await?))
+            })
+        });
+        let (carried_out, written) = refused.await?;
+        written.wake(&self.context.wakes);
+        self.context.wakes.events.notify_one();
+        Ok((carried_out, false))
+    }
+}
+
+/// What a look at requests leaves.
+#[derive(Default)]
+struct Told {
+    carried_out: Vec<ItemId>,
+    events: Vec<Event>,
+    /// Some have to wait on.
+    left: bool,
+}
+
+fn refusal(queue: &str, waiting: &Waiting, why: &str) -> Event {
+    let body = json!({
+        "item": waiting.item.to_string(), "queue": queue, "action": waiting.request.action.word(),
+        "by": waiting.request.who, "why": why,
+    });
+    Event { kind: format!("item.request_refused.{queue}"), at: now(), body }
+}
+
+/// Messages on their way back into the mirror.
+struct Returned {
+    queue: String,
+    ledger: Ledger,
+    /// Items of a reference, oldest first.
+    by_reference: HashMap<String, Vec<ItemId>>,
+    /// Whose message was got.
+    found: HashSet<ItemId>,
+}
+
+impl Returned {
+    async fn load(
+        tx: &mut Tx,
+        definitions: &Arc<Definitions>,
+        queue: &str,
+        messages: &[Message],
+        asked: &[Waiting],
+    ) -> Result<Self, MirrorError> {
+        let names = || messages.iter().filter_map(|message| message.properties.message_id.as_deref());
+        let mut ids: HashSet<ItemId> = names().filter_map(|name| name.parse().ok()).collect();
+        ids.extend(asked.iter().map(|waiting| waiting.item));
+        let mut ledger = Ledger::of(definitions, items::by_id(tx, &ids).await?);
+        let references: HashSet<(String, String)> = names().map(|name| (queue.to_owned(), name.to_owned())).collect();
+        let mut by_reference = HashMap::new();
+        for ((_, reference), found) in items::by_reference(tx, &references).await? {
+            by_reference.insert(reference, found.iter().map(|item| item.id).collect());
+            ledger.take_in(found.into_iter().filter(|item| !ids.contains(&item.id)).collect());
+        }
+        Ok(Self { queue: queue.to_owned(), ledger, by_reference, found: HashSet::new() })
+    }
+
+    /// Whose message it is, and of which attempt.
+    fn whose(&self, message: &Message) -> Option<(ItemId, u32)> {
+        let name = message.properties.message_id.as_deref()?;
+        let by_id = name.parse().ok().and_then(|id| self.ledger.item(id)).filter(|item| item.queue == self.queue);
+        if let Some(item) = by_id {
+            return Some((item.id, report::attempt_of_delivery(message).unwrap_or(item.attempt)));
+        }
+        let is_direct = |item: &&Item| item.lane == Lane::Direct && item.place == Place::Broker && item.attempt == 1;
+        let known = self.by_reference.get(name)?.iter().filter_map(|id| self.ledger.item(*id));
+        // The oldest whose message was not seen yet: several of one reference came one after the other.
+        let item = known.filter(is_direct).find(|item| !self.found.contains(&item.id))?;
+        Some((item.id, 1))
+    }
+
+    fn enter(&mut self, message: Message) {
+        let redelivered = message.redelivered || report::deliveries_of(&message).is_some_and(|count| count > 0);
+        let (id, attempt) = self.whose(&message).unwrap_or_else(|| {
+            if message.properties.message_id.is_none() && self.ledger.is_direct(&self.queue) {
+                // The tap counted its copy as one ack to come, which is ours.
+                self.ledger.explain(&self.queue.clone(), -1);
+            }
+            (self.make(message), 1)
+        });
+        self.found.insert(id);
+        let request = self.ledger.item(id).and_then(|item| item.pending.clone());
+        self.ledger.step(id, |item, _, moment| people::recalled(item, attempt, redelivered, moment.now));
+        let settled = self.ledger.item(id).is_some_and(|item| item.pending.is_none());
+        if let Some(request) = request.filter(|_| settled) {
+            self.ledger.mark_taken(id, request);
+        }
+    }
+
+    /// A message that no row is known of: a direct item whose copy was not read yet, or one that somebody put there by hand.
+    fn make(&mut self, message: Message) -> ItemId {
+        let definition = self.ledger.definition(&self.queue);
+        let reference = message.properties.message_id.as_deref();
+        let at = self.ledger.moment().now;
+        let mut item = direct::stub(&definition, reference, Some(&message), new_id(), at);
+        item.stub &= definition.lane == Lane::Direct;
+        let id = item.id;
+        let why = Some("taken out of the robots' queue before anything was known of it".to_owned());
+        self.ledger.add(item, Some(message.body), "daemon", "seen", why);
+        id
+    }
+
+    /// What became of the requests. Whose message was not found a robot has, unless it is not settled where it is.
+    fn answer(&mut self, asked: &[Waiting]) -> Told {
+        let mut told = Told::default();
+        for waiting in asked {
+            let Some(item) = self.ledger.item(waiting.item) else { continue };
+            match &item.pending {
+                Some(pending) if pending.taken => told.carried_out.push(item.id),
+                // By now it is not dispatched any more, or was not at all.
+                Some(_) if !matches!(item.place, Place::Claimed | Place::Broker) => {
+                    self.ledger.carry_out(waiting.item);
+                }
+                Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() => told.left = true,
+                Some(_) => {
+                    let worker = item.worker.as_ref().filter(|_| item.started_at.is_some());
+                    let why = worker.map_or("a robot has it".to_owned(), |worker| format!("{worker} has it"));
+                    self.ledger.refuse_request(waiting.item, people::REFUSED, &why);
+                    told.events.push(refusal(&self.queue, waiting, &why));
+                }
+                None => {}
+            }
+        }
+        told
+    }
+}

@@ -1,0 +1,56 @@
+//! The daemon dies while a dispatched item is taken back for somebody who wants it cancelled.
+
+use serde_json::{Value, json};
+
+use crate::support::amqp::Client;
+use crate::support::crew::{Crew, Ending};
+use crate::support::daemon::{Daemon, daemon};
+
+#[tokio::test]
+async fn what_was_asked_of_a_dispatched_item_is_carried_out_after_a_crash() {
+    let mut daemon = daemon("crash recall").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    for point in ["orders.committed", "recall.got", "recall.committed", "recall.acked"] {
+        let names: Vec<String> = (0..4).map(|number| format!("{point}-{number}")).collect();
+        for name in &names {
+            client.send("a", name, &json!({})).await;
+        }
+        daemon.wait_until("all are ready for robots", async |_: &Daemon| client.ready("wq.q.a").await == 4).await;
+        let item = daemon.item("a", &names[1]).await;
+        let path = format!("{}/api/v1/items/{}/cancel", daemon.url(), item["id"].as_str().unwrap());
+        daemon.kill();
+        daemon.spawn_to_die_at(point);
+        daemon
+            .wait_until("it is ready", async |daemon: &Daemon| {
+                daemon.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
+            })
+            .await;
+        let call = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = call.post(path).json(&json!({"by": "ann"})).send().await;
+        assert!(answer.is_err(), "{point}: nobody was told that it is done: {answer:?}");
+        daemon.wait_until_dead(point).await;
+        daemon.start_again().await;
+        daemon
+            .wait_until(&format!("{point}: it is cancelled"), async |daemon: &Daemon| {
+                let item = daemon.item("a", &names[1]).await;
+                item["state"] == "cancelled" && item["pending"] == Value::Null
+            })
+            .await;
+        // From now on no robot gets it.
+        let crew = Crew::hire(&daemon.vhost, "a", 2, |_| Ending::Processed).await;
+        daemon
+            .wait_until(&format!("{point}: the others are done"), async |daemon: &Daemon| {
+                let queue = daemon.queue("a").await;
+                queue["counts"]["queued"] == 0 && queue["counts"]["processing"] == 0 && queue["ready"] == 0
+            })
+            .await;
+        let seen = crew.dismiss().await;
+        assert!(seen.iter().all(|seen| seen.reference != names[1]), "{point}: {seen:?}");
+        for name in [&names[0], &names[2], &names[3]] {
+            let item = daemon.item("a", name).await;
+            assert_eq!((&item["state"], &item["ran_anyway"]), (&json!("processed"), &json!(false)), "{point}: {item}");
+        }
+    }
+    assert_eq!(daemon.queue("a").await["unaccounted"], 0);
+    assert_eq!(daemon.queue("a").await["counts"]["cancelled"], 4);
+}
