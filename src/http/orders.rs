@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use super::Api;
 use super::control::{name, to_its_end};
 use super::enqueue::{is_json, unreadable_body};
-use super::extract::{Parameters, Segment};
+use super::extract::{Parameters, Segment, shown};
 use super::items::{no_such_item, read_id};
 use super::members::Reader;
 use super::problem::Problem;
@@ -24,6 +24,7 @@ use crate::item::Timestamp;
 use crate::item::lifecycle::people::Refusal;
 use crate::item::request::{Changes, Order, Verb};
 use crate::lanes::orders::{Answer, Ask, ask};
+use crate::units::parse_duration;
 
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
@@ -78,23 +79,32 @@ pub(super) async fn requeue(
     const MEMBERS: &[&str] =
         &["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
     let mut reader = open(&headers, body, MEMBERS)?;
-    let mut changed = changes(&mut reader);
-    if let Some(text) = reader.text("delay") {
-        match crate::units::parse_duration(&text) {
-            Some(delay) if changed.not_before.is_none() => {
-                changed.not_before = Timestamp::now().checked_add(delay.min(LONGEST_DELAY)).ok().map(Some);
-            }
-            Some(_) => reader.fault("delay", "delay stands beside not_before; one of them is enough".to_owned()),
-            None => reader.fault("delay", format!("delay is '{text}', and has to be a time like 30s or 5m")),
-        }
-    }
+    let changed = changes(&mut reader);
+    let delay = delay(&mut reader, changed.not_before.is_some());
     let asked = with_changes(&mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
+    let asked = Ask { delay, ..asked };
     reader.done()?;
     answer(&api, &id, asked).await
 }
 
 /// The longest a requeue may be put off.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 366);
+
+fn delay(reader: &mut Reader, beside_not_before: bool) -> Option<Duration> {
+    let text = reader.text("delay")?;
+    let delay = parse_duration(&text);
+    match delay {
+        Some(_) if beside_not_before => {
+            reader.fault("delay", "delay stands beside not_before; one of them is enough".to_owned());
+        }
+        Some(delay) if delay > LONGEST_DELAY => reader.fault("delay", "delay is longer than a year".to_owned()),
+        Some(_) => {}
+        None => {
+            reader.fault("delay", format!("delay is '{}', and has to be a time like 30s or 5m", shown(&text)));
+        }
+    }
+    delay
+}
 
 /// `PATCH /api/v1/items/{id}`: other data, in the state it has.
 pub(super) async fn edit(
@@ -170,7 +180,7 @@ fn asked(reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
         reader.fault("why", format!("why has at most {LONGEST_NOTE} characters"));
     }
     let order = Order { verb, who: name(reader.text("by"))?, why, on_sight: reader.boolean("on_sight") };
-    Ok(Ask { order, payload: None, priority: None })
+    Ok(Ask { order, payload: None, priority: None, delay: None })
 }
 
 fn changes(reader: &mut Reader) -> Changes {

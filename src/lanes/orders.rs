@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::Wakes;
 use super::ledger::Ledger;
 use super::live::Live;
+use super::{Wakes, now};
 use crate::definition::QueueDefinition;
 use crate::failpoint;
 use crate::item::door::{self, NewItem, PriorityWish, Problem};
@@ -28,6 +28,8 @@ pub struct Ask {
     /// Another payload and its content type.
     pub payload: Option<(Vec<u8>, Option<String>)>,
     pub priority: Option<PriorityWish>,
+    /// A requeue that waits for so long, instead of `not_before`.
+    pub delay: Option<Duration>,
 }
 
 /// What is answered.
@@ -87,15 +89,20 @@ pub async fn ask(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId, ask: A
         Decided::NoSuchItem => return Ok(Answer::NoSuchItem),
     };
     wakes.recall.notify_one();
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let Some(item) = mirror.item(id).await? else { return Ok(Answer::NoSuchItem) };
-        if item.pending.is_none() {
-            return ended(mirror, asked.revision, item).await;
+    let over = async {
+        loop {
+            match mirror.item(id).await? {
+                Some(item) if item.pending.is_some() => drop(looks.changed().await),
+                item => return Ok::<_, MirrorError>(item),
+            }
         }
-        if tokio::time::timeout_at(until, looks.changed()).await.is_err() {
-            return Ok(Answer::Waits(Box::new(item)));
-        }
+    };
+    match tokio::time::timeout(PATIENCE, over).await {
+        Ok(item) => match item? {
+            Some(item) => ended(mirror, asked.revision, item).await,
+            None => Ok(Answer::NoSuchItem),
+        },
+        Err(_) => Ok(mirror.item(id).await?.map_or(Answer::NoSuchItem, |item| Answer::Waits(Box::new(item)))),
     }
 }
 
@@ -127,6 +134,9 @@ async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, mut ask: Ask) -> R
     let problems = match &mut ask.order.verb {
         Verb::Edit(changes) => check(&definition, &item, changes, payload.as_ref(), ask.priority.take()),
         Verb::Requeue(changes) => {
+            if let Some(delay) = ask.delay {
+                changes.not_before = now().checked_add(delay).ok().map(Some);
+            }
             let mut problems = check(&definition, &item, changes, payload.as_ref(), ask.priority.take());
             // What the door refused is not let in behind its back.
             if refused_before

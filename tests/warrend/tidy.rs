@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint"]),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control"]),
+    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
     (
         "daemon",
         &[
@@ -81,6 +81,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
+    ("src/http/orders.rs", "Timestamp::now", "as above, for the item something was asked of"),
     ("src/daemon/broker_side.rs", "Instant::now", "how long a session lasted"),
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),

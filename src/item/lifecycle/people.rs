@@ -231,9 +231,9 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
     // Claiming forgot whether the dead letter of the attempt before was counted: it must not be counted twice.
     item.rejected_at = (item.attempt > 0).then_some(at);
     item.silent = false;
-    if begun {
+    if !unheard {
         let voice = Voice { actor: "daemon", user: None, attempt, at };
-        let why = "its robot gave it back or died, and it was taken out of the robots' queue".to_owned();
+        let why = "a robot had it before; it was taken out of the robots' queue".to_owned();
         return Some(voice.step(item, "recalled", Some(why), 1));
     }
     item.revision += 1;

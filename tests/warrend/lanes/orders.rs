@@ -81,7 +81,11 @@ async fn what_waits_in_the_mirror_is_held_edited_cancelled_and_restored_at_once(
     let (status, mended) = ask(&daemon, &bad, "requeue", json!({"payload": {"n": 3}, "by": "ann"})).await;
     assert_eq!((status, &mended["state"]), (200, &json!("queued")), "{mended}");
     client.send("a", "bad", &json!({"n": 4})).await;
-    item_in(&daemon, "a", "bad", "exception: duplicate").await;
+    daemon
+        .wait_until("its reference is taken", async |daemon: &Daemon| {
+            daemon.items("queue=a&reference=bad&kind=duplicate").await.len() == 1
+        })
+        .await;
 
     let nobody = json!({"id": "00000000-0000-7000-8000-000000000000"});
     assert_eq!(ask(&daemon, &nobody, "hold", json!({})).await.0, 404);
