@@ -297,6 +297,8 @@ impl Returned {
         let at = self.ledger.moment().now;
         let mut item = direct::stub(&definition, reference, Some(&message), new_id(), at);
         item.stub &= definition.lane == Lane::Direct;
+        // Sent twice: which of the messages the mirror knows of nobody can tell.
+        item.possible_repeat |= reference.is_some_and(|reference| self.by_reference.contains_key(reference));
         let id = item.id;
         let why = Some("taken out of the robots' queue before anything was known of it".to_owned());
         self.ledger.add(item, Some(message.body), "daemon", "seen", why);

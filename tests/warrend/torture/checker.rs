@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::history::{Event, Hand, Outcome, Publish, Release, What};
+use super::operator;
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
         comes_from_a_publish(shown, &records, &mut say);
         last_word_counts(shown, queue, &records, &mut say);
         nobody_gets_it_too_early(shown, &records, &mut say);
+        nobody_works_what_was_cancelled(shown, queue, &records, &mut say);
     }
     confirmed_is_there(evidence, &records, &mut wrong);
     no_more_items_than_sends(evidence, &records, &mut wrong);
@@ -127,6 +129,11 @@ struct Records<'e> {
     deliveries: HashMap<About<'e>, Vec<&'e Hand>>,
     delivered_bodies: HashSet<About<'e>>,
     first_delivered: HashMap<About<'e>, Timestamp>,
+    /// Every delivery with its time.
+    delivered_at: HashMap<About<'e>, Vec<(&'e Hand, Timestamp)>>,
+    /// What the operator asked of an item: when, what, and what was answered.
+    asked: HashMap<&'e str, Vec<(Timestamp, &'e str, Option<u16>)>>,
+    falls_at: Vec<Timestamp>,
     reports: HashMap<About<'e>, Vec<Said<'e>>>,
     releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,
     /// Times at which robots lost their connections.
@@ -146,6 +153,9 @@ impl<'e> Records<'e> {
             deliveries: HashMap::new(),
             delivered_bodies: HashSet::new(),
             first_delivered: HashMap::new(),
+            delivered_at: HashMap::new(),
+            asked: HashMap::new(),
+            falls_at: Vec::new(),
             reports: HashMap::new(),
             releases: HashMap::new(),
             broker_falls: 0,
@@ -168,6 +178,7 @@ impl<'e> Records<'e> {
                     if let Some(about) = about(hand) {
                         records.deliveries.entry(about).or_default().push(hand);
                         records.first_delivered.entry(about).or_insert(event.at);
+                        records.delivered_at.entry(about).or_default().push((hand, event.at));
                     }
                 }
                 What::Reported { hand, kind, outcome } => {
@@ -182,6 +193,10 @@ impl<'e> Records<'e> {
                 }
                 What::Fault { name } if matches!(name.as_str(), "broker killed" | "broker told to stop") => {
                     records.broker_falls += 1;
+                    records.falls_at.push(event.at);
+                }
+                What::Asked { verb, item, status, .. } => {
+                    records.asked.entry(item).or_default().push((event.at, verb, *status));
                 }
                 What::Began { .. } | What::Fault { .. } | What::Stood { .. } => {}
             }
@@ -198,6 +213,24 @@ fn of_item<'r, T>(records: &'r HashMap<About<'r>, Vec<T>>, shown: &'r Shown, dir
         found.extend(records.get(&(queue, reference)).into_iter().flatten());
     }
     found
+}
+
+/// Moves that the operator made.
+fn by_operator<'s>(shown: &'s Shown, events: &'s [&str]) -> impl Iterator<Item = &'s Value> {
+    let made = |line: &&Value| text(line, "actor") == operator::NAME && events.contains(&text(line, "event"));
+    shown.timeline.iter().filter(made)
+}
+
+const MOVES: [&str; 5] = ["held", "released", "cancelled", "restored", "requeued"];
+
+/// As docs/lifecycle.md allows it to people.
+fn people_may(from: &str, to: &str) -> bool {
+    match to {
+        "on_hold" => from == "queued" || from == "processed" || from == "cancelled" || from.starts_with("exception"),
+        "queued" => matches!(from, "on_hold" | "cancelled" | "processed") || from.starts_with("exception"),
+        "cancelled" => matches!(from, "queued" | "on_hold") || from.starts_with("exception"),
+        _ => from == "cancelled" || from == to,
+    }
 }
 
 /// From and to of one line to the next, as docs/lifecycle.md allows it without operators. What was inferred may be
@@ -251,7 +284,10 @@ fn timeline_is_legal(shown: &Shown, say: &mut impl FnMut(String)) {
         let upto = shown.timeline.iter().filter(|line| number(line, "revision") <= number(before, "revision"));
         let inferred = upto.rev().find(|line| text(line, "event") == "processed");
         let inferred = inferred.is_some_and(|line| text(line, "why").contains("inferred at rest"));
-        if !may_follow(text(before, "state"), inferred, text(after, "state")) {
+        let (from, to) = (text(before, "state"), text(after, "state"));
+        let people = by_operator(shown, &MOVES).any(|line| line["revision"] == after["revision"]);
+        let may = if people { people_may(from, to) } else { may_follow(from, inferred, to) };
+        if !may {
             say(format!("it went from {} to {} by {after}", before["state"], after["state"]));
         }
     }
@@ -274,7 +310,19 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
     if requeues > rules.requeues {
         say(format!("it was requeued {requeues} times"));
     }
-    if attempt > 1 + retries + requeues {
+    let times = |events: &[&str]| by_operator(shown, events).count() as u64;
+    // What a robot had before it was taken back counts as an attempt.
+    let recalled: Vec<u64> = (shown.timeline.iter())
+        .filter(|line| text(line, "event") == "recalled")
+        .map(|line| number(line, "attempt"))
+        .collect();
+    let again = recalled.len() as u64 + times(&["released", "restored"]);
+    let most = match times(&["requeued"]) {
+        0 => 1 + retries + requeues,
+        // Retries and requeues count from 0 each time.
+        requeued => (1 + rules.it.max(rules.generic) + rules.requeues) * (1 + requeued),
+    };
+    if attempt > most + again {
         say("it has more attempts than retries and requeues explain".to_owned());
     }
     let delivered: BTreeSet<u64> = of_item(&records.deliveries, shown, rules.direct)
@@ -282,12 +330,13 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
         .map(|hand| hand.attempt.map_or(1, |attempt| u64::try_from(attempt).unwrap_or_default()))
         .collect();
     if let Some(last) = delivered.last().copied() {
-        if last > attempt {
+        if last > attempt && !is_ambiguous(shown, queue, records) {
             say(format!("attempt {last} was delivered"));
         }
         // A nameless direct item was delivered under no id of its own the first time.
         let first = if rules.direct && item["reference"].is_null() { 2 } else { 1 };
-        if let Some(gap) = (first..=last).find(|attempt| !delivered.contains(attempt)) {
+        let missing = |attempt: &u64| !delivered.contains(attempt) && !recalled.contains(attempt);
+        if let Some(gap) = (first..=last).find(missing) {
             say(format!("attempt {gap} was never delivered, attempt {last} was"));
         }
     }
@@ -302,6 +351,10 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
     let deliveries = of_item(&records.deliveries, shown, direct);
     let said = |kind: &str| reports.iter().any(|(_, said, _)| *said == kind);
     let released = |any: &[Release]| releases.iter().any(|(_, how)| any.contains(how));
+    let asked = |verbs: &[&str]| {
+        let all = records.asked.get(text(item, "id"));
+        all.is_some_and(|all| all.iter().any(|(_, verb, _)| verbs.contains(verb)))
+    };
     let publishes = reference.and_then(|reference| records.publishes.get(&(key, reference)));
     let nameless = direct && reference.is_none();
     let holds = match (text(item, "state"), text(item, "kind")) {
@@ -316,7 +369,8 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             !deliveries.is_empty() && released(&[Release::Acked, Release::Unsure])
         }
         ("processed", _) => said("processed"),
-        ("on_hold", _) => said("hold"),
+        ("on_hold", _) => said("hold") || asked(&["hold"]),
+        ("cancelled", _) => asked(&["cancel"]),
         ("exception", "business") => said("business_exception"),
         ("exception", "it") => said("it_exception"),
         ("exception", "generic") => {
@@ -346,7 +400,8 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
 /// Where robots said one thing alone of the last attempt, that is where the item stands.
 fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
     let (item, direct) = (&shown.item, queue.rules.direct);
-    if is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired") {
+    let touched = by_operator(shown, &MOVES).next().is_some();
+    if touched || is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired") {
         return;
     }
     let reports = of_item(&records.reports, shown, direct);
@@ -368,6 +423,46 @@ fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say:
     };
     if expected != (text(item, "state"), text(item, "kind")) {
         say(format!("robots said {word} of its last attempt and nothing else"));
+    }
+}
+
+/// How long before a broker falls its word may be lost with it: an ack is no confirm.
+const UNSURE: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
+/// No robot gets hold of an item and acks it after its cancel was answered as done, unless it was restored.
+fn nobody_works_what_was_cancelled(
+    shown: &Shown,
+    queue: &QueueEnd,
+    records: &Records<'_>,
+    say: &mut impl FnMut(String),
+) {
+    let Some(asked) = records.asked.get(text(&shown.item, "id")) else { return };
+    if is_ambiguous(shown, queue, records) {
+        return;
+    }
+    let mut cancelled: Option<Timestamp> = None;
+    let mut spans = Vec::new();
+    for (at, verb, status) in asked {
+        match (*verb, status) {
+            ("cancel", Some(200)) => cancelled = cancelled.or(Some(*at)),
+            ("restore", None) => spans.extend(cancelled.take().map(|since| (since, Some(*at)))),
+            _ => {}
+        }
+    }
+    spans.extend(cancelled.map(|since| (since, None)));
+    let acked: Vec<&Hand> = of_item(&records.releases, shown, queue.rules.direct)
+        .into_iter()
+        .filter(|(_, how)| *how == Release::Acked)
+        .map(|(hand, _)| *hand)
+        .collect();
+    for (hand, at) in of_item(&records.delivered_at, shown, queue.rules.direct) {
+        let within =
+            |(since, until): &(Timestamp, Option<Timestamp>)| at > since && until.is_none_or(|until| *at < until);
+        let Some((since, _)) = spans.iter().find(|span| within(span)) else { continue };
+        let fell = |fall: &Timestamp| *fall < *at && fall.duration_since(*since) > -UNSURE && *since + UNSURE > *fall;
+        if acked.contains(hand) && !records.falls_at.iter().any(fell) {
+            say(format!("it was cancelled at {since}, and {} got it at {at}", hand.robot));
+        }
     }
 }
 
@@ -498,7 +593,9 @@ fn processed_is_never_refused(evidence: &Evidence<'_>, records: &Records<'_>, wr
             Some(shown) => vec![*shown],
             None => by_reference.get(about).cloned().unwrap_or_default(),
         };
-        if !items.iter().any(|shown| shown.item["state"] == "processed") {
+        // Somebody set aside what was processed already.
+        let held = |shown: &&&Shown| by_operator(shown, &["held"]).next().is_some();
+        if !items.iter().any(|shown| shown.item["state"] == "processed") && items.iter().find(held).is_none() {
             let shown: Vec<String> = items.iter().map(|shown| brief(&shown.item)).collect();
             wrong.push(format!("{} of {} was reported processed and is {}", about.1, about.0, shown.join(", ")));
         }

@@ -51,6 +51,13 @@ pub enum What {
         hand: Hand,
         how: Release,
     },
+    /// The operator asks something of an item (no status yet), or was answered.
+    Asked {
+        verb: String,
+        item: String,
+        queue: String,
+        status: Option<u16>,
+    },
     /// The nemesis did something: `daemon killed`, `broker started`.
     Fault {
         name: String,

@@ -1,4 +1,4 @@
-//! A run under torture: producers and robots of every kind at work, while a nemesis kills, stops, cuts, stalls and
+//! A run under torture: producers, robots and an operator of every kind at work, while a nemesis kills, stops, cuts, stalls and
 //! blocks the daemon, the broker and what is between them. In the end everything is healed, and a checker holds what
 //! the API says against what everybody noted.
 //!
@@ -8,6 +8,7 @@
 mod checker;
 mod history;
 mod nemesis;
+mod operator;
 mod producers;
 mod robots;
 
@@ -175,6 +176,9 @@ impl Crowd {
         let over_http =
             producers::over_http(daemon.url().to_owned(), "u", Arc::clone(history), dice.fork(), self.enough.clone());
         self.producers.spawn(over_http);
+        let asked_of = QUEUES.iter().filter(|queue| queue.named && !queue.silent).map(|queue| queue.key).collect();
+        let (url, history, enough) = (daemon.url().to_owned(), Arc::clone(history), self.enough.clone());
+        self.producers.spawn(operator::run(url, asked_of, history, dice.fork(), enough));
     }
 
     /// Ends the producers, each with its last item confirmed; robots do as they should from now on.

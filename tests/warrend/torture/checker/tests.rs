@@ -394,3 +394,54 @@ fn nothing_is_unaccounted_or_parked_without_a_reason() {
     });
     check_that(|run| run.parked.push(json!({"reason": "what is this"})), "could not place a message");
 }
+
+#[test]
+fn nobody_works_what_was_cancelled() {
+    let at = |second: i64| Timestamp::from_second(second).expect("a time");
+    let asked = |verb: &str, status| What::Asked {
+        verb: verb.to_owned(),
+        item: "item-m".to_owned(),
+        queue: "m".to_owned(),
+        status,
+    };
+    let note = |run: &mut Run, second, what| run.events.push(Event { at: at(second), what });
+    // Cancelled at 10, and a robot gets it at 20.
+    let story = |run: &mut Run, between: &[(i64, What)]| {
+        run.forget(|what| matches!(what, What::Delivered { hand, .. } if hand.queue == "m"));
+        note(run, 10, asked("cancel", Some(200)));
+        for (second, what) in between {
+            note(run, *second, what.clone());
+        }
+        note(run, 20, delivered(hand("m")));
+    };
+    check_that(|run| story(run, &[]), "it was cancelled at 1970-01-01T00:00:10Z, and robot got it at");
+    fine(|run| story(run, &[(15, asked("restore", None))]));
+    fine(|run| story(run, &[(12, fault("broker killed"))]));
+    check_that(|run| story(run, &[(18, fault("broker killed"))]), "it was cancelled at");
+    fine(|run| {
+        story(run, &[]);
+        let ended = |what: &What| matches!(what, What::Released { hand, .. } if hand.queue == "m");
+        run.forget(ended);
+        note(run, 21, What::Released { hand: hand("m"), how: Release::Unsure });
+    });
+    // Only asked for, and a robot was faster.
+    fine(|run| {
+        note(run, 10, asked("cancel", Some(202)));
+        note(run, 20, delivered(hand("m")));
+    });
+
+    let moved = |run: &mut Run, event: &str, state: &str| {
+        run.ends(state, None);
+        run.items[0].timeline[1] = line(3, event, state);
+        run.items[0].timeline[1]["actor"] = json!(operator::NAME);
+    };
+    check_that(|run| moved(run, "cancelled", "cancelled"), "nobody did what would lead there");
+    fine(|run| {
+        moved(run, "cancelled", "cancelled");
+        note(run, 30, asked("cancel", None));
+    });
+    fine(|run| {
+        moved(run, "held", "on_hold");
+        note(run, 30, asked("hold", Some(200)));
+    });
+}
