@@ -2,6 +2,7 @@ mod acks;
 mod answers;
 mod bad_input;
 mod direct;
+mod figures;
 mod identity;
 mod managed;
 mod orders;
