@@ -56,9 +56,9 @@ pub fn order(item: &mut Item, order: &Order, has_payload: bool, at: Timestamp) -
         Verb::Hold => hold(item, &voice, why),
         Verb::Cancel => cancel(item, &voice, why),
         Verb::Edit(changes) => edit(item, &voice, changes, why),
-        Verb::Release => release(item, &voice, why, has_payload),
-        Verb::Restore => restore(item, &voice, why),
-        Verb::Requeue(changes) => requeue(item, &voice, changes, why, has_payload),
+        Verb::Release => Some(release(item, &voice, why, has_payload)),
+        Verb::Restore => Some(restore(item, &voice, why)),
+        Verb::Requeue(changes) => Some(requeue(item, &voice, changes, why, has_payload)),
         Verb::Note(_) | Verb::Assign(_) => None,
     };
     match (done, &order.verb) {
@@ -98,14 +98,13 @@ fn hold(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
     Some(Ok(voice.step(item, "held", why, 0)))
 }
 
-fn release(item: &mut Item, voice: &Voice<'_>, why: Option<String>, has_payload: bool) -> Done {
+fn release(item: &mut Item, voice: &Voice<'_>, why: Option<String>, has_payload: bool) -> Result<Step, Refusal> {
     if item.state != State::OnHold {
-        return Some(Err(wrong("release", item, "on hold")));
+        return Err(wrong("release", item, "on hold"));
     }
-    Some(may_wait(item, voice.at, has_payload).map(|()| {
-        wait(item, voice.at);
-        voice.step(item, "released", why, 0)
-    }))
+    may_wait(item, voice.at, has_payload)?;
+    wait(item, voice.at);
+    Ok(voice.step(item, "released", why, 0))
 }
 
 fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
@@ -124,9 +123,9 @@ fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
     Some(Ok(voice.step(item, "cancelled", why, 0)))
 }
 
-fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
+fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<Step, Refusal> {
     if item.state != State::Cancelled {
-        return Some(Err(wrong("restore", item, "cancelled")));
+        return Err(wrong("restore", item, "cancelled"));
     }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
@@ -140,22 +139,27 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
         }
         _ => wait(item, voice.at),
     }
-    Some(Ok(voice.step(item, "restored", why, 0)))
+    Ok(voice.step(item, "restored", why, 0))
 }
 
-fn requeue(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>, has_payload: bool) -> Done {
+fn requeue(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    changes: &Changes,
+    why: Option<String>,
+    has_payload: bool,
+) -> Result<Step, Refusal> {
     if !matches!(item.state, State::Exception(_) | State::OnHold | State::Processed) {
-        return Some(Err(wrong("requeue", item, "exception, on hold or processed")));
+        return Err(wrong("requeue", item, "exception, on hold or processed"));
     }
     let mut changed = item.clone();
     let made = changes.make(&mut changed);
-    Some(may_wait(&changed, voice.at, has_payload || changes.content.is_some()).map(|()| {
-        *item = changed;
-        (item.retries, item.requeues) = (0, 0);
-        item.result = None;
-        wait(item, voice.at);
-        voice.step(item, "requeued", told(&made, why), 0)
-    }))
+    may_wait(&changed, voice.at, has_payload || changes.content.is_some())?;
+    *item = changed;
+    (item.retries, item.requeues) = (0, 0);
+    item.result = None;
+    wait(item, voice.at);
+    Ok(voice.step(item, "requeued", told(&made, why), 0))
 }
 
 fn edit(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>) -> Done {

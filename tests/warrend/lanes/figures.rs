@@ -45,7 +45,9 @@ async fn what_a_recall_costs() {
             assert_eq!(status, 200);
             let others = daemon.items(&format!("queue={queue}&state=queued")).await.len();
             daemon
-                .wait_until("the others are out again", async |_: &Daemon| client.ready(&robots).await == others as u32)
+                .wait_until("the others are out again", async |_: &Daemon| {
+                    client.ready(&robots).await as usize == others
+                })
                 .await;
             let again = began.elapsed().as_secs_f64();
             eprintln!(
