@@ -14,8 +14,12 @@ use super::version::Version;
 use crate::definition::{Definitions, Paused, QueueDefinition, QueueType};
 use crate::item::Lane;
 
-/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms.
+/// A robot may keep an item this long before RabbitMQ takes it back, where no `processing_timeout` is asked for: 7 days, in
+/// ms.
 const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
+
+/// What Erlang's timers take, in ms: 49 days.
+const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
 
 /// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
 pub const POLICY_PRIORITY: i64 = 100;
@@ -275,9 +279,15 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
         wanted.insert("delivery-limit".to_owned(), json!(definition.crash_limit.saturating_sub(1)));
     }
     if version >= Version::CONSUMER_TIMEOUT_POLICY {
-        wanted.insert("consumer-timeout".to_owned(), json!(CONSUMER_TIMEOUT));
+        wanted.insert("consumer-timeout".to_owned(), json!(consumer_timeout(definition)));
     }
     (!wanted.is_empty()).then(|| policy(queue, wanted.into()))
+}
+
+/// The daemon's clock goes first: the broker takes back what a robot keeps beyond it.
+fn consumer_timeout(definition: &QueueDefinition) -> u64 {
+    let timeout = definition.processing_timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok());
+    timeout.map_or(CONSUMER_TIMEOUT, |timeout| timeout.saturating_add(timeout / 10).min(LONGEST_TIMEOUT))
 }
 
 /// Our own queues are quorum queues everywhere: they need no priorities, and never expel.
@@ -420,6 +430,17 @@ mod tests {
         assert_eq!(policy(QueueType::Auto, "3.10.8"), None);
         let topology = one(QueueType::Auto, Lane::Direct, "4.3.6");
         assert_eq!(topology.policies[1].pattern, r"^wq\.q\.a\.b$");
+    }
+
+    #[test]
+    fn a_robot_keeps_an_item_for_the_timeout_and_a_tenth() {
+        let minutes = |minutes: u64| Some(std::time::Duration::from_secs(60 * minutes));
+        for (timeout, expected) in
+            [(None, CONSUMER_TIMEOUT), (minutes(10), 660_000), (minutes(60 * 24 * 60), LONGEST_TIMEOUT)]
+        {
+            let definition = QueueDefinition { processing_timeout: timeout, ..QueueDefinition::with_defaults("a") };
+            assert_eq!(consumer_timeout(&definition), expected, "{timeout:?}");
+        }
     }
 
     #[test]
