@@ -83,6 +83,8 @@ async fn pass(context: &Context, looked_at: &mut Timestamp) -> Result<Duration, 
     }
     if look {
         *looked_at = now();
+        let served = |queue: &String| definitions.get(queue).is_some();
+        context.status.update(|status| status.attention.retain(|(queue, _), _| served(queue)));
     }
     if !over.is_empty() {
         let read_until = now();

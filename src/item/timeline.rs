@@ -32,7 +32,8 @@ pub struct Line {
 pub struct Ended {
     /// Its number, from 1.
     pub attempt: u32,
-    /// `processed`, an exception kind, `requeue`, `hold`, `cancelled`, or `dropped` where another attempt did the work.
+    /// `processed`, an exception kind, `requeue`, `hold`, `cancelled`, `recalled`, or `dropped` where another attempt did the
+    /// work.
     pub outcome: String,
     /// Who had it, as far as known.
     #[serde(skip_serializing_if = "Option::is_none", default)]

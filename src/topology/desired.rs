@@ -14,11 +14,8 @@ use super::version::Version;
 use crate::definition::{Definitions, Paused, QueueDefinition, QueueType};
 use crate::item::Lane;
 
-/// A robot may keep an item this long before RabbitMQ takes it back, where no `processing_timeout` is asked for: 7 days, in
-/// ms.
+/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms. What Erlang's timers take at most.
 const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
-
-/// What Erlang's timers take, in ms: 49 days.
 const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
 
 /// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
@@ -284,10 +281,11 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
     (!wanted.is_empty()).then(|| policy(queue, wanted.into()))
 }
 
-/// The daemon's clock goes first: the broker takes back what a robot keeps beyond it.
+/// `processing_timeout` and a tenth. The daemon's clock goes first, or robots would get the old attempt before the new.
 fn consumer_timeout(definition: &QueueDefinition) -> u64 {
-    let timeout = definition.processing_timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok());
-    timeout.map_or(CONSUMER_TIMEOUT, |timeout| timeout.saturating_add(timeout / 10).min(LONGEST_TIMEOUT))
+    let Some(timeout) = definition.processing_timeout else { return CONSUMER_TIMEOUT };
+    let timeout = u64::try_from(timeout.as_millis()).unwrap_or(LONGEST_TIMEOUT);
+    timeout.saturating_add((timeout / 10).max(60_000)).min(LONGEST_TIMEOUT)
 }
 
 /// Our own queues are quorum queues everywhere: they need no priorities, and never expel.
@@ -434,12 +432,10 @@ mod tests {
 
     #[test]
     fn a_robot_keeps_an_item_for_the_timeout_and_a_tenth() {
-        let minutes = |minutes: u64| Some(std::time::Duration::from_secs(60 * minutes));
-        for (timeout, expected) in
-            [(None, CONSUMER_TIMEOUT), (minutes(10), 660_000), (minutes(60 * 24 * 60), LONGEST_TIMEOUT)]
-        {
-            let definition = QueueDefinition { processing_timeout: timeout, ..QueueDefinition::with_defaults("a") };
-            assert_eq!(consumer_timeout(&definition), expected, "{timeout:?}");
+        for (minutes, expected) in [(1, 120_000), (20, 22 * 60_000), (u64::from(u32::MAX), LONGEST_TIMEOUT)] {
+            let processing_timeout = Some(std::time::Duration::from_secs(60 * minutes));
+            let definition = QueueDefinition { processing_timeout, ..QueueDefinition::with_defaults("a") };
+            assert_eq!(consumer_timeout(&definition), expected, "{minutes}");
         }
     }
 

@@ -70,6 +70,7 @@ impl Begun {
             ("processed", _) => "processed",
             ("hold", _) => "hold",
             ("cancelled", _) if self.out => "cancelled",
+            ("recalled", _) => "recalled",
             _ => return,
         };
         if line.attempt == 0 {

@@ -1,8 +1,10 @@
 mod acks;
 mod answers;
+mod attempts;
 mod bad_input;
 mod direct;
 mod identity;
+mod loops;
 mod managed;
 mod orders;
 mod reports;

@@ -4,6 +4,9 @@ use super::*;
 use crate::item::attempts::{Attempt, attempts};
 use crate::item::timeline::Ended;
 
+/// Of an attempt: its number, robot, outcome, reason, deliveries and delay in seconds.
+type Row<'a> = (u32, Option<&'a str>, Option<&'a str>, Option<&'a str>, u32, Option<u64>);
+
 /// An item with everything that was written of it.
 struct Told {
     item: Item,
@@ -55,9 +58,8 @@ impl Told {
         attempts(&self.item, &self.lines)
     }
 
-    /// Number, robot, outcome, reason, deliveries, delay in seconds, of each.
     #[track_caller]
-    fn are(&self, expected: &[(u32, Option<&str>, Option<&str>, Option<&str>, u32, Option<u64>)]) {
+    fn are(&self, expected: &[Row<'_>]) {
         let attempts = self.attempts();
         let found: Vec<_> = attempts
             .iter()

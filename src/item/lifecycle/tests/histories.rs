@@ -246,7 +246,7 @@ proptest! {
                 prop_assert!(item.revision > before.revision, "a line without a number of its own");
             }
             let ended = step.as_ref().and_then(|step| step.line.as_ref()?.ended.as_deref());
-            if is_out(&before) && !is_out(&item) && !matches!(event, Event::Returned) {
+            if is_out(&before) && !is_out(&item) && item.attempt == before.attempt {
                 let attempt = ended.map(|ended| ended.dropped.as_deref().unwrap_or(ended).attempt);
                 // A `processed` that nobody was handed out ends what is out, and has no number to be noted under.
                 prop_assert!(attempt == Some(before.attempt) || says_of(event) == Some(0), "nobody notes the end");
