@@ -42,9 +42,9 @@ async fn what_was_started_is_found_by_its_queue_and_age() {
         found.into_iter().map(|found| (found.robot, found.heard_at.as_microsecond())).collect()
     };
     let (one, two) = ((Some("r1".to_owned()), 30), (Some("r2".to_owned()), 25));
-    assert_eq!(long(30, 9).await, [two.clone(), one]);
-    assert_eq!(long(29, 9).await, [two.clone()]);
-    assert_eq!(long(30, 1).await, [two]);
+    assert_eq!(long(29, 9).await, std::slice::from_ref(&two));
+    assert_eq!(long(30, 1).await, std::slice::from_ref(&two));
+    assert_eq!(long(30, 9).await, [two, one]);
     let over = mirror.write(|tx: &mut Tx| Box::pin(overdue(tx, "a", time(20), 9))).await.unwrap();
     assert_eq!(over.iter().map(|item| item.worker.as_deref()).collect::<Vec<_>>(), [Some("r2")]);
 }
