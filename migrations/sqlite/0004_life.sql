@@ -17,3 +17,6 @@ CREATE TABLE pending_payloads (
     item TEXT NOT NULL PRIMARY KEY REFERENCES items (id),
     body BLOB NOT NULL
 ) WITHOUT ROWID;
+
+-- Items that a robot said it started: which of them take too long.
+CREATE INDEX items_started ON items (queue, started_at) WHERE state = 'processing' AND rejected_at IS NULL;

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod apply;
+mod attention;
 pub mod conductor;
 pub mod desk;
 pub mod keeper;
@@ -15,6 +16,7 @@ pub mod pause;
 mod rebind;
 pub mod reconcile;
 mod retire;
+pub mod timeouts;
 pub mod timers;
 pub mod watch;
 

@@ -8,9 +8,9 @@
 //!
 //! The account of a queue: `acks - base - explained` is the number of acks that no item explains yet. `explained`
 //! grows with every attempt that ends by a word and shrinks when its dead letter shows that it was a reject. Where it
-//! cannot be known (a dispatch repeated after a crash, a repeated, anonymous or lost copy) it errs upwards: then items
-//! stay `unaccounted` that were done, and none is done that was lost. A queue at rest with nothing out is even: there
-//! the account begins anew.
+//! cannot be known (a dispatch repeated after a crash, a repeated, anonymous or lost copy, a dead letter of an attempt that
+//! timed out, beside a newer one) it errs upwards: then items stay `unaccounted` that were done, and none is done that was
+//! lost. A queue at rest with nothing out is even: there the account begins anew.
 //!
 //! Order of effects: one transaction per batch, the items and the account together. A crash leaves the rest out, and the
 //! next observation finds it.
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::attention::Watch;
 use crate::broker::management::{Management, QueueStats};
 use crate::failpoint;
 use crate::item::{Lane, Timestamp, lifecycle};
@@ -49,10 +50,11 @@ pub struct Pace {
 /// Runs until it is stopped. What fails is tried again in the next pass.
 pub async fn run(context: Context, management: Management, pace: Pace, stop: CancellationToken) {
     let mut before = HashMap::new();
+    let mut watch = Watch::default();
     loop {
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&context, &management, pace.gap, &mut before) => passed,
+            passed = pass(&context, &management, pace.gap, &mut before, &mut watch) => passed,
         };
         let wait = match passed {
             Ok(Due::SecondLook) => pace.gap.min(pace.period),
@@ -108,6 +110,7 @@ async fn pass(
     management: &Management,
     gap: Duration,
     before: &mut HashMap<String, Observation>,
+    watch: &mut Watch,
 ) -> Result<Due, ReconcileError> {
     let mut due = Due::Nothing;
     let definitions = context.definitions();
@@ -116,6 +119,7 @@ async fn pass(
         if context.live.now().unready.contains(queue) {
             // Its items are somewhere else, and its acks are ours.
             before.remove(queue);
+            watch.forget(context, queue);
             continue;
         }
         let answer = management.queue(&context.names.robots(queue)).await;
@@ -123,6 +127,7 @@ async fn pass(
         context.status.update(|status| status.management_problem = problem);
         let Some(stats) = answer? else {
             before.remove(queue);
+            watch.forget(context, queue);
             continue;
         };
         let then = Observation { at: now(), stats };
@@ -135,6 +140,7 @@ async fn pass(
             tell_of_policy(&context.names.robots(queue), then.stats.policy.as_deref());
         }
         see(context, queue, then.stats.acks()).await?;
+        watch.see(context, definition, (&then.stats, then.at), gap).await?;
         if at_rest(before.get(queue), &then, gap) {
             if all_was_read(context, definition.lane, then.at).await {
                 settle(context, queue, then.stats.acks(), then.at).await?;

@@ -22,7 +22,7 @@ use crate::broker::management::Management;
 use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
-use crate::control::timers;
+use crate::control::{timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::{Context, Replies, Wakes};
@@ -93,6 +93,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let timeouts = timeouts::run(context.clone(), stop.clone());
+    crew.spawn("timeouts", async move {
+        timeouts.await;
         Ok::<(), anyhow::Error>(())
     });
     let watched = keeper.run(stop.clone());

@@ -16,6 +16,7 @@ pub mod records;
 pub mod requests;
 mod row;
 pub mod tap;
+pub mod working;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 //! the robots' queue ([`recalled`], then [`carry_out`]); the item comes back by itself ([`carry_out`]: what a robot said wins
 //! over what was asked, a retry or requeue gives it back to people); or a robot has it ([`refuse`]).
 
+use super::attempt::{Begun, Cause};
 use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
@@ -226,6 +227,7 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
     if !is_out(item) || item.rejected_at.is_some() || attempt != item.attempt {
         return None;
     }
+    let ending = Begun::of(item);
     let begun = item.state == State::Processing;
     let unheard = !redelivered && item.deliveries == 0 && !begun;
     back_to_queue(item, at, at);
@@ -238,7 +240,9 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
     if !unheard {
         let voice = Voice { actor: "daemon", user: None, attempt, at };
         let why = "a robot had it before; it was taken out of the robots' queue".to_owned();
-        return Some(voice.step(item, "recalled", Some(why), 1));
+        let mut step = voice.step(item, "recalled", Some(why), 1);
+        ending.ends(item, &mut step, Cause::default());
+        return Some(step);
     }
     item.revision += 1;
     Some(Step { line: None, acks: 1 })
