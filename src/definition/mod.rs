@@ -28,6 +28,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod text;
+mod working;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
