@@ -37,6 +37,7 @@ pub const POINTS: &[&str] = &[
     "unrouted.acked",
     "timers.expired",
     "timers.promoted",
+    "timers.crossed",
     "timeouts.ended",
     "reconcile.settled",
     "definitions.committed",

@@ -1,7 +1,13 @@
-//! The mirror's clock: delayed items become ready, waiting items expire. Needs no broker.
+//! The mirror's clock: delayed items become ready, waiting items expire, items become at risk and late. Needs no broker.
 //!
-//! Order of effects: one transaction per bounded batch, then wake dispatch. A crash leaves what was not committed due,
-//! and the next pass finds it: a second pass has nothing to do.
+//! Order of effects: one transaction per bounded batch, then wake dispatch or who sends events. A crash leaves what was not
+//! committed due, and the next pass finds it: a second pass has nothing to do.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | expired | items as exceptions, answers in the outbox | dispatch and answers look for themselves when they start |
+//! | promoted | items ready | dispatch looks for itself |
+//! | crossed | what was crossed told: a line, and an event in the outbox | the event is sent; `sla_next` has moved on, so it is told once |
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,12 +16,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::failpoint;
-use crate::item::lifecycle;
+use crate::item::{Item, Timestamp, lifecycle, sla};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::live::Live;
 use crate::lanes::{Wakes, now};
+use crate::mirror::control::{Event, add_events};
 use crate::mirror::dispatch::promote_due;
-use crate::mirror::{Mirror, MirrorError, Tx, items};
+use crate::mirror::{Mirror, MirrorError, Tx, items, records};
 
 /// Items moved in one transaction.
 const BATCH: u32 = 1000;
@@ -49,10 +56,13 @@ pub async fn run(mirror: Mirror, live: Live, wakes: Arc<Wakes>, stop: Cancellati
 }
 
 async fn until_next(mirror: &Mirror) -> Duration {
-    match mirror.next_due().await {
-        Ok(Some(due)) => Duration::try_from(due.duration_since(now())).unwrap_or_default().min(LONGEST),
-        Ok(None) | Err(_) => LONGEST,
+    let mut wait = LONGEST;
+    for next in [mirror.next_due().await, mirror.next_expiry().await, mirror.next_crossing().await] {
+        if let Ok(Some(due)) = next {
+            wait = wait.min(Duration::try_from(due.duration_since(now())).unwrap_or_default());
+        }
     }
+    wait
 }
 
 async fn pass(mirror: &Mirror, live: &Live, wakes: &Wakes) -> Result<(), MirrorError> {
@@ -78,5 +88,41 @@ async fn pass(mirror: &Mirror, live: &Live, wakes: &Wakes) -> Result<(), MirrorE
             wakes.dispatch(&queue);
         }
     }
+    while mirror.next_crossing().await?.is_some_and(|at| at < now()) {
+        mirror.write(|tx: &mut Tx| Box::pin(tell_crossings(tx, now()))).await?;
+        failpoint::reach("timers.crossed").await;
+        wakes.events.notify_one();
+    }
     Ok(())
+}
+
+/// Tells of each item that it is at risk or late, on its timeline and in an event, and moves on to what it may become next.
+async fn tell_crossings(tx: &mut Tx, now: Timestamp) -> Result<(), MirrorError> {
+    let mut crossing = items::crossing(tx, now, BATCH).await?;
+    let (mut lines, mut events) = (Vec::new(), Vec::new());
+    for item in &mut crossing {
+        for crossing in sla::cross(item, now) {
+            let kind = format!("sla.{}.{}", crossing.to, item.queue);
+            events.push(Event { kind, at: now, body: told(item, &crossing) });
+            lines.push((item.id, crossing.line));
+        }
+    }
+    items::save(tx, &crossing.iter().collect::<Vec<_>>()).await?;
+    records::append_lines(tx, &lines).await?;
+    add_events(tx, &events).await
+}
+
+fn told(item: &Item, crossing: &sla::Crossing) -> serde_json::Value {
+    serde_json::json!({
+        "item": item.id.to_string(),
+        "queue": item.queue,
+        "reference": item.reference,
+        "name": item.name,
+        "state": item.state.word(),
+        "kind": item.state.kind().map(crate::item::Kind::word),
+        "sla": crossing.to.word(),
+        "since": crossing.at.to_string(),
+        "due_at": item.due_at.map(|at| at.to_string()),
+        "revision": crossing.line.revision,
+    })
 }

@@ -81,8 +81,6 @@ type Same = fn(&QueueDefinition, &QueueDefinition) -> bool;
 /// Keys that this version reads and does not obey yet. Only the value that says what happens anyway is taken; every other
 /// one is refused, never ignored. Whoever makes a key work takes it off here.
 pub(super) const NOT_YET: &[(&str, Same, &str)] = &[
-    ("at_risk", |a, b| a.at_risk.total_cmp(&b.at_risk).is_eq(), "at_risk: 80%"),
-    ("calendar", |a, b| a.calendar == b.calendar, "calendar: always"),
     ("max_working", |a, b| a.max_working == b.max_working, "max_working: none"),
     ("acks", |a, b| a.acks == b.acks, "acks: trusted"),
     ("breaker", |a, b| a.breaker == b.breaker, "breaker: none"),

@@ -8,7 +8,7 @@ use super::attention::{self, AttentionView};
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::request::Request;
 use crate::item::timeline::Line;
-use crate::item::{Item, Kind, State, Timestamp};
+use crate::item::{Item, Kind, State, Timestamp, sla};
 use crate::lanes::live::InForce;
 use crate::mirror::control::Revision;
 use crate::mirror::{Counts, Parked};
@@ -80,8 +80,8 @@ pub(super) struct ItemView {
 impl ItemView {
     /// `now` decides the `sla` of what is not finished.
     pub(super) fn new(item: Item, now: Timestamp) -> Self {
-        let sla = sla(&item, now);
         let retries_used_up = item.retries_used_up();
+        let sla = sla::standing(&item, now).word();
         Self {
             id: item.id.to_string(),
             queue: item.queue,
@@ -144,25 +144,6 @@ impl From<Request> for PendingView {
             since: Timed(request.at),
             on_sight: request.on_sight,
         }
-    }
-}
-
-/// Share of the time to `due_at` after which an item is at risk.
-const AT_RISK: f64 = 0.8;
-
-/// `none` without a due time; else how the item stands at `now`, or stood when it finished.
-fn sla(item: &Item, now: Timestamp) -> &'static str {
-    let Some(due) = item.due_at else { return "none" };
-    let (enqueued, due) = (item.enqueued_at.as_microsecond(), due.as_microsecond());
-    let moment = item.finished_at.unwrap_or(now).as_microsecond();
-    // Times of the year 9999 fit an i64 of microseconds with room to spare, so these differences do not overflow;
-    // as f64 they keep a precision far below anything a due time means.
-    #[expect(clippy::cast_precision_loss, reason = "see above")]
-    let at_risk = (moment - enqueued) as f64 >= (due - enqueued) as f64 * AT_RISK;
-    match (moment > due, item.finished_at) {
-        (true, _) => "late",
-        (false, None) if at_risk => "at_risk",
-        (false, _) => "in_time",
     }
 }
 
@@ -447,26 +428,5 @@ pub(super) mod tests {
         ] {
             assert_eq!(ItemView::new(Item { state, silent, ..item() }, Timestamp::UNIX_EPOCH).inferred, inferred);
         }
-    }
-
-    #[test]
-    fn the_sla_follows_the_clock_until_the_item_finishes() {
-        let time = |second| Timestamp::from_second(second).unwrap();
-        for (due, finished, now, expected) in [
-            (None, None, 500, "none"),
-            (Some(100), None, 0, "in_time"),
-            (Some(100), None, 79, "in_time"),
-            (Some(100), None, 80, "at_risk"),
-            (Some(100), None, 100, "at_risk"),
-            (Some(100), None, 101, "late"),
-            (Some(100), Some(90), 500, "in_time"),
-            (Some(100), Some(101), 101, "late"),
-            (Some(-5), None, 0, "late"),
-        ] {
-            let item = Item { due_at: due.map(time), finished_at: finished.map(time), ..item() };
-            assert_eq!(sla(&item, time(now)), expected, "{due:?} {finished:?} {now}");
-        }
-        let extremes = Item { enqueued_at: Timestamp::MIN, due_at: Some(Timestamp::MAX), ..item() };
-        assert_eq!(sla(&extremes, Timestamp::MAX), "at_risk");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::door::{self, Arrival, PriorityWish};
 use super::message::Message;
-use super::{HIGHEST_PRIORITY, Item, ItemId, Lane, Place, State, Timestamp, lifecycle};
+use super::{HIGHEST_PRIORITY, Item, ItemId, Lane, Place, State, Timestamp, lifecycle, sla};
 use crate::definition::QueueDefinition;
 
 /// Reads a message as the direct lane takes it: what it cannot honour is listed, nothing is refused.
@@ -93,6 +93,7 @@ pub fn learn_payload(item: &mut Item, message: &Message, at: Timestamp) -> bool 
 /// A stub learns what its copy says. Where it stands does not change, but what waited for the payload may go out.
 pub fn fill_in(stub: &mut Item, copy: Item, at: Timestamp) {
     stub.stub = false;
+    sla::take_over(stub, &copy);
     stub.name = copy.name;
     stub.content_type = copy.content_type;
     stub.size = copy.size;
@@ -101,7 +102,6 @@ pub fn fill_in(stub: &mut Item, copy: Item, at: Timestamp) {
     stub.traceparent = copy.traceparent;
     stub.ignored = copy.ignored;
     stub.enqueued_at = copy.enqueued_at;
-    stub.due_at = copy.due_at;
     stub.expires_at = stub.expires_at.or(copy.expires_at);
     // A robot's requeue may have given it another priority meanwhile.
     if stub.requeues == 0 {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::message::{Header, Message};
-use super::{HIGHEST_PRIORITY, Item, ItemId, Kind, Lane, Place, State, Timestamp, lifecycle};
+use super::{HIGHEST_PRIORITY, Item, ItemId, Kind, Lane, Place, State, Timestamp, lifecycle, sla};
 use crate::definition::QueueDefinition;
 
 /// Labels start with this header prefix.
@@ -339,8 +339,7 @@ pub fn admit(
 ) -> Item {
     let new = &arrival.new;
     let enqueued_at = new.enqueued_at.unwrap_or(now);
-    let after = |span: Option<std::time::Duration>| span.and_then(|span| enqueued_at.checked_add(span).ok());
-    let mut item = Item {
+        let mut item = Item {
         id,
         queue: definition.key.clone(),
         lane: Lane::Managed,
@@ -375,8 +374,8 @@ pub fn admit(
         enqueued_at,
         not_before: new.not_before,
         ready_at: new.not_before.unwrap_or(now),
-        due_at: new.due_at.or_else(|| after(definition.due_after)),
-        expires_at: new.expires_at.or_else(|| after(definition.expires_after)),
+        due_at: new.due_at,
+        expires_at: new.expires_at.or_else(|| enqueued_at.checked_add(definition.expires_after?).ok()),
         dispatched_at: None,
         started_at: None,
         finished_at: None,
@@ -390,6 +389,7 @@ pub fn admit(
         revision: 1,
     };
     item.place = lifecycle::waiting_place(&item, now);
+    sla::start(&mut item, definition);
     item
 }
 

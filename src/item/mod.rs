@@ -13,6 +13,7 @@ pub mod message;
 pub mod report;
 pub mod request;
 pub mod retry;
+pub mod sla;
 pub mod state;
 pub mod timeline;
 
@@ -112,9 +113,10 @@ pub struct Item {
     pub pending: Option<Request>,
     /// Cancelled by somebody: the state that restoring it brings back.
     pub cancelled_from: Option<State>,
-    /// From when on it is at risk of being late.
+    /// From when on it is at risk of being late; `None` where it is late at once.
     pub at_risk_at: Option<Timestamp>,
-    /// When its `sla` changes next; `None` where it does not any more.
+    /// The next change of its `sla` that nobody was told of; `None` where it does not change any more. Stays while the item is
+    /// finished.
     pub sla_next: Option<Timestamp>,
     /// Of its exception: alike failures of a queue have the same.
     pub fingerprint: Option<String>,

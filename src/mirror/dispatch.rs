@@ -234,7 +234,22 @@ pub(super) const NEXT_DUE: &str = "SELECT min(ready_at) FROM items WHERE place =
 pub(super) const NEXT_EXPIRY: &str =
     "SELECT min(expires_at) FROM items WHERE expires_at IS NOT NULL AND place IN ('delayed', 'ready')";
 
+pub(super) const NEXT_CROSSING: &str = "SELECT min(sla_next) FROM items WHERE sla_next IS NOT NULL \
+     AND state NOT IN ('processed', 'cancelled')";
+
 impl Mirror {
+    /// When the next item becomes at risk or late.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn next_crossing(&self) -> Result<Option<Timestamp>, MirrorError> {
+        let at: Option<i64> = sqlx::query_scalar(NEXT_CROSSING)
+            .fetch_one(self.reads())
+            .await
+            .map_err(self.failed("find the next item to be late"))?;
+        Ok(at.map(timestamp))
+    }
+
     /// What waits in the mirror and what is out, by priority; `at_most` stands for that many and more.
     ///
     /// # Errors

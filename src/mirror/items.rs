@@ -278,6 +278,21 @@ pub async fn expired(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Item
     fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(micros(now)).bind(limit)).await
 }
 
+/// Items whose `sla` changed before `now` and nobody was told, the oldest change first, at most `limit`.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn crossing(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
+    fetch(tx, sqlx::query(AssertSqlSafe(crossing_sql())).bind(micros(now)).bind(limit)).await
+}
+
+pub(super) fn crossing_sql() -> String {
+    format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE sla_next < $1 AND state NOT IN ('processed', 'cancelled') \
+         ORDER BY sla_next LIMIT $2"
+    )
+}
+
 /// Open items whose dead letter came at `until` or before and is not judged yet, at most `limit`.
 ///
 /// # Errors

@@ -1,15 +1,11 @@
 //! Keys that are read and checked, and not obeyed yet; and chains, which are checked all the same.
 
-use jiff::civil::Weekday;
-
 use super::super::draft::{KEYS, NOT_YET};
 use super::super::rules::Occasion;
 use super::*;
 use crate::item::Kind;
 
 const ALL: &str = "\
-at_risk: 50%
-calendar: weekdays 08:00-17:00 Europe/Oslo
 max_working: 5
 acks: report_required
 breaker: {after: 3}
@@ -45,10 +41,6 @@ fn in_the_defaults_they_are_refused_once_for_all_queues() {
 fn the_values_are_there_for_whoever_makes_them_work() {
     let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{ALL}") };
     let queue = check::read_alone(&source).expect("it is read");
-    assert!((queue.at_risk - 0.5).abs() < f64::EPSILON);
-    let Calendar::Hours(hours) = &queue.calendar else { panic!("not always") };
-    assert!(hours.works_on(Weekday::Friday) && !hours.works_on(Weekday::Sunday));
-    assert_eq!(hours.zone.iana_name(), Some("Europe/Oslo"));
     assert_eq!((queue.max_working, queue.acks), (Some(5), Acks::ReportRequired));
     assert_eq!(queue.breaker, Some(Breaker { after: 3, pause: Duration::from_mins(5) }));
     assert_eq!(queue.on_processed.as_deref(), Some("b"));

@@ -1,6 +1,7 @@
 //! What is asked often is answered from an index, however much waits.
 
-use super::super::dispatch::{ANY_OUT, LEVELS, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql};
+use super::super::dispatch::{ANY_OUT, LEVELS, NEXT_DUE, NEXT_CROSSING, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql};
+use super::super::items::crossing_sql;
 use super::super::plan;
 use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
 use super::*;
@@ -16,6 +17,8 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
+        (NEXT_CROSSING.to_owned(), "INDEX items_sla"),
+        (crossing_sql(), "USING INDEX items_sla (sla_next<?)"),
         (pick(Order::Fifo), "USING INDEX items_ready (queue=? AND priority=?)"),
         (pick(Order::Deadline), "USING INDEX items_deadline (queue=? AND priority=? AND due_at>?)"),
         (unconfirmed_sql(), "USING INDEX items_out (queue=? AND priority=? AND place=? AND rejected_at=?)"),
