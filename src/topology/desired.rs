@@ -268,6 +268,9 @@ fn robots_queue(definition: &QueueDefinition, kind: Kind, why: String, names: &N
     Queue { name: names.robots(&definition.key), arguments, key: Some(definition.key.clone()), why }
 }
 
+/// Milliseconds; RabbitMQ counts no further.
+const LONGEST_LIFE: u128 = u32::MAX as u128;
+
 /// `None` where this version knows nothing of what we would ask.
 fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, queue: &str) -> Option<Policy> {
     let mut wanted = serde_json::Map::new();
@@ -277,6 +280,12 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
     }
     if version >= Version::CONSUMER_TIMEOUT_POLICY {
         wanted.insert("consumer-timeout".to_owned(), json!(consumer_timeout(definition)));
+    }
+    // In the managed lane each message carries what is left of its life.
+    if definition.lane == Lane::Direct
+        && let Some(life) = definition.expires_after.map(|life| life.as_millis()).filter(|life| *life <= LONGEST_LIFE)
+    {
+        wanted.insert("message-ttl".to_owned(), json!(life));
     }
     (!wanted.is_empty()).then(|| policy(queue, wanted.into()))
 }

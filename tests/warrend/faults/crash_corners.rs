@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use serde_json::json;
 
-use crate::support::amqp::Client;
+use crate::support::amqp::{Client, headers, text};
 use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
 
@@ -159,6 +160,35 @@ async fn an_attempt_that_took_too_long_ends_once() {
     // Its robot was only slow: work done is done.
     robot.done(&delivery).await;
     daemon.wait_until("it is done", async |daemon| daemon.item("a", "r").await["state"] == "processed").await;
+}
+
+#[tokio::test]
+async fn a_crossing_that_was_committed_and_not_sent_is_told_once() {
+    let mut daemon = daemon("crash sla").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.listen().await;
+    daemon.kill();
+    for number in 0..5 {
+        let due = headers(&[("wq-due-at", text("2026-01-01T00:00:00Z"))]);
+        let properties = BasicProperties::default().with_message_id(format!("r-{number}").into()).with_headers(due);
+        assert!(client.publish("wq.items", "a", properties, b"{}").await);
+    }
+    daemon.die_at("timers.crossed").await;
+    daemon.start_again().await;
+    let mut told = BTreeSet::new();
+    while told.len() < 5 {
+        daemon.wait_until("an event comes", async |_: &Daemon| client.ready("heard").await > 0).await;
+        let event = client.take("heard").await.expect("an event");
+        if event.routing_key.as_str() == "sla.late.a" {
+            let body: serde_json::Value = serde_json::from_slice(&event.data).unwrap();
+            assert!(told.insert(body["reference"].as_str().unwrap().to_owned()), "{body} is told twice");
+        }
+    }
+    for item in daemon.items("queue=a").await {
+        let lines = daemon.timeline(&item).await;
+        assert_eq!(lines.iter().filter(|line| line["event"] == "late").count(), 1, "{lines:?}");
+        assert_eq!(item["sla"], "late");
+    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod loops;
 mod managed;
 mod orders;
 mod reports;
+mod sla;
+mod times;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
