@@ -73,7 +73,8 @@ const COLUMNS: [Column; 12] = [
     Column { title: "ROBOTS", cell: |queue| text(&queue["consumers"]) },
 ];
 
-const FIELDS: [&str; 16] = [
+/// Of one queue alone, with what becomes of it.
+const FIELDS: [&str; 18] = [
     "key",
     "title",
     "description",
@@ -90,7 +91,12 @@ const FIELDS: [&str; 16] = [
     "consumers",
     "unaccounted",
     "attention",
+    "sla",
+    "forecast",
 ];
+
+/// Of every queue in a list.
+const LISTED: &[&str] = FIELDS.split_at(16).0;
 
 impl QueuesArgs {
     pub(super) fn run(&self, config: Option<PathBuf>) -> Result<(), Failed> {
@@ -142,7 +148,7 @@ async fn show(args: &ShowArgs, client: &Client) -> Result<(), Failed> {
         if let Some(problem) = list["definitions_problem"].as_str() {
             let _ = writeln!(std::io::stderr(), "the definitions are wrong, the last good set is in force:\n{problem}");
         }
-        return print_list(&list, args.output, &COLUMNS, &FIELDS);
+        return print_list(&list, args.output, &COLUMNS, LISTED);
     };
     let queue: Value = client.get(&["queues", key], &[]).await?;
     match args.output {

@@ -24,6 +24,7 @@ mod health;
 mod items;
 mod members;
 mod orders;
+mod outlook;
 mod parked;
 mod problem;
 mod queues;
@@ -66,6 +67,8 @@ pub struct Api {
     pub desk: Desk,
     /// What is counted for Prometheus.
     pub metrics: Exposition,
+    /// What was last seen ahead of each queue.
+    pub looks: outlook::Looks,
 }
 
 impl Api {
@@ -73,7 +76,7 @@ impl Api {
     #[must_use]
     pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
-        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics }
+        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks: outlook::Looks::default() }
     }
 
     /// The definitions of this moment.

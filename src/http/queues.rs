@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Api;
 use super::extract::{Parameters, Segment, shown};
 use super::problem::Problem;
-use super::view::{List, QueueView};
+use super::view::{List, OneQueueView, QueueView};
 
 /// `GET /api/v1/queues`: every defined queue by key. Definitions are few, so there is one page.
 pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<QueueList>, Problem> {
@@ -35,18 +35,23 @@ pub(super) struct QueueList {
     definitions_problem: Option<String>,
 }
 
-/// `GET /api/v1/queues/{key}`: one of them.
+/// `GET /api/v1/queues/{key}`: one of them, and what becomes of it.
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(key): Segment,
     parameters: Parameters,
-) -> Result<Json<QueueView>, Problem> {
+) -> Result<Json<OneQueueView>, Problem> {
     parameters.done()?;
     let in_force = api.live.now();
     let definition = in_force.definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
     let counts = api.mirror.counts_of(&key).await?;
     let unaccounted = api.mirror.unaccounted(&key).await?;
-    Ok(Json(QueueView::new(definition, &in_force, &counts, &api.status.snapshot(), unaccounted)))
+    let status = api.status.snapshot();
+    let consumers = status.queues.get(&key).and_then(|seen| seen.consumers);
+    let robots = if in_force.paused(&key).dispatch { Some(0) } else { consumers };
+    let ahead = api.looks.ahead(&api.mirror, definition, robots).await?;
+    let queue = QueueView::new(definition, &in_force, &counts, &status, unaccounted);
+    Ok(Json(OneQueueView::new(queue, ahead)))
 }
 
 pub(super) fn no_such_queue(key: &str) -> Problem {

@@ -67,6 +67,7 @@ impl Bench {
             keeper: None,
             desk: Desk::default(),
             metrics: crate::metrics::install(),
+            looks: outlook::Looks::default(),
         };
         Self { _folder: folder, api }
     }
@@ -165,7 +166,7 @@ async fn queues_show_definition_counts_and_what_the_broker_has() {
     assert!(bench.api.status.attend("invoices", "nack_loop", Some(seen_at(7))));
     assert!(!bench.api.status.attend("invoices", "nack_loop", Some(seen_at(9))), "it goes on since then");
     assert!(!bench.api.status.attend("invoices", "hanging", None));
-    let expected = json!({
+    let mut expected = json!({
         "key": "invoices", "title": "INVOICES", "description": null, "owner": null, "labels": {}, "lane": "managed",
         "type": "auto", "paused": {"dispatch": false, "intake": false}, "retired": false, "migration": null,
         "counts": {"queued": 1, "processing": 0, "processed": 0, "on_hold": 0, "exception": 1, "cancelled": 0,
@@ -174,11 +175,46 @@ async fn queues_show_definition_counts_and_what_the_broker_has() {
         "attention": [{"queue": "invoices", "what": "nack_loop", "since": "1970-01-01T00:00:07Z", "text": "again and again",
             "items": [{"id": ID, "robot": "r", "since": "1970-01-01T00:00:05Z"}]}],
     });
-    assert_eq!(bench.get("/api/v1/queues/invoices").await.json(), expected);
     let list = bench.get("/api/v1/queues").await.json();
     assert_eq!(list["items"][0], expected);
+    expected["sla"] = json!({"in_time": 0, "at_risk": 0, "late": 0});
+    expected["forecast"] = json!({"drain_at": null, "late": 0, "robots_needed": null});
+    assert_eq!(bench.get("/api/v1/queues/invoices").await.json(), expected);
     assert_eq!((&list["items"][1]["key"], &list["items"][1]["lane"]), (&json!("scans"), &json!("direct")));
     assert_eq!(list["next"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_queue_alone_shows_what_becomes_of_it() {
+    let bench = Bench::with_item().await;
+    // One robot takes a minute for an item; of five that are due in 150 s two are done in time.
+    bench
+        .run(
+            "UPDATE items SET state = 'processed', kind = NULL, started_at = 1000000, finished_at = 61000000 \
+             WHERE reference = 'INV-1'",
+        )
+        .await;
+    bench
+        .run(
+            "WITH RECURSIVE n (n) AS (SELECT 3 UNION ALL SELECT n + 1 FROM n WHERE n < 7) \
+             INSERT INTO items (id, queue, lane, state, place, priority, attempt, deliveries, retries, requeues, silent, \
+             possible_repeat, ran_anyway, stub, enqueued_at, ready_at, revision, due_at, at_risk_at) \
+             SELECT '00000000-0000-0000-0000-00000000000' || n, 'invoices', 'managed', 'queued', 'ready', 8, 0, 0, 0, 0, 0, 0, \
+             0, 0, 1, 0, 1, unixepoch() * 1000000 + 150000000, unixepoch() * 1000000 + (n - 4) * 60000000 FROM n",
+        )
+        .await;
+    bench.run("DELETE FROM items WHERE reference = 'INV-2'").await;
+    bench.api.status.update(|status| {
+        let seen = QueueSeen { ready: Some(5), unacked: None, consumers: Some(1) };
+        status.queues.insert("invoices".to_owned(), seen);
+    });
+    let queue = bench.get("/api/v1/queues/invoices").await.json();
+    assert_eq!(queue["sla"], json!({"in_time": 3, "at_risk": 2, "late": 0}));
+    let forecast = &queue["forecast"];
+    assert_eq!((&forecast["late"], &forecast["robots_needed"]), (&json!(3), &json!(3)));
+    let drain_at: crate::item::Timestamp = forecast["drain_at"].as_str().unwrap().parse().unwrap();
+    let ahead = drain_at.duration_since(crate::lanes::now()).as_secs();
+    assert!((240..=300).contains(&ahead), "{ahead}");
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! The JSON forms of what the API answers. Field names and their order are the contract; absent is `null`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::attention::{self, AttentionView};
+use super::outlook::Ahead;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::request::Request;
 use crate::item::timeline::Line;
@@ -180,6 +182,49 @@ pub(super) struct QueueView {
     consumers: Option<u64>,
     unaccounted: u64,
     attention: Vec<AttentionView>,
+}
+
+/// One queue alone: also what becomes of it, which takes a look at everything that is due.
+#[derive(Serialize)]
+pub(super) struct OneQueueView {
+    #[serde(flatten)]
+    queue: QueueView,
+    sla: SlaView,
+    forecast: ForecastView,
+}
+
+/// Open items that are due some day, by how they stand.
+#[derive(Serialize)]
+struct SlaView {
+    in_time: u64,
+    at_risk: u64,
+    late: u64,
+}
+
+#[derive(Serialize)]
+struct ForecastView {
+    drain_at: Option<Timed>,
+    late: Option<u64>,
+    robots_needed: Option<u64>,
+}
+
+impl OneQueueView {
+    pub(super) fn new(queue: QueueView, ahead: Ahead) -> Self {
+        let Ahead { at, sla, forecast } = ahead;
+        let drain_at = forecast.drain_in.and_then(|seconds| {
+            let span = Duration::try_from_secs_f64(seconds.ceil()).ok()?;
+            at.checked_add(span).ok()
+        });
+        Self {
+            queue,
+            sla: SlaView { in_time: sla.in_time, at_risk: sla.at_risk, late: sla.late },
+            forecast: ForecastView {
+                drain_at: drain_at.map(Timed),
+                late: forecast.late,
+                robots_needed: forecast.robots_needed,
+            },
+        }
+    }
 }
 
 /// What is paused, by definition or by command.

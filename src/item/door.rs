@@ -339,7 +339,7 @@ pub fn admit(
 ) -> Item {
     let new = &arrival.new;
     let enqueued_at = new.enqueued_at.unwrap_or(now);
-        let mut item = Item {
+    let mut item = Item {
         id,
         queue: definition.key.clone(),
         lane: Lane::Managed,

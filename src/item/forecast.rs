@@ -107,7 +107,6 @@ pub fn forecast(outlook: &Outlook) -> Forecast {
     let of_one = outlook.pace.and_then(|pace| pace.of_one(outlook.robots));
     let robots_needed = of_one.and_then(|seconds| robots_needed(outlook, seconds));
     let (drain_in, late) = match (outlook.robots, of_one) {
-        (None, _) => (None, None),
         // Nobody works: it is never empty, and whatever is due will be late.
         (Some(0), _) => (None, Some(due)),
         (Some(robots), Some(seconds)) => {
@@ -115,7 +114,7 @@ pub fn forecast(outlook: &Outlook) -> Forecast {
             (Some(run.drained_in), Some(run.late))
         }
         (Some(_), None) if due == 0 => (None, Some(0)),
-        (Some(_), None) => (None, None),
+        (None, _) | (Some(_), None) => (None, None),
     };
     Forecast { drain_in, late, robots_needed }
 }
@@ -385,7 +384,12 @@ mod tests {
         let rows: Vec<Row> = (0..20_000_u32)
             .map(|n| {
                 let priority = u8::try_from(n % 32).unwrap();
-                (priority, f64::from(n % 160) * 60.0, (n % 3 > 0).then(|| f64::from(n % 170) * 50.0), 1 + u64::from(n % 7))
+                (
+                    priority,
+                    f64::from(n % 160) * 60.0,
+                    (n % 3 > 0).then(|| f64::from(n % 170) * 50.0),
+                    1 + u64::from(n % 7),
+                )
             })
             .collect();
         for seconds in [0.0, 0.001, 7.0, 1e9] {

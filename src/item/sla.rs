@@ -303,7 +303,10 @@ mod tests {
             let arrival = Arrival { new, ..Arrival::default() };
             let id = ItemId::new(uuid::Uuid::from_u128(1));
             let item = door::admit(definition, &arrival, 4, String::new(), id, at(from));
-            assert_eq!((item.at_risk_at, item.due_at, item.sla_next), (Some(at(at_risk)), Some(at(due)), Some(at(at_risk))));
+            assert_eq!(
+                (item.at_risk_at, item.due_at, item.sla_next),
+                (Some(at(at_risk)), Some(at(due)), Some(at(at_risk)))
+            );
         }
         assert_eq!(definition.due_after, Some(Duration::from_hours(8)));
     }

@@ -80,6 +80,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/broker/consume.rs", "Instant::now", "whether deliveries follow each other"),
     ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
     ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
+    ("src/http/outlook.rs", "Instant::now", "what a look ahead cost, so that it is not taken too often"),
     ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
     ("src/http/orders.rs", "Timestamp::now", "as above, for the item something was asked of"),
     ("src/daemon/broker_side.rs", "Instant::now", "how long a session lasted"),

@@ -6,11 +6,13 @@
 mod counts;
 mod cursor;
 mod items;
+pub(in crate::mirror) mod outlook;
 mod parked;
 
 pub use counts::Counts;
 pub use cursor::{BadCursor, ItemCursor, ParkedCursor, Sort};
 pub use items::{ItemFilter, Payload};
+pub use outlook::{SlaCounts, Waits};
 pub use parked::Parked;
 
 use super::{Mirror, MirrorError};

@@ -340,3 +340,57 @@ async fn a_page_of_a_list_is_read_from_an_index_in_its_order() {
         assert!(!sorts || filter == &by_reference, "{filter:?}: {plan:#?}");
     }
 }
+
+#[tokio::test]
+async fn what_waits_is_summed_up_by_priority_and_time() {
+    use crate::item::forecast::Cohort;
+    const SECOND: i64 = 1_000_000;
+    let due = |n: u128, due_in: i64| Sample { due_at: Some(due_in * SECOND), ..Sample::queued(n) };
+    let samples = vec![
+        // Late since 1970 began; in time, two of them together.
+        due(1, -5),
+        due(2, 30),
+        due(3, 32),
+        Sample { priority: 8, ..due(4, 86_400) },
+        Sample { place: "delayed", enqueued_at: 50 * SECOND, ..due(5, 100) },
+        Sample { place: "delayed", enqueued_at: 7200 * SECOND, ..Sample::queued(6) },
+        Sample::queued(7),
+        Sample { place: "broker", ..Sample::queued(8) },
+        Sample { state: State::Processing, place: "broker", ..due(9, 35) },
+        // Of no interest.
+        Sample { state: State::Exception(Kind::It), place: "settled", ..due(10, 30) },
+        Sample { queue: "others", ..due(11, 30) },
+    ];
+    let (_folder, mirror) = mirror(samples).await;
+    run(&mirror, "UPDATE items SET at_risk_at = -1 WHERE due_at = 32000000").await;
+    let mut waits = mirror.waits("invoices", Timestamp::UNIX_EPOCH).await.unwrap();
+    waits.backlog.sort_by(|a, b| (a.priority, a.due_in).partial_cmp(&(b.priority, b.due_in)).unwrap());
+    let cohort = |priority, ready_in, due_in, items| Cohort { priority, ready_in, due_in, items };
+    let few = |cohort: &Cohort| Cohort {
+        ready_in: cohort.ready_in.round(),
+        due_in: cohort.due_in.map(f64::round),
+        ..*cohort
+    };
+    assert_eq!(
+        waits.backlog.iter().map(few).collect::<Vec<_>>(),
+        [
+            cohort(4, 7200.0, None, 1),
+            cohort(4, 0.0, None, 2),
+            cohort(4, 0.0, Some(-5.0), 1),
+            cohort(4, 0.0, Some(32.0), 3),
+            cohort(4, 50.0, Some(100.0), 1),
+            cohort(8, 0.0, Some(86_400.0), 1),
+        ]
+    );
+    assert_eq!(waits.sla, SlaCounts { in_time: 4, at_risk: 1, late: 1 });
+    assert_eq!(mirror.waits("nobody", Timestamp::UNIX_EPOCH).await.unwrap(), Waits::default());
+
+    run(
+        &mirror,
+        "UPDATE items SET state = 'processed', kind = NULL, place = 'settled', started_at = 1, finished_at = 2",
+    )
+    .await;
+    run(&mirror, "UPDATE items SET silent = 1 WHERE reference = 'INV-3'").await;
+    assert_eq!(mirror.handled("others").await.unwrap().len(), 1);
+    assert_eq!(mirror.handled("invoices").await.unwrap().len(), 9);
+}

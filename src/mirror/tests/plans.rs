@@ -1,9 +1,12 @@
 //! What is asked often is answered from an index, however much waits.
 
-use super::super::dispatch::{ANY_OUT, LEVELS, NEXT_DUE, NEXT_CROSSING, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql};
+use super::super::dispatch::{
+    ANY_OUT, LEVELS, NEXT_CROSSING, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql,
+};
 use super::super::items::crossing_sql;
 use super::super::plan;
 use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
+use super::super::read::outlook::{handled_sql, waits_sql};
 use super::*;
 use crate::definition::Order;
 
@@ -37,6 +40,21 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         let sorts = sql != unconfirmed_sql() && plan.iter().any(|step| step.contains("TEMP B-TREE"));
         assert!(!sorts, "{sql}: {plan:#?}");
     }
+}
+
+#[tokio::test]
+async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
+    let bench = Bench::new().await;
+    let plan = plan(&bench.mirror, &waits_sql()).await;
+    let searched: Vec<&String> =
+        plan.iter().filter(|step| step.starts_with("SEARCH") || step.starts_with("SCAN items")).collect();
+    for (step, index) in searched.iter().zip(["items_due", "items_postponed", "items_ready", "items_out"]) {
+        assert!(step.contains(&format!("INDEX {index} (queue=?")), "{plan:#?}");
+    }
+    assert_eq!(searched.len(), 4, "{plan:#?}");
+    let plan = super::super::plan(&bench.mirror, &handled_sql()).await;
+    assert!(plan.iter().any(|step| step.contains("INDEX items_by_queue (queue=? AND state=?)")), "{plan:#?}");
+    assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
 }
 
 #[tokio::test]

@@ -92,7 +92,9 @@ async fn items_are_told_once_that_they_are_at_risk_and_once_that_they_are_late()
         ("own", both("d")),
     ];
     assert_eq!(told, expected.map(|(reference, what)| (reference.to_owned(), what)).into());
-    for (queue, reference, sla) in [("m", "far", "in_time"), ("m", "done", "in_time"), ("m", "failed", "late"), ("d", "own", "late")] {
+    for (queue, reference, sla) in
+        [("m", "far", "in_time"), ("m", "done", "in_time"), ("m", "failed", "late"), ("d", "own", "late")]
+    {
         let item = daemon.item(queue, reference).await;
         assert_eq!(item["sla"], sla, "{item}");
         let events = daemon.timeline(&item).await.into_iter().map(|line| line["event"].as_str().unwrap().to_owned());
@@ -141,7 +143,8 @@ async fn the_earliest_due_goes_first_also_when_it_comes_back() {
         robot.ack(&delivery).await;
     }
     let again = order.iter().rposition(|reference| reference == "a").unwrap();
-    let others: Vec<&str> = order.iter().enumerate().filter(|(at, _)| *at != again).map(|(_, who)| who.as_str()).collect();
+    let others: Vec<&str> =
+        order.iter().enumerate().filter(|(at, _)| *at != again).map(|(_, who)| who.as_str()).collect();
     assert_eq!(others, ["out", "a", "b", "c", "d", "none"], "{order:?}");
     // What is out goes before it, and what goes out until it is ready.
     assert!((3..=4).contains(&again), "{order:?}");

@@ -108,7 +108,9 @@ async fn a_life_that_ends_anywhere_ends_as_an_exception_that_is_kept() {
         daemon
             .wait_until(&format!("the life of {queue}/{reference} is over"), async |daemon: &Daemon| {
                 let items = daemon.items(&format!("queue={queue}&reference={reference}")).await;
-                items.iter().any(|item| json!([item["state"], item["kind"], item["attempt"], item["retries"]]) == expected)
+                items
+                    .iter()
+                    .any(|item| json!([item["state"], item["kind"], item["attempt"], item["retries"]]) == expected)
             })
             .await;
         assert!(daemon.payload(&daemon.item(queue, reference).await).await.is_some(), "{queue} {reference}");

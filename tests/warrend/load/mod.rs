@@ -4,6 +4,7 @@ mod waiting;
 
 use futures::{StreamExt as _, stream};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
 use crate::support::broker::Vhost;
@@ -30,6 +31,10 @@ async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
 }
 
 async fn publish_sized(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>, bytes: usize) {
+    publish_with(vhost, queue, numbers, bytes, &FieldTable::default()).await;
+}
+
+async fn publish_with(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>, bytes: usize, headers: &FieldTable) {
     let connection = Connection::connect(&vhost.amqp_url, ConnectionProperties::default()).await.expect("a connection");
     let channel = connection.create_channel().await.expect("a channel");
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
@@ -40,6 +45,7 @@ async fn publish_sized(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usiz
             async move {
                 let properties = BasicProperties::default()
                     .with_delivery_mode(2)
+                    .with_headers(headers.clone())
                     .with_message_id(format!("item-{number}").as_str().into());
                 let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
                 let publish = channel.basic_publish("wq.items".into(), queue.into(), options, body, properties);

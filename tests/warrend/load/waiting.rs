@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{items, publish, publish_sized};
-use crate::support::amqp::Client;
+use super::{items, publish, publish_sized, publish_with};
+use crate::support::amqp::{Client, headers, text};
 use crate::support::daemon::{Daemon, daemon};
 
 /// Items that wait when memory is looked at for the first time: by then every part has done its work once.
@@ -146,6 +146,39 @@ async fn many_items_that_wait_in_the_mirror_cost_neither_memory_nor_time() {
 
     assert!(with_many.max(after_all) <= few + MEMORY, "{few} MiB with {FEW} items, then {with_many} and {after_all}");
     assert!(full <= empty + START, "ready after {full:?}, empty after {empty:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_items_that_wait_for_a_time_cost_no_memory_and_hold_up_nobody_whose_time_has_come() {
+    const SMALL: usize = 512;
+    let many = items();
+    let mut daemon = daemon("wait for a time").queues("queue: m\ndue_after: 7d\n").start().await;
+    let mut figures = Figures::new("the mirror, for a time", many);
+    let at = |seconds: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds)).to_string();
+    let not_before = |seconds: i64| headers(&[("wq-not-before", text(&at(seconds)))]);
+    publish_with(&daemon.vhost, "m", 0..FEW, SMALL, &not_before(86_400)).await;
+    until_queued(&daemon, "m", FEW).await;
+    let few = figures.memory(&format!("with {FEW}"), &daemon);
+    publish_with(&daemon.vhost, "m", FEW..many, SMALL, &not_before(86_400)).await;
+    until_queued(&daemon, "m", many).await;
+    let began = Instant::now();
+    let queue = daemon.queue("m").await;
+    figures.add("GET /api/v1/queues/m, with counts by sla and forecast", seconds(began.elapsed()));
+    assert_eq!(queue["sla"], json!({"in_time": many, "at_risk": 0, "late": 0}));
+    figures.add("start, with all", seconds(restart(&mut daemon).await));
+
+    let client = Client::connect(&daemon.vhost).await;
+    let mut robot = client.robot("m").await;
+    publish_with(&daemon.vhost, "m", many..many + FEW, SMALL, &not_before(2)).await;
+    let began = Instant::now();
+    for _ in 0..FEW {
+        let delivery = robot.next().await;
+        robot.ack(&delivery).await;
+    }
+    figures.rate(&format!("{FEW} whose time comes, worked by one robot"), FEW, began);
+    let with_many = figures.memory("with all", &daemon);
+    figures.print();
+    assert!(with_many <= few + MEMORY, "{few} MiB with {FEW} items, then {with_many}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
