@@ -100,6 +100,15 @@ pub fn set_due(item: &mut Item, definition: &QueueDefinition, due_at: Option<Tim
     item.sla_next = next_after(item, told.min(standing(item, now)));
 }
 
+/// Follows a decision that may have given the item another due time than it had `before`.
+pub fn follow(item: &mut Item, definition: &QueueDefinition, before: Option<Timestamp>, now: Timestamp) {
+    let due_at = item.due_at;
+    if due_at != before {
+        item.due_at = before;
+        set_due(item, definition, due_at, now);
+    }
+}
+
 /// A stub takes over when its copy is due. What was told of it already is not told again.
 pub fn take_over(stub: &mut Item, copy: &Item) {
     let told = told(stub);
@@ -271,7 +280,9 @@ mod tests {
             let mut item = item(Some(100), 0.8);
             let _ = told(&mut item, looked);
             let definition = QueueDefinition::with_defaults("q");
-            set_due(&mut item, &definition, due.map(time), time(edited));
+            let before = item.due_at;
+            item.due_at = due.map(time);
+            follow(&mut item, &definition, before, time(edited));
             assert_eq!(told(&mut item, edited), told_at_once, "{looked} {due:?} {edited}, at once");
             assert_eq!(told(&mut item, 5000), told_later, "{looked} {due:?} {edited}, later");
         }

@@ -10,7 +10,7 @@ use crate::item::lifecycle::{Moment, Rules, Step, people};
 use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, direct};
+use crate::item::{Item, ItemId, Lane, direct, sla};
 use crate::mirror::{MirrorError, Tx, acks, items, records, requests};
 
 pub(crate) struct Ledger {
@@ -174,8 +174,9 @@ impl Ledger {
         // Each item rolls for itself: retries of one batch are not to come back together.
         self.moment.chance = moment().chance;
         let rules = Rules { retry: &definition.retry, crash_limit: definition.crash_limit };
-        let (before, revision) = (item.state, item.revision);
+        let (before, revision, due_at) = (item.state, item.revision, item.due_at);
         let Some(step) = decide(item, &rules, &self.moment) else { return };
+        sla::follow(item, &definition, due_at, self.moment.now);
         if item.revision != revision {
             self.changed.insert(id);
         }
@@ -189,9 +190,16 @@ impl Ledger {
 
     /// Carries out what waits of an item that is not dispatched any more.
     pub(crate) fn carry_out(&mut self, id: ItemId) {
+        let Some(queue) = self.items.get(&id).filter(|item| item.pending.is_some()).map(|item| item.queue.clone())
+        else {
+            return;
+        };
+        let definition = self.definition(&queue);
         let Some(item) = self.items.get_mut(&id) else { return };
-        let (before, new_payload) = (item.state, item.pending.as_ref().is_some_and(Request::brings_payload));
+        let (before, due_at) = (item.state, item.due_at);
+        let new_payload = item.pending.as_ref().is_some_and(Request::brings_payload);
         let Some(line) = people::carry_out(item, self.moment.now).and_then(|step| step.line) else { return };
+        sla::follow(item, &definition, due_at, self.moment.now);
         if new_payload {
             self.edits.push((id, people::outcome(&line) == Some(true)));
         }

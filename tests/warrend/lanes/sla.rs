@@ -102,6 +102,14 @@ async fn items_are_told_once_that_they_are_at_risk_and_once_that_they_are_late()
         assert_eq!(told.len(), if sla == "late" { 2 } else { 0 }, "{reference}: {told:?}");
     }
 
+    // Pulled ahead by an edit it is late at once.
+    let edited = daemon.item("m", "far").await;
+    let url = format!("{}/api/v1/items/{}", daemon.url(), edited["id"].as_str().unwrap());
+    let edit = reqwest::Client::builder().no_proxy().build().unwrap().patch(url);
+    let answer = edit.json(&json!({"due_at": "2026-01-02T00:00:00Z"})).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
+    assert_eq!(heard(&daemon, &client, 1).await, [("far".to_owned(), vec!["late.m".to_owned()])].into());
+
     // Eight working hours end within the hours of a working day.
     let (status, item) = daemon.post("/api/v1/queues/office/items", &json!({"payload": {}, "reference": "o"})).await;
     assert_eq!((status, &item["sla"]), (201, &json!("in_time")), "{item}");
