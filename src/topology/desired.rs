@@ -395,23 +395,6 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_keeps_the_life_of_direct_items_alone() {
-        let day = std::time::Duration::from_hours(24);
-        for (lane, life, expected) in [
-            (Lane::Direct, Some(day), json!(86_400_000)),
-            (Lane::Direct, None, json!(null)),
-            // RabbitMQ does not count that far.
-            (Lane::Direct, Some(day * 50), json!(null)),
-            (Lane::Managed, Some(day), json!(null)),
-        ] {
-            let definition = QueueDefinition { lane, expires_after: life, ..QueueDefinition::with_defaults("a") };
-            let version = Version::parse("4.3.6").unwrap();
-            let policy = robots_policy(&definition, Kind::Quorum, version, "wq.q.a").unwrap();
-            assert_eq!(policy.definition["message-ttl"], expected, "{lane} {life:?}");
-        }
-    }
-
-    #[test]
     fn the_version_decides_the_type_and_the_arguments_fit_it() {
         let quorum = [
             "x-dead-letter-exchange=wq.dead",

@@ -161,10 +161,16 @@ async fn many_items_that_wait_for_a_time_cost_no_memory_and_hold_up_nobody_whose
     let few = figures.memory(&format!("with {FEW}"), &daemon);
     publish_with(&daemon.vhost, "m", FEW..many, SMALL, &not_before(86_400)).await;
     until_queued(&daemon, "m", many).await;
-    let began = Instant::now();
-    let queue = daemon.queue("m").await;
-    figures.add("GET /api/v1/queues/m, with counts by sla and forecast", seconds(began.elapsed()));
-    assert_eq!(queue["sla"], json!({"in_time": many, "at_risk": 0, "late": 0}));
+    // What was seen last may be shown again, the longer the more it cost to see.
+    let all = json!({"in_time": many, "at_risk": 0, "late": 0});
+    daemon.wait_until("all are counted", async |daemon: &Daemon| daemon.queue("m").await["sla"] == all).await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let began = Instant::now();
+        daemon.queue("m").await;
+        slowest = slowest.max(began.elapsed());
+    }
+    figures.add("GET /api/v1/queues/m, the slowest of 20", seconds(slowest));
     figures.add("start, with all", seconds(restart(&mut daemon).await));
 
     let client = Client::connect(&daemon.vhost).await;

@@ -182,3 +182,17 @@ fn a_policy_shadows_ours_by_its_number_also_before_the_queue_is_there() {
     let notes = Want::of(ONE).plan(&observed).notes;
     assert!(notes.iter().all(|note| !note.text.contains("wq.q.a")), "{notes:?}");
 }
+
+#[test]
+fn the_broker_keeps_the_life_of_direct_items_alone() {
+    for (yaml, expected) in [
+        ("queue: a\nlane: direct\nexpires_after: 1d\n", json!(86_400_000)),
+        ("queue: a\nlane: direct\n", json!(null)),
+        // RabbitMQ does not count that far.
+        ("queue: a\nlane: direct\nexpires_after: 50d\n", json!(null)),
+        ("queue: a\nexpires_after: 1d\n", json!(null)),
+    ] {
+        let settled = Want::of(yaml).settled("4.3");
+        assert_eq!(settled.policies["wq.q.a"].definition["message-ttl"], expected, "{yaml}");
+    }
+}
