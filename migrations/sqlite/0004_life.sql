@@ -20,3 +20,11 @@ CREATE TABLE pending_payloads (
 
 -- Items that a robot said it started: which of them take too long.
 CREATE INDEX items_started ON items (queue, started_at) WHERE state = 'processing' AND rejected_at IS NULL;
+
+-- Changes of items that `wq.events` is to tell of: the lines of their timelines, in the order in which they were committed, until the broker has
+-- them. Numbers are never used twice: whoever deletes up to one must not meet newer rows below it.
+CREATE TABLE changes (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    item     TEXT    NOT NULL,
+    revision INTEGER NOT NULL
+);

@@ -55,6 +55,7 @@ pub(super) async fn one(
     if matches!(admission, Admission::Admitted(_)) {
         api.wakes.dispatch(&key);
         api.wakes.timers.notify_one();
+        api.wakes.events.notify_one();
     }
     answer(admission, Timestamp::now())
 }

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod attempts;
 pub mod direct;
 pub mod door;
+pub mod event;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;

@@ -105,6 +105,7 @@ impl LetIn {
             wakes.dispatch(&queue);
         }
         wakes.timers.notify_one();
+        wakes.events.notify_one();
         if self.answers {
             wakes.answers.notify_one();
         }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod changes;
 mod claims;
 mod plans;
 mod working;
