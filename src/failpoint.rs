@@ -41,6 +41,7 @@ pub const POINTS: &[&str] = &[
     "timers.expired",
     "timers.promoted",
     "timeouts.ended",
+    "retention.removed",
     "reconcile.settled",
     "definitions.committed",
     "apply.stepped",

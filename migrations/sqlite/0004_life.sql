@@ -28,3 +28,19 @@ CREATE TABLE changes (
     item     TEXT    NOT NULL,
     revision INTEGER NOT NULL
 );
+
+-- What is not kept for ever: items go, or their payloads alone, after their time.
+ALTER TABLE items ADD COLUMN payload_gone INTEGER NOT NULL DEFAULT 0;   -- it was there and is not kept any more
+CREATE INDEX items_finished ON items (queue, state, payload_gone, finished_at) WHERE finished_at IS NOT NULL;
+
+-- References of items that are gone, in queues that are unique: taken for ever.
+CREATE TABLE spent_references (
+    queue        TEXT    NOT NULL,
+    reference    TEXT    NOT NULL,
+    item         TEXT    NOT NULL,
+    content_hash TEXT,
+    state        TEXT    NOT NULL,                       -- how the item ended
+    finished_at  INTEGER NOT NULL,
+    gone_at      INTEGER NOT NULL,
+    PRIMARY KEY (queue, reference)
+) WITHOUT ROWID;

@@ -5,11 +5,23 @@
 
 use serde_json::{Value, json};
 
+use super::lifecycle::people;
 use super::timeline::Line;
 use super::{ItemId, Kind, State, Timestamp};
 
-/// Lines that are no change: something was said or noted, and the item stands where it stood.
-const NOTED: [&str; 2] = ["noted", "progress"];
+/// Lines that are no change: something was said, noted or asked for, and the item stands where it stood. That a request was refused is
+/// told by whoever refuses it.
+const NOTED: [&str; 9] = [
+    "noted",
+    "progress",
+    "note",
+    "assigned",
+    "hold_requested",
+    "cancel_requested",
+    "edit_requested",
+    people::REFUSED,
+    people::OUT_OF_REACH,
+];
 
 /// A stub's copy came: the item stands where it stood, but what its producer asked for is known now.
 const COPIED: &str = "copied";
@@ -63,6 +75,8 @@ pub fn of(change: &Change) -> Vec<Event> {
         let state = State::from_text(&line.state);
         let what = match (line.event.as_ref(), state) {
             ("retry", _) => "retry".to_owned(),
+            // Who waits for exceptions is not told of one that somebody mends.
+            ("edited", _) => "edited".to_owned(),
             (_, Some(State::Exception(kind))) => format!("exception.{kind}"),
             (_, Some(state)) => state.word().to_owned(),
             // A newer version wrote it.
@@ -151,6 +165,13 @@ mod tests {
             ("hold", "on_hold", &["item.on_hold.a.b"]),
             ("cancelled", "cancelled", &["item.cancelled.a.b"]),
             ("reopened", "queued", &["item.queued.a.b"]),
+            ("edited", "exception: invalid", &["item.edited.a.b"]),
+            ("held", "on_hold", &["item.on_hold.a.b"]),
+            ("released", "queued", &["item.queued.a.b"]),
+            ("restored", "exception: it", &["item.exception.it.a.b"]),
+            ("note", "exception: it", &[]),
+            ("hold_requested", "queued", &[]),
+            ("request_refused", "processing", &[]),
             ("dreamt", "asleep: deeply", &["item.asleep.deeply.a.b"]),
         ] {
             let kinds: Vec<String> = told(line(event, state), None, &[]).into_iter().map(|event| event.kind).collect();

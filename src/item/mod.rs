@@ -14,6 +14,7 @@ pub mod message;
 pub mod report;
 pub mod request;
 pub mod retry;
+pub mod spent;
 pub mod state;
 pub mod timeline;
 
@@ -81,6 +82,8 @@ pub struct Item {
     pub content_type: Option<String>,
     /// Payload length in bytes; `None` while the payload is not known (a stub).
     pub size: Option<u64>,
+    /// The payload was there and is not kept any more (`keep.payload`): the item cannot be sent again. `size` and `content_hash` stay.
+    pub payload_gone: bool,
     /// SHA-256 of the payload, hex; the "content" of the identity rules.
     pub content_hash: Option<String>,
     pub labels: BTreeMap<String, String>,

@@ -15,6 +15,7 @@ mod many;
 mod read;
 pub mod records;
 pub mod requests;
+pub mod retention;
 mod row;
 pub mod tap;
 pub mod working;

@@ -10,6 +10,7 @@ use super::*;
 mod changes;
 mod claims;
 mod plans;
+mod retention;
 mod working;
 
 /// A mirror in a folder of its own.

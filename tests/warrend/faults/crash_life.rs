@@ -84,3 +84,53 @@ async fn every_change_is_told_whenever_the_daemon_dies_and_a_repeat_has_its_id()
     let bodies: Vec<Value> = told.values().map(|body| serde_json::from_slice(body).expect("JSON")).collect();
     assert!(bodies.iter().any(|body| body["state"] == "processed"));
 }
+
+#[tokio::test]
+async fn what_is_not_kept_goes_whole_whenever_the_daemon_dies() {
+    const ITEMS: i64 = 600;
+    let mut daemon = daemon("crash retention").queues("queue: a\nunique: true\nkeep: {processed: 1d}\n").start().await;
+    daemon.kill();
+    // Done two days ago, but for one, which is new.
+    let numbers = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= {ITEMS})");
+    let id = "printf('00000000-0000-0000-0000-%012d', n)";
+    let now = jiff::Timestamp::now().as_microsecond();
+    let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
+    for sql in [
+        format!(
+            "INSERT INTO items (id, queue, lane, reference, unique_reference, content_hash, state, place, size, priority, attempt, \
+             deliveries, retries, requeues, silent, possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \
+             {numbers} SELECT {id}, 'a', 'managed', n, n, 'x', 'processed', 'settled', 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, \
+             {now} - 172800000000 * (n <= {ITEMS}), 1 FROM n"
+        ),
+        format!("INSERT INTO payloads {numbers} SELECT {id}, 'body' FROM n"),
+        format!(
+            "INSERT INTO timeline (item, revision, at, actor, event, attempt, state) {numbers} \
+             SELECT {id}, 1, 1, 'x', 'processed', 1, 'processed' FROM n"
+        ),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("rows");
+    }
+    mirror.close().await.expect("closed");
+
+    daemon.die_at("retention.removed").await;
+    let left = count(&daemon, "SELECT count(*) FROM items").await;
+    assert!((1..ITEMS).contains(&left), "a batch is gone, and no more: {left} are left");
+    let together = [
+        ("payloads", "SELECT count(*) FROM payloads"),
+        ("timelines", "SELECT count(*) FROM timeline"),
+        ("references", "SELECT 601 - count(*) FROM spent_references"),
+        ("counts", "SELECT items FROM item_counts WHERE queue = 'a' AND state = 'processed'"),
+    ];
+    for (what, sql) in together {
+        assert_eq!(count(&daemon, sql).await, left, "{what}");
+    }
+    daemon.start_again().await;
+    daemon
+        .wait_until("the rest is gone", async |daemon: &Daemon| count(daemon, "SELECT count(*) FROM items").await == 1)
+        .await;
+    for (what, sql) in together {
+        assert_eq!(count(&daemon, sql).await, 1, "{what}");
+    }
+    let item = json!({"reference": "7", "payload": 7});
+    assert_eq!(daemon.post("/api/v1/queues/a/items", &item).await.0, 409, "its reference stays taken");
+}
