@@ -76,7 +76,7 @@ async fn what_is_finished_goes_after_its_time_and_its_reference_stays_taken() {
     let (status, problem) = daemon.get_with_status(&path(&fails, "/payload")).await.expect("an answer");
     assert!(status == 404 && problem["detail"].as_str().unwrap().contains("gone"), "{problem}");
     assert!(!daemon.timeline(&fails).await.is_empty());
-    assert_eq!(left(&daemon, "queue=a").await, ["new", "old-fails", "old-held", "older-fails", "newer"]);
+    assert_eq!(left(&daemon, "queue=a").await, ["new", "newer", "old-fails", "old-held", "older-fails"]);
     assert_eq!(daemon.item("a", "old-held").await["payload_gone"], false, "what is on hold is not finished");
     assert_eq!(left(&daemon, "queue=forever").await, ["old"]);
     let counts = daemon.queue("a").await["counts"].clone();
