@@ -43,6 +43,7 @@ static SPEND: Many = Many::new(|places| {
     )
 });
 static PAYLOADS: Many = Many::new(|places| format!("DELETE FROM payloads WHERE item IN ({})", many::list(places)));
+static ASIDE: Many = Many::new(|places| format!("DELETE FROM pending_payloads WHERE item IN ({})", many::list(places)));
 static TIMELINES: Many = Many::new(|places| format!("DELETE FROM timeline WHERE item IN ({})", many::list(places)));
 static REMOVE: Many = Many::new(|places| format!("DELETE FROM items WHERE id IN ({})", many::list(places)));
 static MARK: Many =
@@ -103,7 +104,7 @@ pub async fn remove(
     let spend = SPEND.query(ids.len()).bind(micros(now)).bind(unique);
     let spend = ids.iter().fold(spend, |query, id| query.bind(id.clone()));
     spend.execute(&mut *tx).await.map_err(failed("keep references taken"))?;
-    for statement in [&PAYLOADS, &TIMELINES, &REMOVE] {
+    for statement in [&PAYLOADS, &ASIDE, &TIMELINES, &REMOVE] {
         rows += of(tx, statement, &ids).await?;
     }
     Ok(Removed { items: ids.len() as u64, rows, more })

@@ -30,12 +30,11 @@ async fn every_change_is_told_whenever_the_daemon_dies_and_a_repeat_has_its_id()
     daemon.kill();
     let mut repeated = 0;
     let mut told: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let mut hear = |event: Delivery| match told.insert(id(&event), event.data.clone()) {
-        Some(before) => {
+    let mut hear = |event: Delivery| {
+        if let Some(before) = told.insert(id(&event), event.data.clone()) {
             assert_eq!(before, event.data, "a repeat is the same event");
             repeated += 1;
         }
-        None => {}
     };
     // The last one dies between the commit of a change and its event.
     for (round, point) in ["changes.published", "changes.removed", "reports.committed"].into_iter().enumerate() {
