@@ -211,7 +211,8 @@ mod tests {
             deliveries: 1,
             code: Some("E7".to_owned()),
             reason: Some("IBAN NO93 8601 is no IBAN".to_owned()),
-            kind: None,
+            attempt: 2,
+            dropped: None,
             delay_ms: None,
             silent: false,
         };

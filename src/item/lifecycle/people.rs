@@ -129,7 +129,7 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<St
         return Err(wrong("restore", item, "cancelled"));
     }
     if item.payload_gone && !matches!(item.cancelled_from, Some(State::Exception(_) | State::OnHold)) {
-        return Some(Err(Refusal::NoPayload));
+        return Err(Refusal::NoPayload);
     }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
