@@ -29,3 +29,26 @@ CREATE INDEX items_sla ON items (sla_next) WHERE sla_next IS NOT NULL AND state 
 -- What the counts by sla and the forecast look at: only items that are due some day, or wait for a time, pay for it.
 CREATE INDEX items_due ON items (queue, priority, due_at, at_risk_at, ready_at) WHERE due_at IS NOT NULL AND state NOT IN ('processed', 'on_hold', 'exception', 'cancelled');
 CREATE INDEX items_postponed ON items (queue, priority, ready_at) WHERE due_at IS NULL AND place = 'delayed';
+-- Changes of items that `wq.events` is to tell of: the lines of their timelines, in the order in which they were committed, until the broker has
+-- them. Numbers are never used twice: whoever deletes up to one must not meet newer rows below it.
+CREATE TABLE changes (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    item     TEXT    NOT NULL,
+    revision INTEGER NOT NULL
+);
+
+-- What is not kept for ever: items go, or their payloads alone, after their time.
+ALTER TABLE items ADD COLUMN payload_gone INTEGER NOT NULL DEFAULT 0;   -- it was there and is not kept any more
+CREATE INDEX items_finished ON items (queue, state, payload_gone, finished_at) WHERE finished_at IS NOT NULL;
+
+-- References of items that are gone, in queues that are unique: taken for ever.
+CREATE TABLE spent_references (
+    queue        TEXT    NOT NULL,
+    reference    TEXT    NOT NULL,
+    item         TEXT    NOT NULL,
+    content_hash TEXT,
+    state        TEXT    NOT NULL,                       -- how the item ended
+    finished_at  INTEGER NOT NULL,
+    gone_at      INTEGER NOT NULL,
+    PRIMARY KEY (queue, reference)
+) WITHOUT ROWID;

@@ -15,6 +15,7 @@ mod pass;
 pub mod pause;
 mod rebind;
 pub mod reconcile;
+pub mod retention;
 mod retire;
 pub mod timeouts;
 pub mod timers;

@@ -289,11 +289,12 @@ impl BrokerSide {
         let (context, own, token) = parts();
         // Control sees what is missing and makes it; where it is blind, only the start of a session does.
         let missing = if self.management.is_some() { Missing::TellControl } else { Missing::EndSession };
+        let management = self.management.clone();
         crew.spawn(
             "events",
             while_connected(Arc::clone(&own), token.clone(), missing, move || {
                 let wakes = Arc::clone(&context.wakes);
-                let run = lanes::events::run(context.clone(), Arc::clone(&own), token.clone());
+                let run = lanes::events::run(context.clone(), management.clone(), Arc::clone(&own), token.clone());
                 async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
             }),
         );

@@ -22,7 +22,7 @@ use crate::broker::management::Management;
 use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
-use crate::control::{timeouts, timers};
+use crate::control::{retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::{Context, Replies, Wakes};
@@ -90,6 +90,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let desk = Desk::default();
     let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
+    let purge = retention::run(mirror.clone(), live.clone(), stop.clone());
+    crew.spawn("retention", async move {
+        purge.await;
+        Ok::<(), anyhow::Error>(())
+    });
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;

@@ -88,7 +88,6 @@ pub(super) const NOT_YET: &[(&str, Same, &str)] = &[
     ("on_exception", |a, b| a.on_exception == b.on_exception, "on_exception: {}"),
     ("notify", |a, b| a.notify == b.notify, "notify: []"),
     ("mask", |a, b| a.mask == b.mask, "mask: []"),
-    ("keep", |a, b| a.keep == b.keep, "keep: {}"),
 ];
 
 /// Keys that need the daemon between producer and robot, as the documentation marks them.

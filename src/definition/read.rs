@@ -52,10 +52,10 @@ const BREAKER_KEYS: &[(&str, Set<Breaker>)] = &[
 ];
 
 const KEEP_KEYS: &[(&str, Set<Keep>)] = &[
-    ("processed", |kept, file, node| keep(&mut kept.processed, file.duration_or(node, "forever"))),
-    ("exception", |kept, file, node| keep(&mut kept.exception, file.duration_or(node, "forever"))),
-    ("cancelled", |kept, file, node| keep(&mut kept.cancelled, file.duration_or(node, "forever"))),
-    ("payload", |kept, file, node| keep(&mut kept.payload, file.duration_or(node, "forever"))),
+    ("processed", |kept, file, node| keep(&mut kept.processed, kept_for(file, node))),
+    ("exception", |kept, file, node| keep(&mut kept.exception, kept_for(file, node))),
+    ("cancelled", |kept, file, node| keep(&mut kept.cancelled, kept_for(file, node))),
+    ("payload", |kept, file, node| keep(&mut kept.payload, kept_for(file, node))),
 ];
 
 #[derive(Default)]
@@ -102,6 +102,19 @@ pub(super) fn paused(paused: &mut Paused, file: &mut FileCheck<'_>, node: &Node)
 
 pub(super) fn kept(kept: &mut Keep, file: &mut FileCheck<'_>, node: &Node) {
     each(kept, file, node, KEEP_KEYS);
+}
+
+/// A report or a dead letter that comes a moment after an item's end must find it.
+const KEPT_AT_LEAST: Duration = Duration::from_mins(1);
+
+fn kept_for(file: &mut FileCheck<'_>, node: &Node) -> Option<Option<Duration>> {
+    let time = file.duration_or(node, "forever")?;
+    if time.is_some_and(|time| time < KEPT_AT_LEAST) {
+        let help = "what is said of an item may come a little after its end; write 1m or more".to_owned();
+        file.report(node.at, "what is finished is kept for 1m at least", help);
+        return None;
+    }
+    Some(time)
 }
 
 pub(super) fn key(file: &mut FileCheck<'_>, node: &Node) -> Option<String> {

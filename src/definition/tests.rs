@@ -62,7 +62,7 @@ fn every_key_is_read() {
         "queue: a.b-c_1\ntitle: T\ndescription: |\n  two\n  lines\nowner: o@example.com\nlabels: {process: p2p, site: 'no'}\n\
          lane: managed\ntype: classic\npriorities: {normal: 0, top: 31}\nexpires_after: 7d\ndue_after: 1h30m\nunique: true\n\
          schema: good.json\norder: deadline\nwindow: 7\ncrash_limit: 1\nmax_payload: 16MiB\nretry:\n  it: {limit: 1, backoff: {first: 5s, factor: 1.5, max: 1m, jitter: 0%}}\n  \
-         timeout: {backoff: {factor: 3}}\n  requeue: {limit: 0}\npaused: {intake: true}\n",
+         timeout: {backoff: {factor: 3}}\n  requeue: {limit: 0}\npaused: {intake: true}\nkeep: {processed: 90d, exception: forever, payload: 1d}\n",
     );
     assert_eq!((queue.key.as_str(), queue.title.as_str()), ("a.b-c_1", "T"));
     assert_eq!(queue.description.as_deref(), Some("two\nlines"));
@@ -77,6 +77,8 @@ fn every_key_is_read() {
     assert_eq!(queue.retry.it.limit, 1);
     assert!((queue.retry.it.backoff.factor - 1.5).abs() < f64::EPSILON);
     assert_eq!((queue.retry.it.backoff.max, queue.retry.it.backoff.jitter), (Duration::from_secs(60), 0.0));
+    let day = Duration::from_hours(24);
+    assert_eq!(queue.keep, Keep { processed: Some(90 * day), payload: Some(day), ..Keep::default() });
     // What a partial map leaves out keeps its default.
     assert_eq!((queue.retry.timeout.limit, queue.retry.timeout.backoff.factor), (0, 3.0));
     assert_eq!(queue.retry.timeout.backoff.first, Duration::from_secs(30));
@@ -152,6 +154,10 @@ fn bad_values_name_place_cause_and_cure() {
         ("queue: x\nwindow: 1.5", "2:9 expected a whole number, found the number 1.5"),
         ("queue: x\ncrash_limit: 1001", "2:14 expected 1 to 1000, found the number 1001"),
         ("queue: x\nexpires_after: 0s", "2:16 a duration has to be longer than 0"),
+        (
+            "queue: x\nkeep: {processed: 59s}",
+            "2:19 what is finished is kept for 1m at least (what is said of an item may come a little after its end; write 1m or more)",
+        ),
         (
             "queue: x\nexpires_after: none",
             "2:16 expected a duration or 'never', found the text 'none' (did you mean 'never'?)",

@@ -15,7 +15,7 @@ use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
-use super::view::ItemView;
+use super::view::{ItemView, SpentView};
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
 use crate::item::{Kind, Lane, Timestamp};
@@ -55,6 +55,7 @@ pub(super) async fn one(
     if matches!(admission, Admission::Admitted(_)) {
         api.wakes.dispatch(&key);
         api.wakes.timers.notify_one();
+        api.wakes.events.notify_one();
     }
     answer(admission, Timestamp::now())
 }
@@ -64,6 +65,7 @@ fn answer(admission: Admission, now: Timestamp) -> Result<Response, Problem> {
     let (status, item) = match admission {
         Admission::Admitted(item) => (StatusCode::CREATED, item),
         Admission::Same(item) => (StatusCode::OK, item),
+        Admission::Gone(spent) => return Ok((StatusCode::OK, Json(SpentView::new(&spent))).into_response()),
         Admission::Refused { kind: Kind::Duplicate, code, reasons } => return Err(Problem::duplicate(code, reasons)),
         Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
     };

@@ -61,6 +61,9 @@ pub(super) async fn payload(
     let id = read_id(&text)?;
     let Some(payload) = api.mirror.payload(id).await? else {
         return Err(match api.mirror.item(id).await? {
+            Some(item) if item.payload_gone => Problem::not_found(format!(
+                "the payload of item {id} is gone: its queue does not keep payloads that long"
+            )),
             Some(_) => Problem::not_found(format!("the payload of item {id} is not known (yet)")),
             None => no_such_item(&text),
         });

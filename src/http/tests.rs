@@ -212,7 +212,7 @@ async fn a_queue_alone_shows_what_becomes_of_it() {
     assert_eq!(queue["sla"], json!({"in_time": 3, "at_risk": 2, "late": 0}));
     let forecast = &queue["forecast"];
     assert_eq!((&forecast["late"], &forecast["robots_needed"]), (&json!(3), &json!(3)));
-    let drain_at: crate::item::Timestamp = forecast["drain_at"].as_str().unwrap().parse().unwrap();
+    let drain_at: Timestamp = forecast["drain_at"].as_str().unwrap().parse().unwrap();
     let ahead = drain_at.duration_since(crate::lanes::now()).as_secs();
     assert!((240..=300).contains(&ahead), "{ahead}");
 }

@@ -9,6 +9,7 @@ use super::attention::{self, AttentionView};
 use super::outlook::Ahead;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::request::Request;
+use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp, sla};
 use crate::lanes::live::InForce;
@@ -62,6 +63,8 @@ pub(super) struct ItemView {
     ran_anyway: bool,
     ignored: Vec<String>,
     content_type: Option<String>,
+    /// The payload is not kept any more.
+    payload_gone: bool,
     labels: BTreeMap<String, String>,
     worker: Option<String>,
     assignee: Option<String>,
@@ -109,6 +112,7 @@ impl ItemView {
             ran_anyway: item.ran_anyway,
             ignored: item.ignored,
             content_type: item.content_type,
+            payload_gone: item.payload_gone,
             labels: item.labels,
             worker: item.worker,
             assignee: item.assignee,
@@ -145,6 +149,33 @@ impl From<Request> for PendingView {
             why: request.why,
             since: Timed(request.at),
             on_sight: request.on_sight,
+        }
+    }
+}
+
+/// What is left of an item that is not kept any more.
+#[derive(Serialize)]
+pub(super) struct SpentView {
+    id: String,
+    queue: String,
+    reference: String,
+    state: &'static str,
+    kind: Option<&'static str>,
+    finished_at: Timed,
+    /// When it was removed: this field says that the item is gone.
+    gone_at: Timed,
+}
+
+impl SpentView {
+    pub(super) fn new(spent: &Spent) -> Self {
+        Self {
+            id: spent.item.to_string(),
+            queue: spent.queue.clone(),
+            reference: spent.reference.clone(),
+            state: spent.state.word(),
+            kind: spent.state.kind().map(Kind::word),
+            finished_at: Timed(spent.finished_at),
+            gone_at: Timed(spent.gone_at),
         }
     }
 }
@@ -430,6 +461,7 @@ pub(super) mod tests {
             stub: false,
             content_type: Some("application/json".to_owned()),
             size: Some(2),
+            payload_gone: false,
             content_hash: None,
             labels: BTreeMap::new(),
             worker: None,
@@ -460,7 +492,7 @@ pub(super) mod tests {
         let shown = serde_json::to_string(&ItemView::new(item(), Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
             shown,
-            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"retries_used_up":false,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
+            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"retries_used_up":false,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","payload_gone":false,"labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
         );
     }
 

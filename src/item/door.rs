@@ -365,6 +365,7 @@ pub fn admit(
         stub: false,
         content_type: new.content_type.clone(),
         size: Some(new.payload.len() as u64),
+        payload_gone: false,
         content_hash: Some(content_hash),
         labels: new.labels.clone(),
         worker: None,

@@ -270,7 +270,8 @@ fn failed(
     moment: &Moment,
 ) -> Step {
     let retry = rules.retry.of(kind);
-    match retry.filter(|retry| item.retries < retry.limit) {
+    // What is not there any more cannot go out again.
+    match retry.filter(|retry| item.retries < retry.limit && !item.payload_gone) {
         Some(retry) => {
             let reason = reason.as_deref().or(code.as_deref());
             try_again(item, voice, kind, retry, reason, moment)
@@ -316,6 +317,10 @@ fn requeue(
     if item.requeues >= rules.retry.requeue_limit {
         let why = format!("requeued {} times, which is the limit", item.requeues);
         return fail(item, voice, Kind::Generic, Some(REQUEUE_LIMIT.to_owned()), Some(why), &None);
+    }
+    if item.payload_gone {
+        let why = "its payload is not kept any more, so it cannot go out again".to_owned();
+        return fail(item, voice, Kind::Generic, Some("payload_gone".to_owned()), Some(why), &None);
     }
     item.requeues += 1;
     item.note = note.clone().or(item.note.take());

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod attempts;
 pub mod direct;
 pub mod door;
+pub mod event;
 pub mod forecast;
 pub mod ids;
 pub mod lifecycle;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod request;
 pub mod retry;
 pub mod sla;
+pub mod spent;
 pub mod state;
 pub mod timeline;
 
@@ -82,6 +84,8 @@ pub struct Item {
     pub content_type: Option<String>,
     /// Payload length in bytes; `None` while the payload is not known (a stub).
     pub size: Option<u64>,
+    /// The payload was there and is not kept any more (`keep.payload`): the item cannot be sent again. `size` and `content_hash` stay.
+    pub payload_gone: bool,
     /// SHA-256 of the payload, hex; the "content" of the identity rules.
     pub content_hash: Option<String>,
     pub labels: BTreeMap<String, String>,

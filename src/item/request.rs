@@ -73,6 +73,7 @@ impl Changes {
         if let Some(content) = &self.content {
             (item.size, item.content_hash) = (Some(content.size), Some(content.hash.clone()));
             item.content_type.clone_from(&content.content_type);
+            item.payload_gone = false;
             made.push("payload");
         }
         if let Some(priority) = self.priority {

@@ -1,84 +1,231 @@
-//! Events, from the mirror's outbox to `wq.events`, where anyone may bind a queue.
+//! Events, from the mirror to `wq.events`, where anyone may bind a queue: what control did (an outbox), and every change of an
+//! item (lines of timelines, in the order of their commits).
 //!
-//! Order of effects, per batch: 1. publish committed events with confirm; 2. commit: take them out of the outbox. A crash
-//! between sends them again with the same id: at least once, in order. One that no queue is bound for is done.
+//! Order of effects, per batch: 1. publish what is committed, with confirm; 2. commit: take it out of the mirror. One that no queue
+//! is bound for is done.
+//!
+//! While nothing is bound to the exchange, changes of items are not even read: 1. look which is the newest; 2. ask the management
+//! API what is bound; 3. commit: forget all up to that one, as if they had been published to nobody. Only what was committed before
+//! the question falls under its answer. Where nobody can be asked, everything is published.
+//!
+//! | crash after | what is left | what happens then |
+//! |---|---|---|
+//! | published | rows that were told | told again, with the same ids: at least once, in order |
+//! | the answer "nothing is bound" | rows nobody listened to | asked again; who listens by now hears them |
+//! | taken out | nothing | |
 //!
 //! The form is CloudEvents 1.0 in its AMQP binding, binary mode: attributes are headers named `cloudEvents:...`, the body
 //! is JSON.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, LaneError};
 use crate::broker::connection::Session;
+use crate::broker::management::Management;
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::failpoint;
+use crate::item::event::{self, Event};
 use crate::item::message::{Header, Properties};
-use crate::mirror::Tx;
-use crate::mirror::control::{WaitingEvent, remove_events};
+use crate::mirror::control::remove_events;
+use crate::mirror::{Tx, changes};
 
+/// Events of control published together.
 const BATCH: u32 = 200;
+
+/// Changes of items told together. Their events are small, and each batch is a commit.
+const CHANGES: u32 = 500;
+
+/// Changes forgotten in one transaction while nobody listens.
+const FORGOTTEN: i64 = 10_000;
 
 /// Events that nobody was woken for (a former session left them) are found this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// What comes within this time goes out together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// So long is waited before anybody is asked whether what was just committed has listeners: within this time a binding is known to every
+/// node of the broker. The price is that the first event somebody hears comes that much later.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long "somebody listens" is believed. To be wrong costs work only.
+const HEARD: Duration = Duration::from_secs(10);
+
 /// Sends events until it is stopped.
 ///
 /// # Errors
-/// The first failure of broker or mirror; what was not taken out of the outbox is sent again.
-pub async fn run(context: Context, session: Arc<Session>, stop: CancellationToken) -> Result<(), LaneError> {
-    let publisher = Publisher::open(&session, context.confirm_timeout).await?;
-    let mut publisher = publisher.to_whom_it_may_concern();
+/// The first failure of broker or mirror; what was not taken out of the mirror is sent again.
+pub async fn run(
+    context: Context,
+    management: Option<Management>,
+    session: Arc<Session>,
+    stop: CancellationToken,
+) -> Result<(), LaneError> {
+    let publisher = Publisher::open(&session, context.confirm_timeout).await?.to_whom_it_may_concern();
     let exchange = context.names.events();
+    let audience = Audience::Listens(Instant::now());
+    let mut teller = Teller { context, management, publisher, exchange, audience };
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = context.mirror.until_writable() => {}
+            () = teller.context.mirror.until_writable() => {}
         }
-        let events = context.mirror.waiting_events(BATCH).await?;
-        let Some(last) = events.last().map(|event| event.seq) else {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = context.wakes.events.notified() => continue,
-                () = tokio::time::sleep(LOOK_AGAIN) => continue,
-            }
+        let wait = match (teller.tell_of_control().await?, teller.tell_of_items().await?) {
+            (Told::All(one), Told::All(other)) => one.min(other),
+            _ => continue,
         };
-        let outgoing: Vec<Outgoing> = events.iter().map(|event| outgoing(event, &exchange)).collect();
-        let published = publisher.publish(&outgoing).await?;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(GATHER) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = teller.context.wakes.events.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    Ok(())
+}
+
+/// How far a round came.
+enum Told {
+    /// Look again after this long, unless woken.
+    All(Duration),
+    /// There may be more.
+    Some,
+}
+
+/// What is known of who listens.
+enum Audience {
+    /// Somebody does, or nobody could say. Believed until then, and asked again with the first change after it.
+    Listens(Instant),
+    /// Nobody may. What was the newest change at some moment, which is the question that is to be asked next.
+    Absent(Option<(i64, Instant)>),
+}
+
+struct Teller {
+    context: Context,
+    management: Option<Management>,
+    publisher: Publisher,
+    exchange: String,
+    audience: Audience,
+}
+
+impl Teller {
+    /// Publishes the oldest events of control.
+    async fn tell_of_control(&mut self) -> Result<Told, LaneError> {
+        let waiting = self.context.mirror.waiting_events(BATCH).await?;
+        let Some(last) = waiting.last().map(|event| event.seq) else { return Ok(Told::All(LOOK_AGAIN)) };
+        let events = waiting.into_iter().map(|waiting| Event {
+            id: waiting.id,
+            kind: waiting.kind,
+            subject: None,
+            at: waiting.at,
+            body: waiting.body,
+        });
+        self.publish(events).await?;
         failpoint::reach("events.published").await;
+        self.context.mirror.write(move |tx: &mut Tx| Box::pin(remove_events(tx, last))).await?;
+        failpoint::reach("events.removed").await;
+        Ok(Told::Some)
+    }
+
+    /// Tells the oldest changes of items, or forgets them where nobody listens.
+    async fn tell_of_items(&mut self) -> Result<Told, LaneError> {
+        match self.audience {
+            Audience::Listens(until) if Instant::now() < until => return self.publish_changes().await,
+            Audience::Absent(Some((_, since))) if since.elapsed() < SETTLE => {
+                return Ok(Told::All(SETTLE.saturating_sub(since.elapsed())));
+            }
+            _ => {}
+        }
+        let Some(newest) = self.context.mirror.newest_change().await? else { return Ok(Told::All(LOOK_AGAIN)) };
+        if let Audience::Absent(None) = self.audience {
+            self.audience = Audience::Absent(Some((newest, Instant::now())));
+            return Ok(Told::All(SETTLE));
+        }
+        if self.somebody_listens().await {
+            self.audience = Audience::Listens(Instant::now() + HEARD);
+            return self.publish_changes().await;
+        }
+        if let Audience::Absent(Some((up_to, _))) = self.audience {
+            failpoint::reach("changes.unheard").await;
+            while self.forget(up_to).await? {}
+        }
+        self.audience = Audience::Absent(None);
+        Ok(Told::Some)
+    }
+
+    async fn publish_changes(&mut self) -> Result<Told, LaneError> {
+        let waiting = self.context.mirror.waiting_changes(CHANGES).await?;
+        let Some(last) = waiting.last().map(|change| change.seq) else { return Ok(Told::All(LOOK_AGAIN)) };
+        let more = waiting.len() == CHANGES as usize;
+        let events = waiting.into_iter().filter_map(|waiting| waiting.change).flat_map(|change| event::of(&change));
+        self.publish(events).await?;
+        failpoint::reach("changes.published").await;
+        self.context.mirror.write(move |tx: &mut Tx| Box::pin(changes::remove(tx, last))).await?;
+        failpoint::reach("changes.removed").await;
+        Ok(if more { Told::Some } else { Told::All(LOOK_AGAIN) })
+    }
+
+    async fn forget(&self, up_to: i64) -> Result<bool, LaneError> {
+        let mirror = &self.context.mirror;
+        Ok(mirror.write(move |tx: &mut Tx| Box::pin(changes::remove_oldest(tx, up_to, FORGOTTEN))).await?)
+    }
+
+    async fn publish(&mut self, events: impl Iterator<Item = Event>) -> Result<(), LaneError> {
+        let outgoing: Vec<Outgoing> = events.map(|event| outgoing(event, &self.exchange)).collect();
+        if outgoing.is_empty() {
+            return Ok(());
+        }
+        let published = self.publisher.publish(&outgoing).await?;
         // A queue that somebody bound and that refuses holds up nobody else: it is theirs.
         let refused = published.iter().filter(|published| **published == Published::Refused).count();
         if refused > 0 {
             tracing::warn!(refused, "a queue bound to wq.events refused events");
         }
-        context.mirror.write(move |tx: &mut Tx| Box::pin(async move { remove_events(tx, last).await })).await?;
-        failpoint::reach("events.removed").await;
+        Ok(())
     }
-    Ok(())
+
+    /// Also where nobody can say.
+    async fn somebody_listens(&self) -> bool {
+        let Some(management) = &self.management else { return true };
+        match management.is_bound(&self.exchange).await {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::debug!("nobody can say who listens to events, so all are published: {error}");
+                true
+            }
+        }
+    }
 }
 
-fn outgoing(event: &WaitingEvent, exchange: &str) -> Outgoing {
+fn outgoing(event: Event, exchange: &str) -> Outgoing {
     let attributes = [
-        ("specversion", "1.0".to_owned()),
-        ("id", event.id.clone()),
-        ("source", "/warrend".to_owned()),
-        ("type", format!("warrend.{}", event.kind)),
-        ("time", event.at.to_string()),
+        ("specversion", Some("1.0".to_owned())),
+        ("id", Some(event.id.clone())),
+        ("source", Some("/warrend".to_owned())),
+        ("type", Some(format!("warrend.{}", event.kind))),
+        ("subject", event.subject),
+        ("time", Some(event.at.to_string())),
     ];
-    let headers: BTreeMap<String, Header> =
-        attributes.into_iter().map(|(name, value)| (format!("cloudEvents:{name}"), Header::Text(value))).collect();
+    let headers: BTreeMap<String, Header> = attributes
+        .into_iter()
+        .filter_map(|(name, value)| Some((format!("cloudEvents:{name}"), Header::Text(value?))))
+        .collect();
     Outgoing {
         exchange: exchange.to_owned(),
-        routing_key: event.kind.clone(),
+        routing_key: event.kind,
         properties: Properties {
-            message_id: Some(event.id.clone()),
+            message_id: Some(event.id),
             content_type: Some("application/json".to_owned()),
             headers,
             ..Properties::default()
         },
-        body: event.body.clone().into_bytes(),
+        body: event.body.into_bytes(),
     }
 }

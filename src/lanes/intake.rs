@@ -26,10 +26,11 @@ use crate::definition::{Definitions, QueueDefinition};
 use crate::failpoint;
 use crate::item::door::{self, Arrival, Identity, Known, NewItem, Problem};
 use crate::item::message::Message;
+use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
-use crate::mirror::{Mirror, MirrorError, Tx, items, records};
+use crate::mirror::{Mirror, MirrorError, Tx, items, records, retention};
 
 /// Messages that the reader of the intake holds at most, beside what is ready there.
 pub const MOST_HELD: u64 = 2 * BATCH as u64;
@@ -41,6 +42,8 @@ pub enum Admission {
     Admitted(Box<Item>),
     /// The identity rules say this item is there already.
     Same(Box<Item>),
+    /// The identity rules say it was there, with the same content, and is not kept any more.
+    Gone(Box<Spent>),
     /// `Invalid`, `Duplicate` or `Expired`, with every reason.
     Refused { kind: Kind, code: &'static str, reasons: Vec<String> },
 }
@@ -105,6 +108,7 @@ impl LetIn {
             wakes.dispatch(&queue);
         }
         wakes.timers.notify_one();
+        wakes.events.notify_one();
         if self.answers {
             wakes.answers.notify_one();
         }
@@ -237,6 +241,7 @@ enum Refusals {
 enum Said<'i> {
     Admitted(&'i Item),
     Same(&'i Item),
+    Gone(&'i Spent),
     Refused(Kind, Vec<Problem>),
 }
 
@@ -245,6 +250,7 @@ impl From<Said<'_>> for Admission {
         match said {
             Said::Admitted(item) => Self::Admitted(Box::new(item.clone())),
             Said::Same(item) => Self::Same(Box::new(item.clone())),
+            Said::Gone(spent) => Self::Gone(Box::new(spent.clone())),
             Said::Refused(kind, problems) => Self::Refused {
                 kind,
                 code: problems.first().map_or("refused", |problem| problem.code),
@@ -272,17 +278,26 @@ async fn admit_all(
         }
     }
     let mut before = items::by_reference(tx, &references).await?;
+    let unique = candidates.iter().filter(|candidate| candidate.definition.unique);
+    let spent = retention::spent(tx, &unique.filter_map(Candidate::identity).collect()).await?;
     let mut book = Book::default();
     for candidate in candidates {
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
-        match decide(candidate, known.as_deref().map_or(&[], Vec::as_slice)) {
-            Decision::Same(id) => match known.and_then(|items| items.iter_mut().find(|item| item.id == id)) {
-                Some(item) => {
+        let spent = identity.as_ref().and_then(|identity| spent.get(identity));
+        match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice)) {
+            Decision::Same(id) => match (known.and_then(|items| items.iter_mut().find(|item| item.id == id)), spent) {
+                (Some(item), _) => {
                     book.sent_again(item, candidate, at);
                     say(Said::Same(item));
                 }
-                None => return Err(MirrorError::Unreadable(format!("item {id} vanished while it was compared"))),
+                (None, Some(spent)) => {
+                    book.accepted_before(spent, candidate, at);
+                    say(Said::Gone(spent));
+                }
+                (None, None) => {
+                    return Err(MirrorError::Unreadable(format!("item {id} vanished while it was compared")));
+                }
             },
             Decision::Refuse(kind, problems) => {
                 if refusals == Refusals::Keep {
@@ -324,8 +339,9 @@ enum Decision {
     Refuse(Kind, Vec<Problem>),
 }
 
-fn decide(candidate: &Candidate, known: &[Item]) -> Decision {
-    let known: Vec<Known> = known.iter().map(Known::of).collect();
+fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item]) -> Decision {
+    // What is gone was there before everything that is there.
+    let known: Vec<Known> = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of)).collect();
     let identity =
         door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
     match identity {
@@ -397,6 +413,11 @@ impl<'c> Book<'c> {
             Some((new, _)) => *new = item.clone(),
             None => drop(self.again.insert(item.id, item.clone())),
         }
+    }
+
+    /// The same once more, of an item that is gone: answered as it was the first time.
+    fn accepted_before(&mut self, spent: &Spent, candidate: &Candidate, at: Timestamp) {
+        self.answers.extend(answer::at_the_door(&Item { id: spent.item, ..candidate.item(at) }));
     }
 
     async fn write(self, tx: &mut Tx) -> Result<(), MirrorError> {

@@ -46,6 +46,7 @@ impl Written {
         }
         if !self.queues.is_empty() {
             wakes.timers.notify_one();
+            wakes.events.notify_one();
         }
         if self.answers {
             wakes.answers.notify_one();

@@ -26,16 +26,17 @@ use super::ledger::Ledger;
 use super::{BATCH, Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
-use crate::definition::Definitions;
+use crate::definition::{Definitions, Keep};
 use crate::failpoint;
 use crate::item::direct;
 use crate::item::door::{self, Identity, Known, Problem};
 use crate::item::lifecycle;
 use crate::item::message::Message;
 use crate::item::report::{self, Death, DeathReason, Report, Saying};
+use crate::item::spent::Spent;
 use crate::item::{Item, ItemId, Kind, Lane, Place, State, Timestamp};
 use crate::metrics;
-use crate::mirror::{MirrorError, Tx, items};
+use crate::mirror::{MirrorError, Tx, items, retention};
 use crate::topology::names::Names;
 
 /// Items judged in one transaction.
@@ -225,6 +226,8 @@ struct Reading {
     ledger: Ledger,
     /// Items by (queue, reference), oldest first.
     by_reference: HashMap<(String, String), Vec<ItemId>>,
+    /// References of what expired before the door whose items are gone.
+    spent: HashMap<(String, String), Spent>,
     /// A bare reject waits to be judged.
     unjudged: bool,
 }
@@ -234,7 +237,11 @@ impl Reading {
         let about: Vec<(&str, &str)> = entries.iter().filter_map(Entry::about).collect();
         let ids: HashSet<ItemId> = about.iter().filter_map(|(_, about)| about.parse().ok()).collect();
         let ledger = Ledger::of(definitions, items::by_id(tx, &ids).await?);
-        let mut reading = Self { ledger, by_reference: HashMap::new(), unjudged: false };
+        let outside = entries.iter().filter(|entry| matches!(entry, Entry::ExpiredOutside { .. }));
+        let unique = outside.filter_map(Entry::about).filter(|(queue, _)| ledger.definition(queue).unique);
+        let unique = unique.map(|(queue, reference)| (queue.to_owned(), reference.to_owned())).collect();
+        let spent = retention::spent(tx, &unique).await?;
+        let mut reading = Self { ledger, by_reference: HashMap::new(), spent, unjudged: false };
         let references: HashSet<(String, String)> = about
             .into_iter()
             .filter(|(queue, about)| reading.by_id(queue, about).is_none())
@@ -293,7 +300,9 @@ impl Reading {
                 }
                 None => {
                     let reason = if self.ledger.is_defined(queue) {
-                        format!("the report is about '{about}', which is no item of the queue {queue}")
+                        let kept_for_ever = self.ledger.definition(queue).keep == Keep::default();
+                        let or = if kept_for_ever { "" } else { ", or one that is not kept any more" };
+                        format!("the report is about '{about}', which is no item of the queue {queue}{or}")
                     } else {
                         format!("the report is for the queue '{queue}', which nobody defined")
                     };
@@ -340,8 +349,10 @@ impl Reading {
         let at = self.ledger.moment().now;
         let hash = door::content_hash(&message.body);
         let definition = self.ledger.definition(&queue);
-        let known = self.by_reference.get(&(queue, reference.clone())).map_or(&[][..], Vec::as_slice);
-        let known: Vec<Known> = known.iter().filter_map(|id| self.ledger.item(*id)).map(Known::of).collect();
+        let identity = (queue, reference.clone());
+        let known = self.by_reference.get(&identity).map_or(&[][..], Vec::as_slice);
+        let known = known.iter().filter_map(|id| self.ledger.item(*id)).map(Known::of);
+        let known: Vec<Known> = self.spent.get(&identity).map(Spent::known).into_iter().chain(known).collect();
         // It may have come through the door and into the mirror, and only our ack got lost before its life ended.
         let redelivered = message.redelivered || report::deliveries_of(&message).is_some_and(|count| count > 0);
         let (kind, problem) = match door::identify(definition.unique, &known, &hash, redelivered) {

@@ -79,6 +79,7 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         for queue in woken {
             context.wakes.dispatch(&queue);
         }
+        context.wakes.events.notify_one();
     }
 }
 

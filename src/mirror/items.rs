@@ -25,7 +25,7 @@ static INSERT: Many = Many::new(|places| {
 });
 
 /// What can change after admission.
-const CHANGING: [&str; 42] = [
+const CHANGING: [&str; 43] = [
     "lane",
     "state",
     "kind",
@@ -68,6 +68,7 @@ const CHANGING: [&str; 42] = [
     "enqueued_at",
     "possible_repeat",
     "not_before",
+    "payload_gone",
 ];
 
 static SAVE: Many = Many::new(|places| {
@@ -211,7 +212,8 @@ pub async fn save(tx: &mut Tx, items: &[&Item]) -> Result<(), MirrorError> {
                 .bind(&item.traceparent)
                 .bind(micros(item.enqueued_at))
                 .bind(item.possible_repeat)
-                .bind(moment(item.not_before));
+                .bind(moment(item.not_before))
+                .bind(item.payload_gone);
         }
         let done = query.execute(&mut *tx).await.map_err(failed("change items"))?;
         if done.rows_affected() != rows.len() as u64 {

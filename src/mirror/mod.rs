@@ -6,6 +6,7 @@
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
 
 pub mod acks;
+pub mod changes;
 pub mod control;
 pub mod dispatch;
 mod health;
@@ -14,6 +15,7 @@ mod many;
 mod read;
 pub mod records;
 pub mod requests;
+pub mod retention;
 mod row;
 pub mod tap;
 pub mod working;

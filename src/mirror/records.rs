@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::items::{failed, json};
 use super::many::{self, Many};
-use super::{Mirror, MirrorError, Tx, micros};
+use super::{Mirror, MirrorError, Tx, changes, micros};
 use crate::item::answer::Answer;
 use crate::item::message::Message;
 use crate::item::timeline::Line;
@@ -33,7 +33,7 @@ pub async fn insert_payloads(tx: &mut Tx, payloads: &[(ItemId, &[u8])]) -> Resul
     Ok(())
 }
 
-/// Appends timeline lines.
+/// Appends timeline lines, and notes which of them `wq.events` is to tell of.
 ///
 /// # Errors
 /// Where SQL fails.
@@ -55,7 +55,7 @@ pub async fn append_lines(tx: &mut Tx, lines: &[(ItemId, Line)]) -> Result<(), M
         }
         query.execute(&mut *tx).await.map_err(failed("write timelines"))?;
     }
-    Ok(())
+    changes::note(tx, lines).await
 }
 
 /// Keeps a message whole that could not be read or belongs to no item.

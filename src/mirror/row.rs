@@ -11,7 +11,7 @@ use crate::item::{Item, ItemId, Lane, Place, State, Timestamp};
 /// The columns [`item_from_row`] reads; they may stand among others.
 pub(super) const ITEM_COLUMNS: &str = "id, queue, lane, reference, name, state, kind, place, code, reason, note, \
     result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
-    ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
+    ran_anyway, ignored, stub, content_type, size, payload_gone, content_hash, labels, worker, traceparent, reply_to, \
     correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, finished_at, \
     assignee, parent, pending, cancelled_from, at_risk_at, sla_next, fingerprint, revision";
 
@@ -49,6 +49,7 @@ pub(super) fn item_from_row(row: &SqliteRow) -> Result<Item, MirrorError> {
         stub: row.get("stub")?,
         content_type: row.get("content_type")?,
         size: row.number_or_none("size")?,
+        payload_gone: row.get("payload_gone")?,
         content_hash: row.get("content_hash")?,
         labels: row.json("labels")?.unwrap_or_default(),
         worker: row.get("worker")?,

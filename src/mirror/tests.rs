@@ -7,8 +7,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod changes;
 mod claims;
 mod plans;
+mod retention;
 mod working;
 
 /// A mirror in a folder of its own.

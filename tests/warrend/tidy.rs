@@ -73,6 +73,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/lanes/mod.rs", "fastrand", "the one source of chance for decisions with jitter"),
     ("src/lanes/mod.rs", "now_v7", "the one source of item ids"),
     ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
+    ("src/lanes/events.rs", "Instant::now", "how long it is believed that somebody listens"),
     ("src/mirror/mod.rs", "now_v7", "a new mirror is given its identity"),
     ("src/mirror/control.rs", "now_v7", "the identity of an event, which is the same each time it is sent"),
     ("src/control/migrate.rs", "Instant::now", "how far apart two looks are, and how long robots are waited for"),

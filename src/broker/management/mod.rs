@@ -157,6 +157,17 @@ impl Management {
         }
     }
 
+    /// Whether anything is bound to an exchange: a queue, or another exchange. This is no statistic and does not lag, but a node
+    /// of a cluster may not have heard yet of what another just did.
+    ///
+    /// # Errors
+    /// Where the API does not answer as it should, and where there is no such exchange.
+    pub async fn is_bound(&self, exchange: &str) -> Result<bool, ManagementError> {
+        let path = ["exchanges", &self.vhost, exchange, "bindings", "source"];
+        let bindings: Vec<serde::de::IgnoredAny> = self.get("list bindings", &path).await?;
+        Ok(!bindings.is_empty())
+    }
+
     /// Sets a policy, replacing one of its name.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ on_processed: b
 on_exception: {business: b, poison: b}
 notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
 mask: [/customer/iban]
-keep: {payload: 90d}
 ";
 
 #[test]
@@ -30,7 +29,7 @@ fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
 
 #[test]
 fn in_the_defaults_they_are_refused_once_for_all_queues() {
-    let text = "defaults: {acks: report_required, keep: {payload: 1d}}\n---\nqueue: a\n---\nqueue: b\nacks: trusted\n";
+    let text = "defaults: {acks: report_required, mask: [/iban]}\n---\nqueue: a\n---\nqueue: b\nacks: trusted\n";
     let found = mistakes(text);
     assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 ", "1:35 "]);
     // A wrong value is wrong, and nothing more.
@@ -52,7 +51,6 @@ fn the_values_are_there_for_whoever_makes_them_work() {
     );
     assert_eq!((notice.at_most.times, notice.at_most.within), (1, Duration::from_mins(15)));
     assert_eq!(queue.mask, ["/customer/iban"]);
-    assert_eq!(queue.keep, Keep { payload: Some(Duration::from_hours(90 * 24)), ..Keep::default() });
 }
 
 fn cycles(text: &str) -> Vec<String> {

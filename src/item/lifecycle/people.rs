@@ -128,6 +128,9 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<St
     if item.state != State::Cancelled {
         return Err(wrong("restore", item, "cancelled"));
     }
+    if item.payload_gone && !matches!(item.cancelled_from, Some(State::Exception(_) | State::OnHold)) {
+        return Err(Refusal::NoPayload);
+    }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
             let said = (item.code.take(), item.reason.take());

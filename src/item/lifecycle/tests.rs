@@ -616,3 +616,24 @@ fn every_line_says_who_when_and_where_the_item_stands_now() {
     let note = tell(&mut item, hold());
     assert_eq!(why(&note), "hold was reported for attempt 2; the item was exception: business after attempt 2");
 }
+
+#[test]
+fn what_is_not_kept_does_not_go_out_again() {
+    // It was taken for done and its payload went; then a late word would send it out once more.
+    let gone = || {
+        let mut item = out(1);
+        let _ = infer_processed(&mut item, second(1)).expect("it is inferred");
+        item.payload_gone = true;
+        item
+    };
+    for (saying, code) in [(failing(Failure::It), "E1"), (again(), "payload_gone")] {
+        let mut item = gone();
+        let _ = tell(&mut item, saying);
+        assert!(matches!(item.state, State::Exception(_)), "{}", item.state);
+        assert_eq!((item.code.as_deref(), item.retries, item.requeues), (Some(code), 0, 0));
+    }
+    let mut item = gone();
+    let _ = rejected(&mut item);
+    let _ = judge(&mut item, &RULES, &moment(200)).expect("it is judged");
+    assert_eq!((item.state, item.retries), (State::Exception(Kind::Generic), 0));
+}

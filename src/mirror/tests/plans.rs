@@ -5,8 +5,8 @@ use super::super::dispatch::{
 };
 use super::super::items::crossing_sql;
 use super::super::plan;
-use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
 use super::super::read::outlook::{handled_sql, waits_sql};
+use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
 use super::*;
 use crate::definition::Order;
 

@@ -10,6 +10,7 @@ mod pause;
 mod plan;
 mod rebind;
 mod reload;
+mod retention;
 mod retire;
 
 use std::collections::BTreeSet;

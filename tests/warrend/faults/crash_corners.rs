@@ -196,6 +196,7 @@ fn every_fail_point_has_its_crash() {
     let tests = [
         include_str!("crash_points.rs"),
         include_str!("crash_corners.rs"),
+        include_str!("crash_life.rs"),
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
         include_str!("crash_orders.rs"),

@@ -4,6 +4,7 @@ mod alarm;
 mod broker_down;
 mod crash_control;
 mod crash_corners;
+mod crash_life;
 mod crash_migration;
 mod crash_orders;
 mod crash_points;

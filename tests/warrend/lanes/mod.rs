@@ -3,6 +3,7 @@ mod answers;
 mod attempts;
 mod bad_input;
 mod direct;
+mod events;
 mod figures;
 mod identity;
 mod loops;

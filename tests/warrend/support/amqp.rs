@@ -84,12 +84,19 @@ impl Client {
         self.channel.queue_declare(name.into(), options, FieldTable::default()).await.expect("a queue");
     }
 
-    /// The queue `heard` hears all events from now on.
+    /// The queue `heard` hears all events of control from now on.
     pub async fn listen(&self) {
+        self.listen_to(&["control.#", "queue.#"]).await;
+    }
+
+    /// The queue `heard` hears these events from now on.
+    pub async fn listen_to(&self, patterns: &[&str]) {
         self.declare_queue("heard").await;
-        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        let bound = self.channel.queue_bind("heard".into(), "wq.events".into(), "#".into(), options, none);
-        bound.await.expect("a binding");
+        for pattern in patterns {
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            let bound = self.channel.queue_bind("heard".into(), "wq.events".into(), (*pattern).into(), options, none);
+            bound.await.expect("a binding");
+        }
     }
 
     /// Ready messages of a queue.
