@@ -40,6 +40,7 @@ pub const POINTS: &[&str] = &[
     "reconcile.settled",
     "definitions.committed",
     "apply.stepped",
+    "deleted.claimed",
     "rebind.unbound",
     "rebind.bound",
     "migrate.begun",

@@ -17,3 +17,8 @@ CREATE TABLE pending_payloads (
     item TEXT NOT NULL PRIMARY KEY REFERENCES items (id),
     body BLOB NOT NULL
 ) WITHOUT ROWID;
+
+-- Reconciliation: when a robots' queue was last seen at rest with items out that its acks did not cover ...
+ALTER TABLE queue_acks ADD COLUMN rest_at INTEGER;
+-- ... and how many acks that no item explains there were then.
+ALTER TABLE queue_acks ADD COLUMN rest_acked INTEGER NOT NULL DEFAULT 0;

@@ -5,8 +5,10 @@
 //! directory -> watch -> keeper -> what is in force -> conductor -> plan -> apply (rebind, migrate, retire) -> broker
 //! ```
 
+mod account;
 pub mod apply;
 pub mod conductor;
+mod deleted;
 pub mod desk;
 pub mod keeper;
 mod migrate;

@@ -148,6 +148,7 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
         include_str!("crash_orders.rs"),
+        include_str!("deleted_queue.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {
