@@ -15,10 +15,12 @@ mod migrate;
 mod pass;
 pub mod pause;
 mod rebind;
+pub mod rebuild;
 pub mod reconcile;
 mod retire;
 pub mod timers;
 pub mod watch;
+pub mod witness;
 
 /// An error with its causes, in one line.
 fn in_words(error: &(dyn std::error::Error + 'static)) -> String {

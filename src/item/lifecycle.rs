@@ -10,9 +10,12 @@
 //! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
 //!   long as no newer attempt is out.
 
+mod lost;
 pub mod people;
 
 use std::time::Duration;
+
+pub use lost::{dispatch_again, found_again, missing};
 
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};
@@ -457,32 +460,6 @@ pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
     settle(item, State::Processed, at);
     item.silent = true;
     Some(voice.step(item, "processed", Some("acked without a report; inferred at rest".to_owned()), 1))
-}
-
-/// Gone from the robots' queue, as was seen at rest, and no report told of it. A late one may still.
-pub fn missing(item: &mut Item, reason: &str, at: Timestamp) -> Option<Step> {
-    // What is only claimed may never have been in the queue.
-    if item.place != Place::Broker || item.rejected_at.is_some() {
-        return None;
-    }
-    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
-    let step = fail(item, &voice, Kind::Missing, None, Some(reason.to_owned()), &None);
-    item.silent = true;
-    Some(step)
-}
-
-/// Its robots' queue was found deleted: the same attempt goes out again. `None` where there is nothing to send, or its
-/// message had left the queue before.
-pub fn dispatch_again(item: &mut Item, at: Timestamp) -> Option<Step> {
-    if item.place != Place::Broker || item.rejected_at.is_some() || item.size.is_none() {
-        return None;
-    }
-    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
-    item.state = State::Queued;
-    item.place = Place::Claimed;
-    item.lane = Lane::Managed;
-    (item.started_at, item.progress) = (None, None);
-    Some(voice.step(item, "redispatched", Some("its robots' queue was found deleted".to_owned()), 0))
 }
 
 /// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.

@@ -9,6 +9,7 @@ pub mod door;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;
+pub mod relearn;
 pub mod report;
 pub mod request;
 pub mod retry;

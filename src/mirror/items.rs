@@ -393,6 +393,15 @@ pub async fn count_claimed(tx: &mut Tx, queue: &str) -> Result<u64, MirrorError>
 }
 
 impl Mirror {
+    /// How many items of a queue are out. Asked beside the writer.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn out(&self, queue: &str) -> Result<u64, MirrorError> {
+        let mut connection = self.reads().acquire().await.map_err(self.failed("count items"))?;
+        count_out(&mut connection, queue).await
+    }
+
     /// How many items of a queue are out that were sent out by `until`, beyond those `held` by the broker. Asked beside the
     /// writer, so an estimate.
     ///

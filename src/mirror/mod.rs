@@ -15,6 +15,7 @@ mod read;
 pub mod records;
 pub mod requests;
 mod row;
+pub mod standing;
 pub mod tap;
 mod writer;
 

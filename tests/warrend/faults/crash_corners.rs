@@ -149,6 +149,7 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_control.rs"),
         include_str!("crash_orders.rs"),
         include_str!("deleted_queue.rs"),
+        include_str!("lost_mirror.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {

@@ -9,6 +9,7 @@ mod crash_orders;
 mod crash_points;
 mod deleted_queue;
 mod lost_binding;
+mod lost_mirror;
 mod mirror;
 mod network;
 mod restart;

@@ -139,6 +139,14 @@ fn events() -> Vec<(&'static str, Decide)> {
             }),
         ),
         (
+            "found again",
+            Box::new(|item| {
+                item.size = Some(2);
+                let attempt = item.attempt + u32::from(!is_out(item));
+                drop(found_again(item, attempt, second(100)));
+            }),
+        ),
+        (
             "returned",
             Box::new(|item| {
                 if is_out(item) {
