@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failed};
 use super::output::{self, Column, print, table, text};
 use super::{settings, wait_for};
+use crate::broker::BrokerError;
 use crate::daemon;
 use crate::mirror::MirrorError;
 
@@ -21,6 +22,7 @@ Exit codes:
    0  done
    1  it failed, for example because the daemon runs; what was learnt stays, and it may be run again
   64  the command was not understood
+  69  the broker cannot be reached
   78  bad settings";
 
 #[derive(Debug, Args)]
@@ -89,7 +91,8 @@ fn failed(error: &anyhow::Error) -> Failed {
         Some(MirrorError::InUse { .. }) => " (stop the daemon first)",
         _ => "",
     };
-    Failed::new(Exit::Failure, format!("{error:#}{cure}"))
+    let exit = if error.is::<BrokerError>() { Exit::Unreachable } else { Exit::Failure };
+    Failed::new(exit, format!("{error:#}{cure}"))
 }
 
 fn json(rebuilt: &daemon::Rebuilt) -> Value {

@@ -2,6 +2,7 @@
 
 use super::super::dispatch::{ANY_OUT, LEVELS, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql};
 use super::super::plan;
+use super::super::standing::ENDS;
 use super::*;
 use crate::definition::Order;
 
@@ -12,6 +13,7 @@ async fn dispatch_and_timers_ask_indexes_alone() {
     for (sql, expected) in [
         (LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
         (LEVELS.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (ENDS.to_owned(), "INDEX items_by_queue (queue=? AND state=?)"),
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
