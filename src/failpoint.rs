@@ -37,6 +37,7 @@ pub const POINTS: &[&str] = &[
     "unrouted.acked",
     "timers.expired",
     "timers.promoted",
+    "timeouts.ended",
     "reconcile.settled",
     "witness.taken",
     "rebuild.committed",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::RwLock;
 
-use crate::item::Timestamp;
+use crate::item::{ItemId, Timestamp};
 
 /// Shared by every part of the daemon; each writes what it alone knows.
 #[derive(Debug, Default)]
@@ -27,6 +27,9 @@ pub struct Snapshot {
     pub migrations: Vec<MigrationSeen>,
     /// Seen on the broker, by queue key.
     pub queues: BTreeMap<String, QueueSeen>,
+    /// What deserves a look at a queue and stops nothing, by its key and a word: `nack_loop`, `hanging`, `stalled`,
+    /// `unseen`.
+    pub attention: BTreeMap<(String, &'static str), Attention>,
     /// Items that wait for a queue nobody defined; `None` where they were not counted yet.
     pub unrouted: Option<u64>,
     /// Copies the tap dropped before they were read, since the mirror began.
@@ -56,6 +59,26 @@ pub struct MigrationSeen {
     pub problem: Option<String>,
 }
 
+/// Something that deserves a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    /// When it was noticed.
+    pub since: Timestamp,
+    /// For people: what was seen, and what it may mean.
+    pub text: String,
+    /// The items it is about, as far as known.
+    pub held: Vec<Held>,
+}
+
+/// An item that a robot has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub item: ItemId,
+    pub robot: Option<String>,
+    /// When the robot last said a word of it.
+    pub since: Timestamp,
+}
+
 /// How the daemon stands with the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Broker {
@@ -83,6 +106,24 @@ impl Status {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Notes what deserves a look, or that it does no more. Answers whether that is news; what goes on keeps its `since`.
+    pub fn attend(&self, queue: &str, what: &'static str, attention: Option<Attention>) -> bool {
+        let mut inner = self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (queue.to_owned(), what);
+        let Some(mut attention) = attention else { return inner.attention.remove(&key).is_some() };
+        let before = inner.attention.get(&key).map(|before| before.since);
+        attention.since = before.unwrap_or(attention.since);
+        inner.attention.insert(key, attention);
+        before.is_none()
+    }
+
+    /// Whether this of a queue is shown already.
+    #[must_use]
+    pub fn attends(&self, queue: &str, what: &'static str) -> bool {
+        let inner = self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        inner.attention.contains_key(&(queue.to_owned(), what))
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {

@@ -22,3 +22,6 @@ CREATE TABLE pending_payloads (
 ALTER TABLE queue_acks ADD COLUMN rest_at INTEGER;
 -- ... and how many acks that no item explains there were then.
 ALTER TABLE queue_acks ADD COLUMN rest_acked INTEGER NOT NULL DEFAULT 0;
+
+-- Items that a robot said it started: which of them take too long.
+CREATE INDEX items_started ON items (queue, started_at) WHERE state = 'processing' AND rejected_at IS NULL;

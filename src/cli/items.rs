@@ -1,6 +1,7 @@
 //! `warrend items`: find and show items. What people ask of them is in `orders`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -13,6 +14,7 @@ use super::output::{self, Column, Output, csv, pairs, print, print_bytes, print_
 use super::{Daemon, EXIT_CODES, wait_for};
 use crate::item::{Kind, State};
 use crate::mirror::{MAX_PAGE, Sort};
+use crate::units::format_duration;
 
 #[derive(Debug, Args)]
 pub(super) struct ItemsArgs {
@@ -110,7 +112,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// Every field of an item, in the API's order.
-pub(super) const FIELDS: [&str; 37] = [
+pub(super) const FIELDS: [&str; 38] = [
     "id",
     "queue",
     "reference",
@@ -127,6 +129,7 @@ pub(super) const FIELDS: [&str; 37] = [
     "attempt",
     "deliveries",
     "retries",
+    "retries_used_up",
     "requeues",
     "inferred",
     "pending",
@@ -158,6 +161,26 @@ const LINE_COLUMNS: [Column; 6] = [
     Column { title: "STATE", cell: |line| text(&line["state"]) },
     Column { title: "WHY", cell: |line| text(&line["why"]) },
 ];
+
+const ATTEMPT_COLUMNS: [Column; 8] = [
+    Column { title: "ATTEMPT", cell: |attempt| text(&attempt["attempt"]) },
+    Column { title: "ROBOT", cell: |attempt| text(&attempt["robot"]) },
+    Column { title: "DISPATCHED", cell: |attempt| text(&attempt["dispatched_at"]) },
+    Column { title: "STARTED", cell: |attempt| text(&attempt["started_at"]) },
+    Column { title: "ENDED", cell: |attempt| text(&attempt["ended_at"]) },
+    Column { title: "OUTCOME", cell: outcome },
+    Column { title: "DELIVERIES", cell: |attempt| text(&attempt["deliveries"]) },
+    Column { title: "REASON", cell: |attempt| text(&attempt["reason"]) },
+];
+
+fn outcome(attempt: &Value) -> String {
+    let outcome = text(&attempt["outcome"]);
+    match (outcome.is_empty(), attempt["delay_ms"].as_u64()) {
+        (true, _) => "open".to_owned(),
+        (false, Some(delay)) => format!("{outcome}, again in {}", format_duration(Duration::from_millis(delay))),
+        (false, None) => outcome,
+    }
+}
 
 fn state(item: &Value) -> String {
     let (state, kind) = (text(&item["state"]), text(&item["kind"]));
@@ -197,10 +220,13 @@ async fn show(args: &ShowArgs, client: &Client) -> Result<(), Failed> {
     }
     let timeline = client.get(&["items", &args.id, "timeline"], &[]).await?;
     let lines = timeline["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let attempts = client.get(&["items", &args.id, "attempts"], &[]).await?;
+    let attempts = attempts["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     if args.output == Output::Json {
-        return print(&output::json(&json!({"item": item, "timeline": lines})));
+        return print(&output::json(&json!({"item": item, "attempts": attempts, "timeline": lines})));
     }
-    print(&format!("{}\n{}", pairs(&FIELDS, &item), table(&LINE_COLUMNS, lines)))
+    let attempts = if attempts.is_empty() { String::new() } else { format!("{}\n", table(&ATTEMPT_COLUMNS, attempts)) };
+    print(&format!("{}\n{attempts}{}", pairs(&FIELDS, &item), table(&LINE_COLUMNS, lines)))
 }
 
 /// Reads `NAME=VALUE`.

@@ -73,7 +73,7 @@ const COLUMNS: [Column; 12] = [
     Column { title: "ROBOTS", cell: |queue| text(&queue["consumers"]) },
 ];
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "key",
     "title",
     "description",
@@ -89,6 +89,7 @@ const FIELDS: [&str; 15] = [
     "unacked",
     "consumers",
     "unaccounted",
+    "attention",
 ];
 
 impl QueuesArgs {

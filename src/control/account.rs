@@ -2,7 +2,7 @@
 //!
 //! `acks - base - explained` is the number of acks that no item explains yet. `explained` grows with every attempt that ends
 //! by a word and shrinks when its dead letter shows that it was a reject. Where it cannot be known (a dispatch repeated
-//! after a crash, a repeated, anonymous or lost copy) it errs upwards: then items stay `unaccounted` that were done, and
+//! after a crash, a repeated, anonymous or lost copy, a dead letter of an attempt that timed out, beside a newer one) it errs upwards: then items stay `unaccounted` that were done, and
 //! none is done that was lost. A queue at rest with nothing out is even: there the account begins anew.
 //!
 //! At a rest nothing is on the broker. Where the acks cover all that is out, all of it is done. Where they do not, nobody

@@ -7,6 +7,7 @@
 
 mod account;
 pub mod apply;
+mod attention;
 pub mod conductor;
 mod deleted;
 pub mod desk;
@@ -18,6 +19,7 @@ mod rebind;
 pub mod rebuild;
 pub mod reconcile;
 mod retire;
+pub mod timeouts;
 pub mod timers;
 pub mod watch;
 pub mod witness;

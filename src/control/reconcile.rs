@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Found, Reason, Verdict, judge, observe};
+use super::attention::Watch;
 use crate::broker::management::{Management, QueueStats};
 use crate::failpoint;
 use crate::item::{Lane, Timestamp, lifecycle};
@@ -57,10 +58,11 @@ impl Pace {
 /// Runs until it is stopped. What fails is tried again in the next pass.
 pub async fn run(context: Context, management: Management, pace: Pace, stop: CancellationToken) {
     let mut before = HashMap::new();
+    let mut watch = Watch::default();
     loop {
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&context, &management, pace, &mut before) => passed,
+            passed = pass(&context, &management, pace, &mut before, &mut watch) => passed,
         };
         let wait = match passed {
             Ok(Due::SecondLook) => pace.gap.min(pace.period),
@@ -123,6 +125,7 @@ async fn pass(
     management: &Management,
     pace: Pace,
     before: &mut HashMap<String, Before>,
+    watch: &mut Watch,
 ) -> Result<Due, ReconcileError> {
     let mut due = Due::Nothing;
     let definitions = context.definitions();
@@ -131,6 +134,7 @@ async fn pass(
         if context.live.now().unready.contains(queue) {
             // Its items are somewhere else, and its acks are ours.
             before.remove(queue);
+            watch.forget(context, queue);
             continue;
         }
         let answer = management.queue(&context.names.robots(queue)).await;
@@ -138,6 +142,7 @@ async fn pass(
         context.status.update(|status| status.management_problem = problem);
         let Some(stats) = answer? else {
             before.remove(queue);
+            watch.forget(context, queue);
             continue;
         };
         let then = Observation { at: now(), stats };
@@ -152,6 +157,7 @@ async fn pass(
             tell_of_policy(&context.names.robots(queue), then.stats.policy.as_deref());
         }
         see(context, queue, then.stats.acks()).await?;
+        watch.see(context, definition, (&then.stats, then.at), pace.gap).await?;
         let mut beyond = 0;
         if at_rest(seen, &then, pace.gap) {
             if all_was_read(context, definition.lane, then.at).await {

@@ -24,7 +24,7 @@ use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::timers;
+use crate::control::{timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::{Context, Replies, Wakes};
@@ -96,6 +96,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());
     crew.spawn("timers", async move {
         clock.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let timeouts = timeouts::run(context.clone(), stop.clone());
+    crew.spawn("timeouts", async move {
+        timeouts.await;
         Ok::<(), anyhow::Error>(())
     });
     let watched = keeper.run(stop.clone());

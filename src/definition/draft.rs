@@ -85,7 +85,6 @@ pub(super) const NOT_YET: &[(&str, Same, &str)] = &[
     ("calendar", |a, b| a.calendar == b.calendar, "calendar: always"),
     ("max_working", |a, b| a.max_working == b.max_working, "max_working: none"),
     ("acks", |a, b| a.acks == b.acks, "acks: trusted"),
-    ("processing_timeout", |a, b| a.processing_timeout == b.processing_timeout, "processing_timeout: none"),
     ("breaker", |a, b| a.breaker == b.breaker, "breaker: none"),
     ("on_processed", |a, b| a.on_processed == b.on_processed, "on_processed: none"),
     ("on_exception", |a, b| a.on_exception == b.on_exception, "on_exception: {}"),

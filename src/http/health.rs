@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Api;
 use super::extract::Parameters;
 use super::problem::Problem;
+use super::{Api, attention};
 use crate::control::witness::OLDER;
 use crate::mirror::{Mirror, MirrorError};
 use crate::status::Broker;
@@ -43,6 +43,7 @@ pub(super) async fn metrics(State(api): State<Api>, parameters: Parameters) -> R
 pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
     parameters.done()?;
     let status = api.status.snapshot();
+    let of_queues = attention::all(&status);
     let broker = match status.broker {
         Broker::Connected { version, blocked: None } => {
             Check { ok: true, detail: format!("connected to RabbitMQ {version}") }
@@ -82,6 +83,7 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         "drift": drift,
         "migrations": migrations,
         "mirror_older": older(&api.mirror).await.ok().flatten(),
+        "queues": of_queues,
     });
 
     let ready = broker.ok && mirror.ok && topology.ok;

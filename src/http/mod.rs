@@ -12,8 +12,11 @@
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
+//! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
+mod attempts;
+mod attention;
 mod control;
 mod enqueue;
 mod extract;
@@ -96,6 +99,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items", get(items::list))
         .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
+        .route("/api/v1/items/{id}/attempts", get(attempts::list))
         .route("/api/v1/items/{id}/payload", get(items::payload))
         .route("/api/v1/items/{id}/hold", post(orders::hold))
         .route("/api/v1/items/{id}/release", post(orders::release))

@@ -26,6 +26,10 @@ use crate::item::request::{Changes, Order, Verb};
 use crate::lanes::orders::{Answer, Ask, ask};
 use crate::units::parse_duration;
 
+/// What an edit may say, and a requeue.
+const EDIT: [&str; 8] = ["by", "why", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
+const REQUEUE: [&str; 9] = ["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
+
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
 
@@ -76,9 +80,7 @@ pub(super) async fn requeue(
     body: Body,
 ) -> Result<Response, Problem> {
     parameters.done()?;
-    const MEMBERS: &[&str] =
-        &["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
-    let mut reader = open(&headers, body, MEMBERS)?;
+    let mut reader = open(&headers, body, &REQUEUE)?;
     let changed = changes(&mut reader);
     let delay = delay(&mut reader, changed.not_before.is_some());
     let asked = with_changes(&mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
@@ -115,8 +117,7 @@ pub(super) async fn edit(
     body: Body,
 ) -> Result<Response, Problem> {
     parameters.done()?;
-    const MEMBERS: &[&str] = &["by", "why", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
-    let mut reader = open(&headers, body, MEMBERS)?;
+    let mut reader = open(&headers, body, &EDIT)?;
     let changed = changes(&mut reader);
     let asked = with_changes(&mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
     reader.done()?;

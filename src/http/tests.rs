@@ -7,9 +7,9 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::definition::QueueDefinition;
-use crate::item::Lane;
+use crate::item::{Lane, Timestamp};
 use crate::lanes::live::InForce;
-use crate::status::{Broker, QueueSeen};
+use crate::status::{Attention, Broker, Held, QueueSeen};
 
 const ID: &str = "00000000-0000-0000-0000-000000000001";
 
@@ -159,12 +159,20 @@ async fn queues_show_definition_counts_and_what_the_broker_has() {
         let seen = QueueSeen { ready: Some(5), unacked: None, consumers: Some(1) };
         status.queues.insert("invoices".to_owned(), seen);
     });
+    let time = |second| Timestamp::from_second(second).unwrap();
+    let held = vec![Held { item: ID.parse().unwrap(), robot: Some("r".to_owned()), since: time(5) }];
+    let seen_at = |second| Attention { since: time(second), text: "again and again".to_owned(), held: held.clone() };
+    assert!(bench.api.status.attend("invoices", "nack_loop", Some(seen_at(7))));
+    assert!(!bench.api.status.attend("invoices", "nack_loop", Some(seen_at(9))), "it goes on since then");
+    assert!(!bench.api.status.attend("invoices", "hanging", None));
     let expected = json!({
         "key": "invoices", "title": "INVOICES", "description": null, "owner": null, "labels": {}, "lane": "managed",
         "type": "auto", "paused": {"dispatch": false, "intake": false}, "retired": false, "migration": null,
         "counts": {"queued": 1, "processing": 0, "processed": 0, "on_hold": 0, "exception": 1, "cancelled": 0,
             "exceptions": {"it": 1}},
         "ready": 5, "unacked": null, "consumers": 1, "unaccounted": 2,
+        "attention": [{"queue": "invoices", "what": "nack_loop", "since": "1970-01-01T00:00:07Z", "text": "again and again",
+            "items": [{"id": ID, "robot": "r", "since": "1970-01-01T00:00:05Z"}]}],
     });
     assert_eq!(bench.get("/api/v1/queues/invoices").await.json(), expected);
     let list = bench.get("/api/v1/queues").await.json();
@@ -185,6 +193,21 @@ async fn items_are_listed_page_by_page() {
     let filtered =
         bench.get("/api/v1/items?state=exception,queued&state=on_hold&kind=it&q=inv&since=1970-01-01T00:00:01Z").await;
     assert_eq!(filtered.json()["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_attempts_of_an_item_are_read_from_its_timeline() {
+    let bench = Bench::with_item().await;
+    let path = format!("/api/v1/items/{ID}/attempts");
+    assert_eq!(bench.get(&path).await.json(), json!({"items": [], "next": null}));
+    bench.run(r#"INSERT INTO timeline (item, revision, at, actor, user, event, attempt, state, ended) VALUES ('00000000-0000-0000-0000-000000000001', 1, 3000000, 'ann', 'u', 'retry', 1, 'queued', '{"attempt":1,"outcome":"it","robot":"ann","dispatched_at":"1970-01-01T00:00:01Z","deliveries":2,"code":"E1","delay_ms":30000}')"#).await;
+    bench.run("INSERT INTO timeline (item, revision, at, actor, event, attempt, state) VALUES ('00000000-0000-0000-0000-000000000001', 0, 2000000, 'ann', 'started', 1, 'processing')").await;
+    let expected = json!({"attempt": 1, "robot": "ann", "user": "u", "dispatched_at": "1970-01-01T00:00:01Z",
+        "started_at": null, "starts": [{"at": "1970-01-01T00:00:02Z", "robot": "ann"}],
+        "ended_at": "1970-01-01T00:00:03Z", "outcome": "it", "code": "E1", "reason": null, "deliveries": 2,
+        "delay_ms": 30000, "inferred": false, "corrected_at": null});
+    assert_eq!(bench.get(&path).await.json()["items"], json!([expected]));
+    assert_eq!(bench.get("/api/v1/items/00000000-0000-0000-0000-000000000009/attempts").await.status, 404);
 }
 
 #[tokio::test]

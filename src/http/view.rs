@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::attention::{self, AttentionView};
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::request::Request;
 use crate::item::timeline::Line;
@@ -48,6 +49,8 @@ pub(super) struct ItemView {
     attempt: u32,
     deliveries: u32,
     retries: u32,
+    /// It is an exception after the last retry of its kind.
+    retries_used_up: bool,
     requeues: u32,
     /// It counts as done because the broker's numbers say so, not because a robot did.
     inferred: bool,
@@ -78,6 +81,7 @@ impl ItemView {
     /// `now` decides the `sla` of what is not finished.
     pub(super) fn new(item: Item, now: Timestamp) -> Self {
         let sla = sla(&item, now);
+        let retries_used_up = item.retries_used_up();
         Self {
             id: item.id.to_string(),
             queue: item.queue,
@@ -95,6 +99,7 @@ impl ItemView {
             attempt: item.attempt,
             deliveries: item.deliveries,
             retries: item.retries,
+            retries_used_up,
             requeues: item.requeues,
             inferred: item.state == State::Processed && item.silent,
             pending: item.pending.map(PendingView::from),
@@ -162,7 +167,7 @@ fn sla(item: &Item, now: Timestamp) -> &'static str {
 }
 
 /// A moment as RFC 3339 text.
-struct Timed(Timestamp);
+pub(super) struct Timed(pub(super) Timestamp);
 
 impl Serialize for Timed {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -193,6 +198,7 @@ pub(super) struct QueueView {
     unacked: Option<u64>,
     consumers: Option<u64>,
     unaccounted: u64,
+    attention: Vec<AttentionView>,
 }
 
 /// What is paused, by definition or by command.
@@ -266,6 +272,7 @@ impl QueueView {
             unacked: seen.unacked,
             consumers: seen.consumers,
             unaccounted,
+            attention: attention::of(&definition.key, status),
         }
     }
 }
@@ -427,7 +434,7 @@ pub(super) mod tests {
         let shown = serde_json::to_string(&ItemView::new(item(), Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
             shown,
-            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
+            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"retries_used_up":false,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
         );
     }
 

@@ -10,8 +10,10 @@
 //! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
 //!   long as no newer attempt is out.
 
+mod attempt;
 mod lost;
 pub mod people;
+mod timeout;
 
 use std::time::Duration;
 
@@ -21,6 +23,14 @@ use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};
 use super::timeline::Line;
 use super::{Item, Kind, Lane, Place, State, Timestamp};
+use attempt::{Begun, Cause};
+pub use timeout::time_out;
+
+/// Code of an item that robots requeued too often.
+pub const REQUEUE_LIMIT: &str = "requeue_limit";
+
+/// Code of an item that a length limit on the robots' queue expelled.
+pub const MAXLEN: &str = "maxlen";
 
 /// What the queue's definition says about failed attempts.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +119,7 @@ fn may_be_explained(item: &Item) -> bool {
 /// Takes a robot's report.
 pub fn report(item: &mut Item, report: &Report, rules: &Rules<'_>, moment: &Moment) -> Step {
     let attempt = report.attempt.unwrap_or(item.attempt);
+    let begun = Begun::of(item);
     let voice = Voice {
         actor: report.robot.as_deref().unwrap_or("robot"),
         user: report.user.as_deref(),
@@ -123,6 +134,7 @@ pub fn report(item: &mut Item, report: &Report, rules: &Rules<'_>, moment: &Mome
         }
         outcome => ended(item, &voice, outcome, rules, moment),
     };
+    begun.ends(item, &mut step, Cause::said(report));
     if let (false, Some(line)) = (report.problems.is_empty(), step.line.as_mut()) {
         let problems = report.problems.join("; ");
         line.why = Some(match line.why.take() {
@@ -152,13 +164,14 @@ fn news(
     if note.is_some() {
         item.note.clone_from(note);
     }
+    let last = attempt::last_start(item);
     item.worker = Some(voice.actor.to_owned());
     if started {
         item.deliveries = item.deliveries.saturating_add(1);
         item.state = State::Processing;
         item.started_at = Some(voice.at);
         if item.deliveries > rules.crash_limit {
-            let why = format!("robots died in {} deliveries of this attempt", item.deliveries - 1);
+            let why = format!("robots died in {} deliveries of this attempt{last}", item.deliveries - 1);
             // The last robot still has it: its ack, or a dead letter that takes this back, is to come.
             let acks = i8::from(item.rejected_at.is_none());
             return Step { acks, ..fail(item, voice, Kind::Poison, None, Some(why), &None) };
@@ -217,7 +230,7 @@ fn ended(item: &mut Item, voice: &Voice<'_>, saying: &Saying, rules: &Rules<'_>,
     let mut step = match saying {
         Saying::Exception { failure, code, reason, details, started_at } => {
             item.started_at = started_at.or(item.started_at);
-            failed(item, voice, *failure, (code, reason, details), rules, moment)
+            failed(item, voice, failure.kind(), (code, reason, details), rules, moment)
         }
         Saying::Requeue { wait, note, priority, expires_at } => {
             requeue(item, voice, *wait, (note, *priority, *expires_at), rules, moment)
@@ -254,22 +267,22 @@ type Said<'a> = (&'a Option<String>, &'a Option<String>, &'a Option<serde_json::
 fn failed(
     item: &mut Item,
     voice: &Voice<'_>,
-    failure: Failure,
+    kind: Kind,
     (code, reason, details): Said<'_>,
     rules: &Rules<'_>,
     moment: &Moment,
 ) -> Step {
-    let (kind, retry) = match failure {
-        Failure::Business => (Kind::Business, None),
-        Failure::It => (Kind::It, Some(rules.retry.it)),
-        Failure::Generic => (Kind::Generic, Some(rules.retry.generic)),
-    };
+    let retry = rules.retry.of(kind);
     match retry.filter(|retry| item.retries < retry.limit) {
         Some(retry) => {
             let reason = reason.as_deref().or(code.as_deref());
             try_again(item, voice, kind, retry, reason, moment)
         }
-        None => fail(item, voice, kind, code.clone(), reason.clone(), details),
+        None => {
+            let mut step = fail(item, voice, kind, code.clone(), reason.clone(), details);
+            attempt::tell_of_retries(item, &mut step, retry);
+            step
+        }
     }
 }
 
@@ -305,7 +318,7 @@ fn requeue(
 ) -> Step {
     if item.requeues >= rules.retry.requeue_limit {
         let why = format!("requeued {} times, which is the limit", item.requeues);
-        return fail(item, voice, Kind::Generic, Some("requeue_limit".to_owned()), Some(why), &None);
+        return fail(item, voice, Kind::Generic, Some(REQUEUE_LIMIT.to_owned()), Some(why), &None);
     }
     item.requeues += 1;
     item.note = note.clone().or(item.note.take());
@@ -370,9 +383,8 @@ pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
     if attempt == 0 || attempt != item.attempt || item.rejected_at.is_some() {
         return Step { line: None, acks: 0 };
     }
-    if let Some(deliveries) = death.deliveries {
-        item.deliveries = item.deliveries.max(deliveries);
-    }
+    item.deliveries = item.deliveries.max(death.deliveries.unwrap_or(0));
+    let begun = Begun::of(item);
     item.rejected_at = Some(at);
     let inferred = item.state == State::Processed && item.silent;
     if !is_out(item) && !inferred {
@@ -390,18 +402,19 @@ pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
             fail(item, &voice, Kind::Expired, None, Some("its life ended before a robot took it".to_owned()), &None)
         }
         DeathReason::DeliveryLimit => {
-            let why = format!("robots died in {} deliveries of this attempt", item.deliveries.max(1));
+            let why = attempt::deaths(item, death);
             fail(item, &voice, Kind::Poison, None, Some(why), &None)
         }
         DeathReason::MaxLength => {
             let why = "a length limit on the robots' queue expelled it".to_owned();
-            fail(item, &voice, Kind::Generic, Some("maxlen".to_owned()), Some(why), &None)
+            fail(item, &voice, Kind::Generic, Some(MAXLEN.to_owned()), Some(why), &None)
         }
     };
     if inferred {
         item.silent = false;
         step.acks = -1;
     }
+    begun.ends(item, &mut step, Cause::default());
     step
 }
 
@@ -420,9 +433,11 @@ pub fn judge(item: &mut Item, rules: &Rules<'_>, moment: &Moment) -> Option<Step
         return None;
     }
     let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at: moment.now };
-    let reason = "rejected without a report".to_owned();
-    let step = failed(item, &voice, Failure::Generic, (&None, &Some(reason), &None), rules, moment);
+    let begun = Begun::of(item);
+    let reason = Some("rejected without a report".to_owned());
+    let mut step = failed(item, &voice, Kind::Generic, (&None, &reason, &None), rules, moment);
     item.silent = true;
+    begun.ends(item, &mut step, Cause { kind: Some(Kind::Generic), reason, ..Cause::default() });
     Some(step)
 }
 
@@ -445,10 +460,13 @@ pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<St
     let voice = Voice { actor: who, user: None, attempt: item.attempt, at };
     // Whoever took it out acked it.
     let acks = i8::from(is_out(item) && item.rejected_at.is_none());
+    let begun = Begun::of(item);
     settle(item, State::Cancelled, at);
     item.silent = false;
     item.cancelled_from = Some(State::Queued);
-    Some(voice.step(item, "cancelled", Some(why.to_owned()), acks))
+    let mut step = voice.step(item, "cancelled", Some(why.to_owned()), acks);
+    begun.ends(item, &mut step, Cause::default());
+    Some(step)
 }
 
 /// Takes it for done, because at rest nothing is left on the broker and its acks cover the number.
@@ -457,9 +475,12 @@ pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
         return None;
     }
     let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
+    let begun = Begun::of(item);
     settle(item, State::Processed, at);
     item.silent = true;
-    Some(voice.step(item, "processed", Some("acked without a report; inferred at rest".to_owned()), 1))
+    let mut step = voice.step(item, "processed", Some("acked without a report; inferred at rest".to_owned()), 1);
+    begun.ends(item, &mut step, Cause::default());
+    Some(step)
 }
 
 /// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.

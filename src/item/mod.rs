@@ -4,6 +4,7 @@
 //! [`lifecycle`] is the only place that decides where an item goes next.
 
 pub mod answer;
+pub mod attempts;
 pub mod direct;
 pub mod door;
 pub mod ids;
@@ -120,4 +121,19 @@ pub struct Item {
     pub fingerprint: Option<String>,
     /// Raised by one with every change; 1 at admission. Numbers the timeline lines.
     pub revision: u32,
+}
+
+impl Item {
+    /// It is an exception because its automatic retries did not help: none is left for this kind. `false` where the
+    /// definition gives none, and where it failed for another reason.
+    #[must_use]
+    pub fn retries_used_up(&self) -> bool {
+        // Neither is the end of a series of retries, though they make the item a generic exception.
+        let otherwise = matches!(self.code.as_deref(), Some(lifecycle::REQUEUE_LIMIT | lifecycle::MAXLEN));
+        match self.state {
+            State::Exception(Kind::Generic) => self.retries > 0 && !otherwise,
+            State::Exception(Kind::It | Kind::Timeout) => self.retries > 0,
+            _ => false,
+        }
+    }
 }

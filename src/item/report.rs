@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::message::{Header, Message};
-use super::{HIGHEST_PRIORITY, Timestamp};
+use super::{HIGHEST_PRIORITY, Kind, Timestamp};
 use crate::units::parse_duration;
 
 /// Header that carries the attempt's number from dispatch to report.
@@ -73,6 +73,18 @@ pub enum Failure {
     Generic,
 }
 
+impl Failure {
+    /// As the item's exception.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Business => Kind::Business,
+            Self::It => Kind::It,
+            Self::Generic => Kind::Generic,
+        }
+    }
+}
+
 /// How long a requeued item stays away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
@@ -90,6 +102,8 @@ pub struct Death {
     pub attempt: Option<u32>,
     /// How often it was delivered, where the broker says.
     pub deliveries: Option<u32>,
+    /// How many of those the broker counted against its delivery limit. Before 4.3 that is all that came back.
+    pub failures: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,19 +175,22 @@ pub fn read_death(message: &Message) -> Result<Death, String> {
     let queue = text("queue").ok_or("its x-death header names no queue")?.to_owned();
     let deliveries = deliveries_of(message);
     let attempt = attempt_of(message, &mut Vec::new());
-    Ok(Death { reason, queue, attempt, deliveries })
+    let failures = count_of(message, "x-delivery-count");
+    Ok(Death { reason, queue, attempt, deliveries, failures })
 }
 
 /// How often the broker handed a dead letter out before it died, where it says so (quorum queues do). After a restart of
 /// the broker either number alone may be too low.
 #[must_use]
 pub fn deliveries_of(message: &Message) -> Option<u32> {
-    let counts = ["x-acquired-count", "x-delivery-count"].iter().filter_map(|name| message.properties.header(name));
-    let counts = counts.filter_map(|header| match header {
+    ["x-acquired-count", "x-delivery-count"].iter().filter_map(|name| count_of(message, name)).max()
+}
+
+fn count_of(message: &Message, name: &str) -> Option<u32> {
+    match message.properties.header(name)? {
         Header::Int(count) => u32::try_from(*count).ok(),
         _ => None,
-    });
-    counts.max()
+    }
 }
 
 /// The attempt that a delivery of ours says it is.

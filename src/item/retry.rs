@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Kind;
+
 /// What a queue's definition says about retries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
@@ -10,6 +12,19 @@ pub struct RetryPolicy {
     pub timeout: Retry,
     /// Requeues a robot may ask for before the item becomes `exception: generic`.
     pub requeue_limit: u32,
+}
+
+impl RetryPolicy {
+    /// How often this kind is tried again; `None` where it never is by itself.
+    #[must_use]
+    pub const fn of(&self, kind: Kind) -> Option<Retry> {
+        match kind {
+            Kind::It => Some(self.it),
+            Kind::Generic => Some(self.generic),
+            Kind::Timeout => Some(self.timeout),
+            _ => None,
+        }
+    }
 }
 
 /// Retries of one exception kind.

@@ -26,10 +26,14 @@ pub struct Line {
     pub ended: Option<Box<Ended>>,
 }
 
-/// How an attempt was and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How an attempt was and how it ended. A later line of the same attempt corrects an earlier one, and leaves out what it
+/// does not know better ([`super::attempts`] puts them together).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// `processed`, an exception kind, `retry`, `requeue`, `hold`, `cancelled`, ...
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// `processed`, an exception kind, `requeue`, `hold`, `cancelled`, `recalled`, or `dropped` where another attempt did the
+    /// work.
     pub outcome: String,
     /// Who had it, as far as known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -39,19 +43,25 @@ pub struct Ended {
     /// As the robot said.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub started_at: Option<Timestamp>,
-    /// As far as `started` reports and dead letters tell.
+    /// As far as reports and dead letters tell; 0 where nobody told of any.
+    #[serde(skip_serializing_if = "is_zero", default)]
     pub deliveries: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
-    /// The exception kind that a retry answered.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub kind: Option<String>,
     /// Milliseconds until the next attempt may go out, where there is to be one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub delay_ms: Option<u64>,
     /// Nobody said so: it was inferred from the broker's numbers, or from a bare reject.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub silent: bool,
+    /// A newer attempt that was out and is waited for no more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dropped: Option<Box<Ended>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

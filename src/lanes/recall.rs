@@ -1,7 +1,7 @@
 //! Recall: dispatched items are taken back out of the robots' queue, for what people asked of one of them.
 //!
 //! While it lasts nothing is dispatched to the queue. Order of effects, per queue:
-//! 1. get every message that is ready (`basic.get`); what robots hold stays with them;
+//! 1. take every message that is ready; what robots hold stays with them;
 //! 2. commit: the rows of what was got wait in the mirror again, requests about them are carried out and marked *taken*,
 //!    those about what robots have are refused;
 //! 3. ack everything, and wait until the broker has heard of it;
@@ -28,7 +28,7 @@ use super::ledger::Ledger;
 use super::live::Live;
 use super::{Context, LaneError, new_id, now};
 use crate::broker::connection::Session;
-use crate::broker::take::Taker;
+use crate::broker::take::{Taken, Taker};
 use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::lifecycle::people;
@@ -43,9 +43,6 @@ const SOON: Duration = Duration::from_millis(250);
 
 /// Requests that nobody was woken for (a former session left them) are found this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// What may come to a queue while its messages are got, beyond what was ready at first.
-const MORE: u64 = 200;
 
 /// Bytes of messages that are held at once; what else is ready stays.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
@@ -127,12 +124,12 @@ impl Recall<'_> {
             standstill = Standstill::of(self.context, self.queue) => standstill,
         };
         let mut taker = Taker::open(session, &self.context.names.robots(self.queue)).await?;
-        let ready = taker.ready().await?;
-        let got = if ready > self.limit { None } else { Some(self.get(&mut taker, ready + MORE).await?) };
+        let ready = taker.ready();
+        let got = if ready > self.limit { None } else { Some(taker.take(MOST_BYTES).await?) };
         failpoint::reach("recall.got").await;
         let asked: Vec<Waiting> = waiting.to_vec();
         let (carried_out, left) = match got {
-            Some(messages) => self.settle(messages, asked).await?,
+            Some(taken) => self.settle(taken, asked).await?,
             None => self.out_of_reach(ready, asked).await?,
         };
         failpoint::reach("recall.committed").await;
@@ -146,19 +143,9 @@ impl Recall<'_> {
         Ok(left)
     }
 
-    async fn get(&self, taker: &mut Taker, at_most: u64) -> Result<Vec<Message>, LaneError> {
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        while (messages.len() as u64) < at_most && bytes < MOST_BYTES {
-            let Some(message) = taker.next().await? else { break };
-            bytes += message.body.len();
-            messages.push(message);
-        }
-        Ok(messages)
-    }
-
     /// Step 2. Answers the items whose requests were carried out, and whether something has to wait on.
-    async fn settle(&self, messages: Vec<Message>, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
+    async fn settle(&self, taken: Taken, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
+        let Taken { messages, complete } = taken;
         let (queue, definitions) = (self.queue.to_owned(), self.context.definitions());
         let count = messages.len();
         let mirror = &self.context.mirror;
@@ -168,7 +155,7 @@ impl Recall<'_> {
                 for message in messages {
                     returned.enter(message);
                 }
-                let told = returned.answer(&asked);
+                let told = returned.answer(&asked, complete);
                 add_events(tx, &told.events).await?;
                 Ok((told, returned.ledger.write(tx).await?))
             })
@@ -306,7 +293,7 @@ impl Returned {
     }
 
     /// What became of the requests. Whose message was not found a robot has, unless it is not settled where it is.
-    fn answer(&mut self, asked: &[Waiting]) -> Told {
+    fn answer(&mut self, asked: &[Waiting], complete: bool) -> Told {
         let mut told = Told::default();
         for waiting in asked {
             let Some(item) = self.ledger.item(waiting.item) else { continue };
@@ -317,6 +304,11 @@ impl Returned {
                     self.ledger.carry_out(waiting.item);
                 }
                 Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() => told.left = true,
+                Some(_) if !complete => {
+                    let why = "what is ready in the robots' queue is too large to be looked through";
+                    self.ledger.refuse_request(waiting.item, people::OUT_OF_REACH, why);
+                    told.events.push(refusal(&self.queue, waiting, why));
+                }
                 Some(_) => {
                     let worker = item.worker.as_ref().filter(|_| item.started_at.is_some());
                     let why = worker.map_or("a robot has it".to_owned(), |worker| format!("{worker} has it"));

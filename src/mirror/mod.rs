@@ -17,6 +17,7 @@ pub mod requests;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod working;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use super::*;
 
 mod claims;
 mod plans;
+mod working;
 
 /// A mirror in a folder of its own.
 struct Bench {

@@ -15,7 +15,7 @@ use super::{
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
 /// Messages are held in memory while they are recalled.
-const MOST_RECALLED: u64 = 100_000;
+const MOST_RECALLED: u64 = 50_000;
 
 /// A cause and a cure.
 type Wrong = (String, String);

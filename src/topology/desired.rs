@@ -14,8 +14,9 @@ use super::version::Version;
 use crate::definition::{Definitions, Paused, QueueDefinition, QueueType};
 use crate::item::Lane;
 
-/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms.
+/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms. What Erlang's timers take at most.
 const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
+const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
 
 /// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
 pub const POLICY_PRIORITY: i64 = 100;
@@ -275,9 +276,16 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
         wanted.insert("delivery-limit".to_owned(), json!(definition.crash_limit.saturating_sub(1)));
     }
     if version >= Version::CONSUMER_TIMEOUT_POLICY {
-        wanted.insert("consumer-timeout".to_owned(), json!(CONSUMER_TIMEOUT));
+        wanted.insert("consumer-timeout".to_owned(), json!(consumer_timeout(definition)));
     }
     (!wanted.is_empty()).then(|| policy(queue, wanted.into()))
+}
+
+/// `processing_timeout` and a tenth. The daemon's clock goes first, or robots would get the old attempt before the new.
+fn consumer_timeout(definition: &QueueDefinition) -> u64 {
+    let Some(timeout) = definition.processing_timeout else { return CONSUMER_TIMEOUT };
+    let timeout = u64::try_from(timeout.as_millis()).unwrap_or(LONGEST_TIMEOUT);
+    timeout.saturating_add((timeout / 10).max(60_000)).min(LONGEST_TIMEOUT)
 }
 
 /// Our own queues are quorum queues everywhere: they need no priorities, and never expel.
@@ -420,6 +428,15 @@ mod tests {
         assert_eq!(policy(QueueType::Auto, "3.10.8"), None);
         let topology = one(QueueType::Auto, Lane::Direct, "4.3.6");
         assert_eq!(topology.policies[1].pattern, r"^wq\.q\.a\.b$");
+    }
+
+    #[test]
+    fn a_robot_keeps_an_item_for_the_timeout_and_a_tenth() {
+        for (minutes, expected) in [(1, 120_000), (20, 22 * 60_000), (u64::from(u32::MAX), LONGEST_TIMEOUT)] {
+            let processing_timeout = Some(std::time::Duration::from_secs(60 * minutes));
+            let definition = QueueDefinition { processing_timeout, ..QueueDefinition::with_defaults("a") };
+            assert_eq!(consumer_timeout(&definition), expected, "{minutes}");
+        }
     }
 
     #[test]

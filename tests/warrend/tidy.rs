@@ -20,7 +20,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     // The daemon's work.
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
-    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint"]),
+    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
     // The doors.
     ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
     (

@@ -73,6 +73,8 @@ pub struct QueueStats {
 #[serde(default)]
 struct Rates {
     ack: u64,
+    deliver_get: u64,
+    redeliver: u64,
 }
 
 impl QueueStats {
@@ -98,6 +100,18 @@ impl QueueStats {
     #[must_use]
     pub const fn acks(&self) -> u64 {
         self.rates.ack
+    }
+
+    /// Deliveries and gets since then, those of messages that had come back among them.
+    #[must_use]
+    pub const fn delivered(&self) -> u64 {
+        self.rates.deliver_get
+    }
+
+    /// Those of messages that had come back.
+    #[must_use]
+    pub const fn redelivered(&self) -> u64 {
+        self.rates.redeliver
     }
 }
 

@@ -12,7 +12,6 @@ at_risk: 50%
 calendar: weekdays 08:00-17:00 Europe/Oslo
 max_working: 5
 acks: report_required
-processing_timeout: 10m
 breaker: {after: 3}
 on_processed: b
 on_exception: {business: b, poison: b}
@@ -51,7 +50,6 @@ fn the_values_are_there_for_whoever_makes_them_work() {
     assert!(hours.works_on(Weekday::Friday) && !hours.works_on(Weekday::Sunday));
     assert_eq!(hours.zone.iana_name(), Some("Europe/Oslo"));
     assert_eq!((queue.max_working, queue.acks), (Some(5), Acks::ReportRequired));
-    assert_eq!(queue.processing_timeout, Some(Duration::from_mins(10)));
     assert_eq!(queue.breaker, Some(Breaker { after: 3, pause: Duration::from_mins(5) }));
     assert_eq!(queue.on_processed.as_deref(), Some("b"));
     assert_eq!(queue.on_exception.keys().copied().collect::<Vec<_>>(), [Kind::Business, Kind::Poison]);

@@ -1,5 +1,6 @@
 //! Messages that are not where they were: gone without a trace, gone with their queue, or found by a mirror that lost them.
 
+use super::attempt::{Begun, Cause};
 use super::{Step, Voice, back_to_queue, fail, is_out};
 use crate::item::{Item, Kind, Lane, Place, State, Timestamp};
 
@@ -10,8 +11,10 @@ pub fn missing(item: &mut Item, reason: &str, at: Timestamp) -> Option<Step> {
         return None;
     }
     let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
-    let step = fail(item, &voice, Kind::Missing, None, Some(reason.to_owned()), &None);
+    let begun = Begun::of(item);
+    let mut step = fail(item, &voice, Kind::Missing, None, Some(reason.to_owned()), &None);
     item.silent = true;
+    begun.ends(item, &mut step, Cause::default());
     Some(step)
 }
 

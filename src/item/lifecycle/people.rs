@@ -4,6 +4,7 @@
 //! the robots' queue ([`recalled`], then [`carry_out`]); the item comes back by itself ([`carry_out`]: what a robot said wins
 //! over what was asked, a retry or requeue gives it back to people); or a robot has it ([`refuse`]).
 
+use super::attempt::{Begun, Cause};
 use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
@@ -56,9 +57,9 @@ pub fn order(item: &mut Item, order: &Order, has_payload: bool, at: Timestamp) -
         Verb::Hold => hold(item, &voice, why),
         Verb::Cancel => cancel(item, &voice, why),
         Verb::Edit(changes) => edit(item, &voice, changes, why),
-        Verb::Release => release(item, &voice, why, has_payload),
-        Verb::Restore => restore(item, &voice, why),
-        Verb::Requeue(changes) => requeue(item, &voice, changes, why, has_payload),
+        Verb::Release => Some(release(item, &voice, why, has_payload)),
+        Verb::Restore => Some(restore(item, &voice, why)),
+        Verb::Requeue(changes) => Some(requeue(item, &voice, changes, why, has_payload)),
         Verb::Note(_) | Verb::Assign(_) => None,
     };
     match (done, &order.verb) {
@@ -98,14 +99,13 @@ fn hold(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
     Some(Ok(voice.step(item, "held", why, 0)))
 }
 
-fn release(item: &mut Item, voice: &Voice<'_>, why: Option<String>, has_payload: bool) -> Done {
+fn release(item: &mut Item, voice: &Voice<'_>, why: Option<String>, has_payload: bool) -> Result<Step, Refusal> {
     if item.state != State::OnHold {
-        return Some(Err(wrong("release", item, "on hold")));
+        return Err(wrong("release", item, "on hold"));
     }
-    Some(may_wait(item, voice.at, has_payload).map(|()| {
-        wait(item, voice.at);
-        voice.step(item, "released", why, 0)
-    }))
+    may_wait(item, voice.at, has_payload)?;
+    wait(item, voice.at);
+    Ok(voice.step(item, "released", why, 0))
 }
 
 fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
@@ -124,9 +124,9 @@ fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
     Some(Ok(voice.step(item, "cancelled", why, 0)))
 }
 
-fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
+fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<Step, Refusal> {
     if item.state != State::Cancelled {
-        return Some(Err(wrong("restore", item, "cancelled")));
+        return Err(wrong("restore", item, "cancelled"));
     }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
@@ -140,22 +140,27 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
         }
         _ => wait(item, voice.at),
     }
-    Some(Ok(voice.step(item, "restored", why, 0)))
+    Ok(voice.step(item, "restored", why, 0))
 }
 
-fn requeue(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>, has_payload: bool) -> Done {
+fn requeue(
+    item: &mut Item,
+    voice: &Voice<'_>,
+    changes: &Changes,
+    why: Option<String>,
+    has_payload: bool,
+) -> Result<Step, Refusal> {
     if !matches!(item.state, State::Exception(_) | State::OnHold | State::Processed) {
-        return Some(Err(wrong("requeue", item, "exception, on hold or processed")));
+        return Err(wrong("requeue", item, "exception, on hold or processed"));
     }
     let mut changed = item.clone();
     let made = changes.make(&mut changed);
-    Some(may_wait(&changed, voice.at, has_payload || changes.content.is_some()).map(|()| {
-        *item = changed;
-        (item.retries, item.requeues) = (0, 0);
-        item.result = None;
-        wait(item, voice.at);
-        voice.step(item, "requeued", told(&made, why), 0)
-    }))
+    may_wait(&changed, voice.at, has_payload || changes.content.is_some())?;
+    *item = changed;
+    (item.retries, item.requeues) = (0, 0);
+    item.result = None;
+    wait(item, voice.at);
+    Ok(voice.step(item, "requeued", told(&made, why), 0))
 }
 
 fn edit(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<String>) -> Done {
@@ -222,6 +227,7 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
     if !is_out(item) || item.rejected_at.is_some() || attempt != item.attempt {
         return None;
     }
+    let ending = Begun::of(item);
     let begun = item.state == State::Processing;
     let unheard = !redelivered && item.deliveries == 0 && !begun;
     back_to_queue(item, at, at);
@@ -234,7 +240,9 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
     if !unheard {
         let voice = Voice { actor: "daemon", user: None, attempt, at };
         let why = "a robot had it before; it was taken out of the robots' queue".to_owned();
-        return Some(voice.step(item, "recalled", Some(why), 1));
+        let mut step = voice.step(item, "recalled", Some(why), 1);
+        ending.ends(item, &mut step, Cause::default());
+        return Some(step);
     }
     item.revision += 1;
     Some(Step { line: None, acks: 1 })

@@ -9,6 +9,7 @@ use crate::item::ItemId;
 use crate::item::door::{self, Arrival};
 use crate::item::retry::Backoff;
 
+mod attempts;
 mod chart;
 mod histories;
 mod people;
@@ -20,7 +21,8 @@ const ONCE: Retry = Retry { limit: 1, backoff: BACKOFF };
 const NEVER: Retry = Retry { limit: 0, backoff: BACKOFF };
 /// Something of everything, so that both sides of every limit are near.
 const POLICY: RetryPolicy =
-    RetryPolicy { it: Retry { limit: 2, backoff: BACKOFF }, generic: ONCE, timeout: NEVER, requeue_limit: 2 };
+    RetryPolicy { it: Retry { limit: 2, backoff: BACKOFF }, generic: ONCE, timeout: ONCE, requeue_limit: 2 };
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NO_RETRIES: Rules<'static> =
     Rules { retry: &RetryPolicy { it: NEVER, generic: NEVER, timeout: NEVER, requeue_limit: 0 }, crash_limit: 5 };
 
@@ -104,7 +106,8 @@ fn tell(item: &mut Item, saying: Saying) -> Step {
 }
 
 fn dies(item: &mut Item, reason: DeathReason) -> Step {
-    let death = Death { reason, queue: "wq.q.q".to_owned(), attempt: Some(item.attempt), deliveries: None };
+    let death =
+        Death { reason, queue: "wq.q.q".to_owned(), attempt: Some(item.attempt), deliveries: None, failures: None };
     super::death(item, &death, second(100))
 }
 
@@ -275,8 +278,13 @@ fn an_attempt_that_more_robots_started_than_may_die_of_it_is_poison() {
 #[test]
 fn forged_delivery_counts_do_not_overflow() {
     let mut item = out(1);
-    let death =
-        Death { reason: DeathReason::Rejected, queue: "wq.q.q".to_owned(), attempt: None, deliveries: Some(u32::MAX) };
+    let death = Death {
+        reason: DeathReason::Rejected,
+        queue: "wq.q.q".to_owned(),
+        attempt: None,
+        deliveries: Some(u32::MAX),
+        failures: None,
+    };
     super::death(&mut item, &death, second(1));
     tell(&mut item, started());
     assert_eq!((item.deliveries, item.state), (u32::MAX, State::Exception(Kind::Poison)));
@@ -299,7 +307,8 @@ fn retries_wait_longer_each_time_and_end_in_an_exception() {
     let step = tell(&mut item, failing(Failure::It));
     assert_eq!((item.state, item.retries, step.acks), (State::Exception(Kind::It), 2, 1));
     assert_eq!((item.code.as_deref(), item.reason.as_deref()), (Some("E1"), Some("broken")));
-    assert_eq!(why(&step), "E1: broken");
+    assert_eq!(why(&step), "E1: broken; retries are used up: 2 of 2");
+    assert!(item.retries_used_up());
 }
 
 #[test]
@@ -489,7 +498,13 @@ fn deaths_that_need_no_report_are_exceptions_at_once() {
 fn dead_letters_of_other_attempts_add_nothing() {
     for (mut item, attempt) in [(out(2), Some(1)), (out(2), Some(3)), (waiting(), None), (waiting(), Some(1))] {
         let before = item.clone();
-        let death = Death { reason: DeathReason::Rejected, queue: "wq.q.q".to_owned(), attempt, deliveries: Some(3) };
+        let death = Death {
+            reason: DeathReason::Rejected,
+            queue: "wq.q.q".to_owned(),
+            attempt,
+            deliveries: Some(3),
+            failures: None,
+        };
         assert_eq!(super::death(&mut item, &death, second(100)), Step { line: None, acks: 0 });
         assert_eq!(item, before);
     }

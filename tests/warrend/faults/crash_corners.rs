@@ -140,6 +140,27 @@ async fn acks_taken_for_done_are_taken_once() {
     assert_eq!(crew.dismiss().await.len(), ITEMS);
 }
 
+#[tokio::test]
+async fn an_attempt_that_took_too_long_ends_once() {
+    let mut daemon = daemon("crash timeouts").queues("queue: a\nprocessing_timeout: 1s\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    daemon.stop();
+    daemon.spawn_to_die_at("timeouts.ended");
+    client.send("a", "r", &json!({})).await;
+    let mut robot = client.robot("a").await;
+    let delivery = robot.next().await;
+    robot.report(&delivery, "started", &json!({})).await;
+    daemon.wait_until_dead("timeouts.ended").await;
+    daemon.start_again().await;
+    let item = daemon.item("a", "r").await;
+    assert_eq!(json!([item["state"], item["kind"]]), json!(["exception", "timeout"]));
+    let lines = daemon.timeline(&item).await;
+    assert_eq!(lines.iter().filter(|line| line["event"] == "exception").count(), 1, "{lines:?}");
+    // Its robot was only slow: work done is done.
+    robot.done(&delivery).await;
+    daemon.wait_until("it is done", async |daemon| daemon.item("a", "r").await["state"] == "processed").await;
+}
+
 #[test]
 fn every_fail_point_has_its_crash() {
     let tests = [

@@ -1,8 +1,11 @@
 mod acks;
 mod answers;
+mod attempts;
 mod bad_input;
 mod direct;
+mod figures;
 mod identity;
+mod loops;
 mod managed;
 mod orders;
 mod reports;

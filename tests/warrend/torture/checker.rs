@@ -120,6 +120,9 @@ type About<'e> = (&'e str, &'e str);
 /// A report: whose, of which type, and whether it arrived.
 type Said<'e> = (&'e Hand, &'e str, Outcome);
 
+/// When, which verb, and what was answered.
+type Asked<'e> = (Timestamp, &'e str, Option<u16>);
+
 /// The events, by what they are about.
 struct Records<'e> {
     publishes: HashMap<About<'e>, Vec<&'e Publish>>,
@@ -132,7 +135,7 @@ struct Records<'e> {
     /// Every delivery with its time.
     delivered_at: HashMap<About<'e>, Vec<(&'e Hand, Timestamp)>>,
     /// What the operator asked of an item: when, what, and what was answered.
-    asked: HashMap<&'e str, Vec<(Timestamp, &'e str, Option<u16>)>>,
+    asked: HashMap<&'e str, Vec<Asked<'e>>>,
     falls_at: Vec<Timestamp>,
     reports: HashMap<About<'e>, Vec<Said<'e>>>,
     releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,

@@ -88,6 +88,9 @@ fn events() -> Vec<(&'static str, Decide)> {
             drop(people::order(item, &order, true, second(100)));
         })
     };
+    let times_out = |rules: Rules<'static>| -> Decide {
+        Box::new(move |item| drop(time_out(item, TIMEOUT, second(1_000), &rules, &moment(1_000))))
+    };
     let crashed = Rules { crash_limit: 0, ..RULES };
     let progress = Saying::Progress { note: None, percent: None };
     let no_room = |item: &mut Item| {
@@ -122,6 +125,8 @@ fn events() -> Vec<(&'static str, Decide)> {
                 expire(item, second(100));
             }),
         ),
+        ("timeout, retries left", times_out(RULES)),
+        ("timeout", times_out(NO_RETRIES)),
         ("cancelled", Box::new(|item| drop(cancel(item, "ann", "why", second(100))))),
         ("people hold", asks(Verb::Hold)),
         ("people release", asks(Verb::Release)),

@@ -27,6 +27,7 @@ enum Event {
     Judge,
     Expire,
     Infer,
+    TimeOut,
     /// The runners' own moves, as far as decisions meet them.
     Claim,
     Dispatched,
@@ -97,6 +98,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Judge),
         1 => Just(Event::Expire),
         1 => Just(Event::Infer),
+        2 => Just(Event::TimeOut),
         4 => Just(Event::Claim),
         2 => Just(Event::Dispatched),
         1 => Just(Event::Returned),
@@ -131,12 +133,13 @@ fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
             Some(report(item, &Report { attempt, ..says(saying, 0) }, &RULES, &moment))
         }
         Event::Death { reason, attempt, deliveries } => {
-            let death = Death { reason, queue: "wq.q.q".to_owned(), attempt, deliveries };
+            let death = Death { reason, queue: "wq.q.q".to_owned(), attempt, deliveries, failures: None };
             Some(super::super::death(item, &death, moment.now))
         }
         Event::Judge => judge(item, &RULES, &moment),
         Event::Expire => expire(item, moment.now),
         Event::Infer => infer_processed(item, moment.now),
+        Event::TimeOut => time_out(item, TIMEOUT, moment.now, &RULES, &moment),
         Event::Claim => {
             if matches!(item.place, Place::Delayed | Place::Ready) {
                 claim(item);
@@ -160,6 +163,14 @@ fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
         }
         Event::CarriedOut => people::carry_out(item, moment.now),
         Event::GivenUp => people::refuse(item, people::REFUSED, "no", moment.now),
+    }
+}
+
+/// The attempt a report names.
+fn says_of(event: &Event) -> Option<u32> {
+    match event {
+        Event::Report { attempt, .. } => *attempt,
+        _ => None,
     }
 }
 
@@ -233,6 +244,12 @@ proptest! {
                 prop_assert_eq!(line.revision, item.revision);
                 prop_assert_eq!(&line.state, &item.state.to_string());
                 prop_assert!(item.revision > before.revision, "a line without a number of its own");
+            }
+            let ended = step.as_ref().and_then(|step| step.line.as_ref()?.ended.as_deref());
+            if is_out(&before) && !is_out(&item) && item.attempt == before.attempt {
+                let attempt = ended.map(|ended| ended.dropped.as_deref().unwrap_or(ended).attempt);
+                // A `processed` that nobody was handed out ends what is out, and has no number to be noted under.
+                prop_assert!(attempt == Some(before.attempt) || says_of(event) == Some(0), "nobody notes the end");
             }
             if item.state != before.state {
                 prop_assert!(step.is_some_and(|step| step.line.is_some()), "a move that nobody can read");
