@@ -17,6 +17,11 @@ CREATE TABLE pending_payloads (
     body BLOB NOT NULL
 ) WITHOUT ROWID;
 
+-- Reconciliation: when a robots' queue was last seen at rest with items out that its acks did not cover ...
+ALTER TABLE queue_acks ADD COLUMN rest_at INTEGER;
+-- ... and how many acks that no item explains there were then.
+ALTER TABLE queue_acks ADD COLUMN rest_acked INTEGER NOT NULL DEFAULT 0;
+
 -- Items that a robot said it started: which of them take too long.
 CREATE INDEX items_started ON items (queue, started_at) WHERE state = 'processing' AND rejected_at IS NULL;
 

@@ -260,6 +260,16 @@ impl Batches {
         answered("close a channel", self.channel.close(200, "done".into())).await
     }
 
+    /// Nothing of what was delivered is left to be taken; what is found stays.
+    pub fn nothing_at_hand(&mut self) -> bool {
+        match self.consumer.next().now_or_never() {
+            Some(Some(Ok(next))) => self.held.push_back(next),
+            Some(_) => return false,
+            None => {}
+        }
+        self.held.is_empty()
+    }
+
     /// Messages waiting in the queue. Every delivery the broker sent before it answers is at hand afterwards.
     ///
     /// # Errors

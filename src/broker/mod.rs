@@ -41,7 +41,8 @@ pub enum BrokerError {
     StaleAck,
     #[error(
         "the queues on this broker belong to another mirror ({owner}; this one is {identity}). Use another virtual host \
-         or broker.prefix; or, if that mirror is gone for good, purge the queue {queue} and start again"
+         or broker.prefix; or, if that mirror is gone for good, `warrend mirror rebuild` learns what is in the robots' queues \
+         and takes {queue} over"
     )]
     OtherMirror { queue: String, owner: String, identity: String },
     #[error("no queue took a message that was to be moved with the key {key}: {reason}")]

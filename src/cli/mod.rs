@@ -12,6 +12,7 @@ mod client;
 mod enqueue;
 mod exit;
 mod items;
+mod mirror;
 mod orders;
 mod output;
 mod parked;
@@ -94,6 +95,9 @@ enum Command {
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
+    /// Look after the mirror, on the daemon's machine
+    #[command(after_help = mirror::STEPS)]
+    Mirror(mirror::MirrorArgs),
     /// Print or set the least rights that producers, robots and the daemon need on the broker
     ///
     /// Rights are of one virtual host, that of broker.amqp_url. Users have to be there already, with their passwords. What
@@ -159,6 +163,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),
         Command::Parked(args) => wait_for(parked::run(&args, &args.daemon.client(config)?)),

@@ -37,6 +37,7 @@ fn what_is_documented_is_taken() {
         "enqueue q -",
         "enqueue q --file f --reference r --priority high --name n --due-at t --expires-at t --not-before t --label a=b",
         "enqueue q --payload -1",
+        "mirror rebuild --output json",
         "parked --limit 5 --cursor c --output csv",
         "access --daemon warrend",
         "access --producer erp=a,b.c --producer x=* --reply-queue erp=reply.erp --robot r=inv* --daemon d --apply --output json",

@@ -259,7 +259,7 @@ async fn under_way(mirror: &Mirror) -> Result<BTreeSet<String>, MirrorError> {
 }
 
 /// Retired queues, each as the last revision that has it defines it.
-async fn retired(mirror: &Mirror) -> Result<BTreeMap<String, Arc<QueueDefinition>>, MirrorError> {
+pub(super) async fn retired(mirror: &Mirror) -> Result<BTreeMap<String, Arc<QueueDefinition>>, MirrorError> {
     let mut sets: BTreeMap<i64, Definitions> = BTreeMap::new();
     let mut retired = BTreeMap::new();
     for (queue, seq) in mirror.retired().await? {

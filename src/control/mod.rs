@@ -5,21 +5,25 @@
 //! directory -> watch -> keeper -> what is in force -> conductor -> plan -> apply (rebind, migrate, retire) -> broker
 //! ```
 
+mod account;
 pub mod apply;
 mod attention;
 pub mod conductor;
+mod deleted;
 pub mod desk;
 pub mod keeper;
 mod migrate;
 mod pass;
 pub mod pause;
 mod rebind;
+pub mod rebuild;
 pub mod reconcile;
 pub mod retention;
 mod retire;
 pub mod timeouts;
 pub mod timers;
 pub mod watch;
+pub mod witness;
 
 /// An error with its causes, in one line.
 fn in_words(error: &(dyn std::error::Error + 'static)) -> String {

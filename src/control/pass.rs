@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::apply::{self, Applied};
 use super::conductor::{ConductError, Conductor, Ended, Seat};
+use super::deleted;
 use super::in_words;
 use super::migrate::{self, Job};
 use super::rebind::rebind;
@@ -133,6 +134,7 @@ impl Conductor {
         };
         let mut applied = Applied { plan: first, ..Applied::default() };
         let Some(management) = self.management.clone() else { return Ok(applied) };
+        deleted::claim_again(&self.context, &seat.session, &todo.steps, &self.busy()).await?;
         let rest = apply::make(&seat.session, &management, &todo.steps, &names.items(), &mut applied).await?;
         let mut left = BTreeSet::new();
         for (key, rebinding) in &rest.rebindings {

@@ -6,11 +6,11 @@
 //! the number. A purge does not raise the counter, so purged items are never taken for done: they are shown as
 //! `unaccounted` and stay open.
 //!
-//! The account of a queue: `acks - base - explained` is the number of acks that no item explains yet. `explained`
-//! grows with every attempt that ends by a word and shrinks when its dead letter shows that it was a reject. Where it
-//! cannot be known (a dispatch repeated after a crash, a repeated, anonymous or lost copy, a dead letter of an attempt that
-//! timed out, beside a newer one) it errs upwards: then items stay `unaccounted` that were done, and none is done that was
-//! lost. A queue at rest with nothing out is even: there the account begins anew.
+//! [`super::account`] has the rules: the account of acks, and what a rest means for what is out.
+//!
+//! A queue that is busy is never at rest, and nothing is inferred there. What is shown as `unaccounted` meanwhile is an
+//! estimate: items sent out a gap ago and more that the broker does not hold any more, in two looks in a row. Reports that
+//! are not read yet are among them.
 //!
 //! Order of effects: one transaction per batch, the items and the account together. A crash leaves the rest out, and the
 //! next observation finds it.
@@ -20,16 +20,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::account::{Found, Reason, Verdict, judge, observe};
 use super::attention::Watch;
 use crate::broker::management::{Management, QueueStats};
 use crate::failpoint;
 use crate::item::{Lane, Timestamp, lifecycle};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, now};
-use crate::mirror::acks::{self, AckAccount};
+use crate::mirror::acks::{self, Rest};
 use crate::mirror::{MirrorError, Tx, items};
 
-/// Items taken for done in one transaction.
+/// Items decided over in one transaction.
 const BATCH: u32 = 1000;
 
 /// The tap's reader has to have had nothing to read for this long.
@@ -47,6 +48,13 @@ pub struct Pace {
     pub gap: Duration,
 }
 
+impl Pace {
+    /// How long items that were gone at a rest may still be explained by a report before they are missing.
+    fn grace(self) -> jiff::SignedDuration {
+        jiff::SignedDuration::try_from(self.period.max(self.gap)).unwrap_or(jiff::SignedDuration::MAX)
+    }
+}
+
 /// Runs until it is stopped. What fails is tried again in the next pass.
 pub async fn run(context: Context, management: Management, pace: Pace, stop: CancellationToken) {
     let mut before = HashMap::new();
@@ -54,7 +62,7 @@ pub async fn run(context: Context, management: Management, pace: Pace, stop: Can
     loop {
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&context, &management, pace.gap, &mut before, &mut watch) => passed,
+            passed = pass(&context, &management, pace, &mut before, &mut watch) => passed,
         };
         let wait = match passed {
             Ok(Due::SecondLook) => pace.gap.min(pace.period),
@@ -95,6 +103,13 @@ struct Observation {
     stats: QueueStats,
 }
 
+/// What is remembered of a queue between two passes.
+struct Before {
+    observation: Observation,
+    /// Items that were out beyond what the broker held.
+    beyond: u64,
+}
+
 /// Two observations that agree on a queue at rest.
 fn at_rest(before: Option<&Observation>, then: &Observation, gap: Duration) -> bool {
     before.is_some_and(|before| {
@@ -108,8 +123,8 @@ fn at_rest(before: Option<&Observation>, then: &Observation, gap: Duration) -> b
 async fn pass(
     context: &Context,
     management: &Management,
-    gap: Duration,
-    before: &mut HashMap<String, Observation>,
+    pace: Pace,
+    before: &mut HashMap<String, Before>,
     watch: &mut Watch,
 ) -> Result<Due, ReconcileError> {
     let mut due = Due::Nothing;
@@ -136,24 +151,53 @@ async fn pass(
             seen.unacked = Some(then.stats.unacked);
             seen.consumers = Some(then.stats.consumers);
         });
-        if before.get(queue).is_none_or(|old| old.stats.policy != then.stats.policy) {
+        let old = before.remove(queue);
+        let seen = old.as_ref().map(|old| &old.observation);
+        if seen.is_none_or(|seen| seen.stats.policy != then.stats.policy) {
             tell_of_policy(&context.names.robots(queue), then.stats.policy.as_deref());
         }
         see(context, queue, then.stats.acks()).await?;
-        watch.see(context, definition, (&then.stats, then.at), gap).await?;
-        if at_rest(before.get(queue), &then, gap) {
+        watch.see(context, definition, (&then.stats, then.at), pace.gap).await?;
+        let mut beyond = 0;
+        if at_rest(seen, &then, pace.gap) {
             if all_was_read(context, definition.lane, then.at).await {
-                settle(context, queue, then.stats.acks(), then.at).await?;
+                settle(context, queue, then.stats.acks(), then.at, pace.grace()).await?;
             }
-        } else if then.stats.at_rest() && context.mirror.any_out(queue).await? {
+        } else if !then.stats.at_rest() {
+            beyond = estimate(context, queue, &then, pace.gap, old.as_ref().map_or(0, |old| old.beyond)).await?;
+        } else if context.mirror.any_out(queue).await? {
             due = Due::SecondLook;
         }
         // The older of two equal observations stays, so that the gap between them can grow.
-        if before.get(queue).is_none_or(|old| old.stats != then.stats) {
-            before.insert(queue.to_owned(), then);
-        }
+        let observation = match old {
+            Some(old) if old.observation.stats == then.stats => old.observation,
+            _ => then,
+        };
+        before.insert(queue.to_owned(), Before { observation, beyond });
     }
     Ok(due)
+}
+
+/// Shows how many items are out that the broker does not hold, of those that it was given a gap ago: the broker's numbers
+/// are no older. Answers how many that is in this look; only what was so in the last one too is shown.
+async fn estimate(
+    context: &Context,
+    queue: &str,
+    then: &Observation,
+    gap: Duration,
+    before: u64,
+) -> Result<u64, MirrorError> {
+    let until = then.at.checked_sub(gap).unwrap_or(Timestamp::MIN);
+    let beyond = context.mirror.out_beyond(queue, then.stats.ready + then.stats.held(), until).await?;
+    let shown = beyond.min(before);
+    if context.mirror.unaccounted(queue).await? != shown {
+        let name = queue.to_owned();
+        context
+            .mirror
+            .write(move |tx: &mut Tx| Box::pin(async move { acks::estimate(tx, &name, shown).await }))
+            .await?;
+    }
+    Ok(beyond)
 }
 
 /// One policy applies per queue, and ours has the queue's name. An operator's that stands before it is named, not fought.
@@ -199,59 +243,84 @@ async fn see(context: &Context, queue: &str, acks: u64) -> Result<(), MirrorErro
         .await
 }
 
-/// The account after the counter was seen at `acks`; `None` where nothing changes but the sight of it.
-fn observe(account: AckAccount, acks: i64) -> Option<AckAccount> {
-    let base = match account.last_seen {
-        // Never seen: what was acked before we came is not ours to explain.
-        None => acks,
-        // It began anew (queue or broker restarted): so did what it can explain, but for reports whose ack had not
-        // come yet.
-        Some(last_seen) if acks < last_seen => {
-            let ahead = (account.explained_then - (last_seen - account.base)).max(0);
-            ahead - account.explained_then
-        }
-        Some(last_seen) if acks == last_seen && account.explained == account.explained_then => return None,
-        Some(_) => account.base,
-    };
-    Some(AckAccount { base, last_seen: Some(acks), explained_then: account.explained, ..account })
-}
-
-/// Items that are out though nothing is on the broker: done where the acks cover them all, else unaccounted.
-async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestamp) -> Result<(), MirrorError> {
+/// Decides over items that are out though nothing is on the broker.
+async fn settle(
+    context: &Context,
+    queue: &str,
+    acks: u64,
+    observed_at: Timestamp,
+    grace: jiff::SignedDuration,
+) -> Result<(), MirrorError> {
     let account = context.mirror.ack_account(queue).await?;
     let any_out = context.mirror.any_out(queue).await?;
-    let even = account.base == acks.cast_signed() - account.explained;
+    let even = account.base == acks.cast_signed() - account.explained && account.rest.is_none();
     if !any_out && even && context.mirror.unaccounted(queue).await? == 0 {
         return Ok(());
     }
+    let mut reason = None;
     loop {
         let definitions = context.definitions();
         let (name, seen) = (queue.to_owned(), acks.cast_signed());
-        let (written, more) = context
+        let (written, more, told) = context
             .mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {
                     let account = acks::account(tx, &name).await?;
-                    let out = items::count_out(tx, &name).await?;
-                    let unexplained = seen - account.base - account.explained;
-                    let covered = out > 0 && i64::try_from(out).is_ok_and(|out| out <= unexplained);
-                    let taken = if covered { items::out(tx, &name, observed_at, BATCH).await? } else { Vec::new() };
-                    let more = taken.len() == BATCH as usize;
+                    let since = account.rest.map_or(Timestamp::MIN, |rest| rest.at);
+                    let found = Found {
+                        out: items::count_out(tx, &name).await?,
+                        young: items::count_out_after(tx, &name, since).await?,
+                        unexplained: seen - account.base - account.explained,
+                        rest: account.rest,
+                        at: observed_at,
+                        grace,
+                    };
+                    let verdict = judge(&found);
+                    let taken = match verdict {
+                        Verdict::Even | Verdict::Open => Vec::new(),
+                        Verdict::Done => items::out(tx, &name, (Timestamp::MIN, observed_at), BATCH).await?,
+                        Verdict::YoungDone => items::out(tx, &name, (since, observed_at), BATCH).await?,
+                        Verdict::Missing => items::in_broker(tx, &name, since, BATCH).await?,
+                    };
+                    let count = taken.len();
+                    let reason = reason.unwrap_or_else(|| Reason::of(&found));
                     let mut ledger = Ledger::of(&definitions, taken);
-                    ledger.step_all(|item, _, moment| lifecycle::infer_processed(item, moment.now));
+                    ledger.step_all(|item, _, moment| match verdict {
+                        Verdict::Missing => lifecycle::missing(item, &reason.to_string(), moment.now),
+                        _ => lifecycle::infer_processed(item, moment.now),
+                    });
                     let written = ledger.write(tx).await?;
+
                     let mut account = acks::account(tx, &name).await?;
+                    if let (Verdict::Missing, Some(rest)) = (verdict, &mut account.rest) {
+                        // Acks that were theirs, whoever of them it was, are not to cover others.
+                        let theirs = rest.acked.clamp(0, i64::try_from(count).unwrap_or(i64::MAX));
+                        rest.acked -= theirs;
+                        account.explained += theirs;
+                    }
                     account.explained_then = account.explained;
-                    if out == 0 {
+                    let more = count == BATCH as usize;
+                    let left = items::count_out(tx, &name).await?;
+                    if left == 0 {
                         account.base = seen - account.explained;
                     }
-                    acks::settle(tx, &name, &account, Some(if covered { 0 } else { out })).await?;
-                    Ok((written, more))
+                    // What is left came since, and has its own grace.
+                    if left == 0 || (!more && matches!(verdict, Verdict::Missing | Verdict::Done)) {
+                        account.rest = None;
+                    }
+                    if left > 0 && !more && account.rest.is_none() {
+                        let acked = (seen - account.base - account.explained).max(0);
+                        account.rest = Some(Rest { at: observed_at, acked });
+                    }
+                    let since = items::count_out_after(tx, &name, observed_at).await?;
+                    acks::settle(tx, &name, &account, Some(left.saturating_sub(since))).await?;
+                    Ok((written, more, reason))
                 })
             })
             .await?;
         failpoint::reach("reconcile.settled").await;
         written.wake(&context.wakes);
+        reason = Some(told);
         if !more {
             return Ok(());
         }
@@ -261,29 +330,6 @@ async fn settle(context: &Context, queue: &str, acks: u64, observed_at: Timestam
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn account(explained: i64, base: i64, last_seen: Option<i64>, explained_then: i64) -> AckAccount {
-        AckAccount { explained, base, last_seen, explained_then }
-    }
-
-    fn unexplained(account: AckAccount, acks: i64) -> i64 {
-        let account = observe(account, acks).unwrap_or(account);
-        acks - account.base - account.explained
-    }
-
-    #[test]
-    fn acks_that_no_item_explains() {
-        for (what, account, acks, expected) in [
-            ("a queue of ours, nothing said", account(0, 0, Some(0), 0), 7, 7),
-            ("all by a word", account(7, 0, Some(5), 5), 7, 0),
-            ("a queue adopted with a history", account(0, 0, None, 0), 500, 0),
-            ("reports ahead of the lagging counter", account(3, 0, None, 0), 1, -3),
-            ("the counter began anew", account(12, 0, Some(10), 10), 3, 1),
-            ("it began anew before a reported one was acked", account(10, 0, Some(9), 10), 1, 0),
-        ] {
-            assert_eq!(unexplained(account, acks), expected, "{what}");
-        }
-    }
 
     #[test]
     fn rest_is_two_equal_observations_a_gap_apart() {

@@ -5,7 +5,7 @@
 //! the next one. After a growing wait the next session begins. Nothing is carried over but the mirror.
 //!
 //! Order of effects of a session's start:
-//! 1. connect; 2. claim `wq.meta` for this mirror, which is all that is declared before it is known whose queues these are;
+//! 1. connect; 2. claim `wq.meta` for this mirror ([`crate::control::witness`]), which is all that is declared before it is known whose queues these are;
 //! 3. make the broker as what is in force says ([`crate::control::conductor`]), take people's orders, say that we are
 //!    connected; 4. note in the mirror that a session is open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
 //!
@@ -29,11 +29,10 @@ use crate::broker::BrokerError;
 use crate::broker::connection::{Endpoint, Session};
 use crate::broker::declare::declare_or_keep;
 use crate::broker::management::Management;
-use crate::broker::ownership;
 use crate::broker::publish::Publisher;
 use crate::control::conductor::{ConductError, Conductor, Seat};
 use crate::control::desk::Orders;
-use crate::control::reconcile;
+use crate::control::{reconcile, witness};
 use crate::failpoint;
 use crate::lanes::{self, Context, LaneError, Wakes};
 use crate::metrics;
@@ -215,14 +214,16 @@ impl BrokerSide {
             return Err(SessionError::TooOld(text));
         }
         let session = Arc::new(endpoint.connect().await?);
-        let identity = self.context.mirror.identity().await?;
         declare_or_keep(&session, &meta(&self.context.names, version)).await?;
         let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
-        ownership::claim(&session, &self.context.names, &identity, &mut publisher).await?;
+        let knows_nothing = witness::claim(&self.context, &session, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
         let seat = Seat { session, version, stop: stop.clone() };
         let mut conductor = self.conductor.lock().await;
         let unreachable = conductor.establish(&seat).await?;
+        if knows_nothing {
+            witness::beside_filled(&self.context, &seat.session).await?;
+        }
         let orders = conductor.desk.serve().await;
         failpoint::reach("start.declared").await;
         tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");
@@ -295,6 +296,16 @@ impl BrokerSide {
             while_connected(Arc::clone(&own), token.clone(), missing, move || {
                 let wakes = Arc::clone(&context.wakes);
                 let run = lanes::events::run(context.clone(), management.clone(), Arc::clone(&own), token.clone());
+                async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
+            }),
+        );
+        let (context, own, token) = parts();
+        let period = self.settings.control.reconcile_period;
+        crew.spawn(
+            "witness",
+            while_connected(Arc::clone(&own), token.clone(), missing, move || {
+                let wakes = Arc::clone(&context.wakes);
+                let run = witness::run(context.clone(), Arc::clone(&own), period, token.clone());
                 async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
             }),
         );

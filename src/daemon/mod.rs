@@ -8,6 +8,7 @@
 mod broker_side;
 mod crew;
 mod dispatchers;
+mod rebuild;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::broker::management::Management;
 use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
+pub use crate::control::rebuild::Rebuilt;
 use crate::control::{retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
@@ -33,6 +35,7 @@ use crate::status::Status;
 use crate::topology::names::Names;
 use broker_side::BrokerSide;
 use crew::Crew;
+pub use rebuild::rebuild;
 
 /// How often metrics are summed up.
 const UPKEEP: Duration = Duration::from_secs(5);

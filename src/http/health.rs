@@ -13,7 +13,8 @@ use serde_json::json;
 use super::extract::Parameters;
 use super::problem::Problem;
 use super::{Api, attention};
-use crate::mirror::Mirror;
+use crate::control::witness::OLDER;
+use crate::mirror::{Mirror, MirrorError};
 use crate::status::Broker;
 
 /// A mirror that takes longer to answer a trivial question does not serve anybody.
@@ -81,6 +82,7 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         "tap_lost": status.tap_lost,
         "drift": drift,
         "migrations": migrations,
+        "mirror_older": older(&api.mirror).await.ok().flatten(),
         "queues": of_queues,
     });
 
@@ -90,6 +92,16 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
         "broker": broker, "mirror": mirror, "topology": topology, "management": management, "definitions": definitions,
     });
     Ok((code, Json(json!({"ready": ready, "checks": checks, "attention": attention}))).into_response())
+}
+
+/// The time of which the mirror knows nothing, and the queues that are paused because of that; `None` once nobody is.
+async fn older(mirror: &Mirror) -> Result<Option<serde_json::Value>, MirrorError> {
+    let Some(older) = mirror.older().await? else { return Ok(None) };
+    let pauses = mirror.pauses().await?;
+    let paused: Vec<&str> =
+        pauses.iter().filter(|pause| pause.who == OLDER).map(|pause| pause.queue.as_str()).collect();
+    Ok((!paused.is_empty())
+        .then(|| json!({"blind_from": older.blind_from, "blind_until": older.blind_until, "paused": paused})))
 }
 
 /// The mirror answers, its last commit worked, and no damage was met.

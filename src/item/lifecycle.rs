@@ -11,10 +11,13 @@
 //!   long as no newer attempt is out.
 
 mod attempt;
+mod lost;
 pub mod people;
 mod timeout;
 
 use std::time::Duration;
+
+pub use lost::{dispatch_again, found_again, missing};
 
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};

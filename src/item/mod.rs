@@ -12,6 +12,7 @@ pub mod forecast;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;
+pub mod relearn;
 pub mod report;
 pub mod request;
 pub mod retry;

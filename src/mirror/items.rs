@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Sqlite};
 
 use super::many::{self, Many};
 use super::row::{ITEM_COLUMNS, item_from_row};
-use super::{MirrorError, Tx, micros};
+use super::{Mirror, MirrorError, Tx, micros};
 use crate::item::{Item, ItemId, Timestamp};
 
 /// Items looked at of one reference. A producer that gives all its items one `message-id` must not make the mirror load
@@ -307,16 +307,47 @@ pub async fn unjudged(tx: &mut Tx, until: Timestamp, limit: u32) -> Result<Vec<I
     fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(micros(until)).bind(limit)).await
 }
 
-/// Items of a queue that were sent out by `until` and whose dead letter did not come, oldest first, at most `limit`.
+/// Items of a queue that were sent out after `after` and by `until` and whose dead letter did not come, oldest first, at
+/// most `limit`.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
-pub async fn out(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
+pub async fn out(
+    tx: &mut Tx,
+    queue: &str,
+    (after, until): (Timestamp, Timestamp),
+    limit: u32,
+) -> Result<Vec<Item>, MirrorError> {
     let sql = format!(
         "SELECT {ITEM_COLUMNS} FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
-         AND dispatched_at <= $2 ORDER BY seq LIMIT $3"
+         AND dispatched_at > $2 AND dispatched_at <= $3 ORDER BY seq LIMIT $4"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(queue).bind(micros(after)).bind(micros(until)).bind(limit)).await
+}
+
+/// Items of a queue that the broker was given by `until` and whose dead letter did not come, at most `limit`: with what was
+/// sent out again and is not confirmed yet left out.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn in_broker(tx: &mut Tx, queue: &str, until: Timestamp, limit: u32) -> Result<Vec<Item>, MirrorError> {
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE queue = $1 AND place = 'broker' AND place IN ('claimed', 'broker') \
+         AND rejected_at IS NULL AND dispatched_at <= $2 ORDER BY seq LIMIT $3"
     );
     fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(queue).bind(micros(until)).bind(limit)).await
+}
+
+/// The same, of those with a payload, so that they can be sent out again.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn in_broker_with_payload(tx: &mut Tx, queue: &str, limit: u32) -> Result<Vec<Item>, MirrorError> {
+    let sql = format!(
+        "SELECT {ITEM_COLUMNS} FROM items WHERE queue = $1 AND place = 'broker' AND place IN ('claimed', 'broker') \
+         AND rejected_at IS NULL AND size IS NOT NULL ORDER BY seq LIMIT $2"
+    );
+    fetch(tx, sqlx::query(AssertSqlSafe(sql)).bind(queue).bind(limit)).await
 }
 
 /// Items of a queue that are queued or processing, oldest first, at most `limit`.
@@ -343,6 +374,65 @@ pub async fn count_out(tx: &mut Tx, queue: &str) -> Result<u64, MirrorError> {
     .await
     .map_err(failed("count items"))?;
     Ok(count.cast_unsigned())
+}
+
+/// How many of those were sent out after `after`.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn count_out_after(tx: &mut Tx, queue: &str, after: Timestamp) -> Result<u64, MirrorError> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
+         AND dispatched_at > $2",
+    )
+    .bind(queue)
+    .bind(micros(after))
+    .fetch_one(tx)
+    .await
+    .map_err(failed("count items"))?;
+    Ok(count.cast_unsigned())
+}
+
+/// How many items of a queue are claimed and may not be in the broker yet.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn count_claimed(tx: &mut Tx, queue: &str) -> Result<u64, MirrorError> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM items WHERE queue = $1 AND place = 'claimed' AND place IN ('claimed', 'broker') \
+         AND rejected_at IS NULL",
+    )
+    .bind(queue)
+    .fetch_one(tx)
+    .await
+    .map_err(failed("count items"))?;
+    Ok(count.cast_unsigned())
+}
+
+impl Mirror {
+    /// How many items of a queue are out. Asked beside the writer.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn out(&self, queue: &str) -> Result<u64, MirrorError> {
+        let mut connection = self.reads().acquire().await.map_err(self.failed("count items"))?;
+        count_out(&mut connection, queue).await
+    }
+
+    /// How many items of a queue are out that were sent out by `until`, beyond those `held` by the broker. Asked beside the
+    /// writer, so an estimate.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn out_beyond(&self, queue: &str, held: u64, until: Timestamp) -> Result<u64, MirrorError> {
+        let mut connection = self.reads().acquire().await.map_err(self.failed("count items"))?;
+        let out = count_out(&mut connection, queue).await?;
+        if out <= held {
+            return Ok(0);
+        }
+        let young = count_out_after(&mut connection, queue, until).await?;
+        Ok(out.saturating_sub(young).saturating_sub(held))
+    }
 }
 
 async fn fetch(tx: &mut Tx, query: Query<'_, Sqlite, SqliteArguments>) -> Result<Vec<Item>, MirrorError> {

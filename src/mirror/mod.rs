@@ -17,6 +17,7 @@ pub mod records;
 pub mod requests;
 pub mod retention;
 mod row;
+pub mod standing;
 pub mod tap;
 pub mod working;
 mod writer;

@@ -98,6 +98,7 @@ const MAY_TOUCH: &[(&str, &str, &str)] = &[("src/definition/load.rs", "fs", "rea
 /// The only files that write an item's state or place.
 const MAY_MOVE: &[(&str, &str)] = &[
     ("src/item/lifecycle.rs", "the one place that decides where an item goes next"),
+    ("src/item/lifecycle/lost.rs", "a part of it: messages that are not where they were"),
     ("src/item/lifecycle/people.rs", "the part of it that people ask for"),
     ("src/item/door.rs", "makes new items and refusals"),
     (

@@ -6,6 +6,7 @@ use super::super::dispatch::{
 use super::super::items::crossing_sql;
 use super::super::plan;
 use super::super::read::outlook::{handled_sql, waits_sql};
+use super::super::standing::ENDS;
 use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
 use super::*;
 use crate::definition::Order;
@@ -17,6 +18,7 @@ async fn dispatch_and_timers_ask_indexes_alone() {
     for (sql, expected) in [
         (LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
         (LEVELS.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (ENDS.to_owned(), "INDEX items_by_queue (queue=? AND state=?)"),
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),

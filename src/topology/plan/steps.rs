@@ -159,7 +159,7 @@ fn queue_step(look: &Look<'_>, queue: &Queue) -> Option<Step> {
         let mut why = queue.why.clone();
         if let Some(open @ 1..) = key.and_then(|key| look.facts.open(key)) {
             why.push_str(&format!(
-                "; of {open} open items in the mirror those that were dispatched were in it: they stay open, unaccounted"
+                "; of {open} open items in the mirror those that were dispatched were in it: they are dispatched again"
             ));
         }
         return Some(step(Action::CreateQueue { queue: queue.clone() }, key, why));

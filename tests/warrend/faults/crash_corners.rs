@@ -200,6 +200,8 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
         include_str!("crash_orders.rs"),
+        include_str!("deleted_queue.rs"),
+        include_str!("lost_mirror.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {

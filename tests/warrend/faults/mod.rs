@@ -9,6 +9,8 @@ mod crash_migration;
 mod crash_orders;
 mod crash_points;
 mod deleted_queue;
+mod lost_binding;
+mod lost_mirror;
 mod mirror;
 mod network;
 mod restart;
@@ -54,11 +56,13 @@ async fn wait_until_settled(daemon: &Daemon, queue: &str, books: &Books) {
         .wait_until(&format!("all of {queue} is done"), async |daemon: &Daemon| {
             let shown = daemon.queue(queue).await;
             let counts = &shown["counts"];
-            let open = counts["queued"].as_u64().unwrap() + counts["processing"].as_u64().unwrap();
+            let missing = counts["exceptions"]["missing"].as_u64().unwrap_or(0);
+            let queued = counts["queued"].as_u64().unwrap() + counts["processing"].as_u64().unwrap();
+            let open = queued + missing;
             let all = counts["processed"].as_u64().unwrap() + open >= books.sends.len() as u64;
             let left = if queue == "direct" { repeats as u64 } else { 0 };
             // A direct message that came twice is one report more than the ledger can place, at most.
-            all && shown["ready"] == 0 && open <= left && shown["unaccounted"] == open
+            all && shown["ready"] == 0 && open <= left && shown["unaccounted"] == queued
         })
         .await;
 }

@@ -1,5 +1,7 @@
 //! Acks without a report: taken for done where the broker's counter covers them all, and never otherwise.
 
+use std::time::{Duration, Instant};
+
 use futures::StreamExt as _;
 use lapin::options::{BasicGetOptions, QueuePurgeOptions};
 use serde_json::{Value, json};
@@ -92,6 +94,24 @@ async fn purged_items_stay_open_whatever_was_acked_with_a_report_before() {
     assert_eq!((&counts["queued"], &counts["processed"]), (&json!(20), &json!(20)));
     let processed = daemon.items("queue=a&state=processed").await;
     assert!(processed.iter().all(|item| item["inferred"] == false), "{processed:?}");
+
+    // What comes meanwhile and is acked without a word is told apart: no ack of it can be one of theirs.
+    let crew = Crew::hire(&daemon.vhost, "a", 1, |_| Ending::AckOnly).await;
+    for number in 0..5 {
+        client.send("a", &format!("later-{number}"), &json!({})).await;
+    }
+    daemon
+        .wait_until("the purged are missing, the later ones done", async |daemon: &Daemon| {
+            let shown = daemon.queue("a").await;
+            shown["counts"]["exceptions"]["missing"] == 20 && shown["counts"]["processed"] == 25
+        })
+        .await;
+    assert_eq!(crew.dismiss().await.len(), 5);
+    assert_eq!(daemon.queue("a").await["unaccounted"], 0);
+    for item in daemon.items("queue=a&state=exception").await {
+        assert!(item["reference"].as_str().unwrap().starts_with("r-"), "{item}");
+        assert!(item["reason"].as_str().unwrap().ends_with("it was not acked"), "{item}");
+    }
 }
 
 #[tokio::test]
@@ -112,13 +132,59 @@ async fn acks_that_do_not_cover_what_is_gone_infer_nothing() {
     let counts = unaccounted(&daemon, 30).await;
     assert_eq!((&counts["queued"], &counts["processed"]), (&json!(30), &json!(0)));
 
-    // What the ten robots report late is done; what is left stays open.
+    // What the ten robots report late is done, whether it is given up already or not; what is left is missing.
     let robot = client.robot("a").await;
-    for delivery in &taken {
+    let (before, after) = taken.split_at(5);
+    for delivery in before {
         robot.report(delivery, "processed", &json!({})).await;
     }
-    let counts = unaccounted(&daemon, 20).await;
-    assert_eq!((&counts["queued"], &counts["processed"]), (&json!(20), &json!(10)));
+    let missing =
+        |count: u64| async move |daemon: &Daemon| daemon.queue("a").await["counts"]["exceptions"]["missing"] == count;
+    daemon.wait_until("the others are missing", missing(25)).await;
+    let item = &daemon.items("queue=a&state=exception").await[0];
+    assert!(item["reason"].as_str().unwrap().contains("were acked without a report, nobody can tell which"), "{item}");
+    for delivery in after {
+        robot.report(delivery, "processed", &json!({})).await;
+    }
+    daemon.wait_until("they are explained", missing(20)).await;
+    let shown = daemon.queue("a").await;
+    assert_eq!((&shown["unaccounted"], &shown["counts"]["processed"]), (&json!(0), &json!(10)));
+}
+
+/// How long a queue is kept busy, in seconds: `WARREND_TEST_BUSY=3600` for an hour.
+fn busy_for() -> Duration {
+    let seconds = std::env::var("WARREND_TEST_BUSY").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(2))
+}
+
+#[tokio::test]
+async fn a_busy_queue_tells_what_is_unaccounted_and_infers_nothing() {
+    const FIRST: usize = 300;
+    let daemon = settled_often("busy", "queue: a\nwindow: 20\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    let mut holder = client.robot("a").await;
+    client.send("a", "held", &json!({})).await;
+    let held = holder.next().await;
+    let crew = Crew::hire(&daemon.vhost, "a", 2, |_| Ending::AckOnly).await;
+    send(&client, FIRST).await;
+    // As many as fifteen windows: rows that nobody closes do not stand in the way of what comes.
+    daemon.wait_until("all went out", async |_: &Daemon| crew.settled() == FIRST).await;
+    unaccounted(&daemon, FIRST as u64).await;
+
+    let (began, mut sent) = (Instant::now(), FIRST);
+    while began.elapsed() < busy_for() {
+        client.send("a", &format!("more-{sent}"), &json!({})).await;
+        sent += 1;
+        daemon.wait_until("it went out", async |_: &Daemon| crew.settled() == sent).await;
+        let counts = daemon.queue("a").await["counts"].clone();
+        assert_eq!((&counts["processed"], &counts["exception"]), (&json!(0), &json!(0)), "nobody can know");
+    }
+
+    holder.done(&held).await;
+    daemon.wait_until_done("a", sent as u64 + 1).await;
+    let shown = daemon.queue("a").await;
+    assert_eq!((&shown["counts"]["processed"], &shown["unaccounted"]), (&json!(sent + 1), &json!(0)));
+    crew.dismiss().await;
 }
 
 #[tokio::test]

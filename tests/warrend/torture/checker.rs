@@ -368,6 +368,11 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             }
             true
         }
+        // As much as with the open ones nobody knows.
+        ("exception", "missing") => {
+            let acked_in_silence = !queue.rules.all_report && released(&[Release::Acked, Release::Unsure]);
+            acked_in_silence || is_ambiguous(shown, queue, records)
+        }
         ("processed", _) if item["inferred"] == true => {
             !deliveries.is_empty() && released(&[Release::Acked, Release::Unsure])
         }

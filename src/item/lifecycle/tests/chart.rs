@@ -135,6 +135,22 @@ fn events() -> Vec<(&'static str, Decide)> {
         ("people requeue", asks(Verb::Requeue(Box::default()))),
         ("recalled", Box::new(|item| drop(people::recalled(item, item.attempt, false, second(100))))),
         ("inferred", Box::new(|item| drop(infer_processed(item, second(100))))),
+        ("missing", Box::new(|item| drop(missing(item, "gone", second(100))))),
+        (
+            "queue found deleted",
+            Box::new(|item| {
+                item.size = Some(2);
+                drop(dispatch_again(item, second(100)));
+            }),
+        ),
+        (
+            "found again",
+            Box::new(|item| {
+                item.size = Some(2);
+                let attempt = item.attempt + u32::from(!is_out(item));
+                drop(found_again(item, attempt, second(100)));
+            }),
+        ),
         (
             "returned",
             Box::new(|item| {
