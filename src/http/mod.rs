@@ -28,6 +28,7 @@ mod outlook;
 mod parked;
 mod problem;
 mod queues;
+mod spent;
 mod view;
 
 use std::sync::Arc;

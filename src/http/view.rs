@@ -9,7 +9,6 @@ use super::attention::{self, AttentionView};
 use super::outlook::Ahead;
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::request::Request;
-use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp, sla};
 use crate::lanes::live::InForce;
@@ -149,33 +148,6 @@ impl From<Request> for PendingView {
             why: request.why,
             since: Timed(request.at),
             on_sight: request.on_sight,
-        }
-    }
-}
-
-/// What is left of an item that is not kept any more.
-#[derive(Serialize)]
-pub(super) struct SpentView {
-    id: String,
-    queue: String,
-    reference: String,
-    state: &'static str,
-    kind: Option<&'static str>,
-    finished_at: Timed,
-    /// When it was removed: this field says that the item is gone.
-    gone_at: Timed,
-}
-
-impl SpentView {
-    pub(super) fn new(spent: &Spent) -> Self {
-        Self {
-            id: spent.item.to_string(),
-            queue: spent.queue.clone(),
-            reference: spent.reference.clone(),
-            state: spent.state.word(),
-            kind: spent.state.kind().map(Kind::word),
-            finished_at: Timed(spent.finished_at),
-            gone_at: Timed(spent.gone_at),
         }
     }
 }

@@ -273,7 +273,6 @@ fn failed(
     moment: &Moment,
 ) -> Step {
     let retry = rules.retry.of(kind);
-    // What is not there any more cannot go out again.
     match retry.filter(|retry| item.retries < retry.limit && !item.payload_gone) {
         Some(retry) => {
             let reason = reason.as_deref().or(code.as_deref());
@@ -317,13 +316,11 @@ fn requeue(
     rules: &Rules<'_>,
     moment: &Moment,
 ) -> Step {
-    if item.requeues >= rules.retry.requeue_limit {
-        let why = format!("requeued {} times, which is the limit", item.requeues);
-        return fail(item, voice, Kind::Generic, Some(REQUEUE_LIMIT.to_owned()), Some(why), &None);
-    }
-    if item.payload_gone {
-        let why = "its payload is not kept any more, so it cannot go out again".to_owned();
-        return fail(item, voice, Kind::Generic, Some("payload_gone".to_owned()), Some(why), &None);
+    let spent = item.requeues >= rules.retry.requeue_limit;
+    if spent || item.payload_gone {
+        let limit = (REQUEUE_LIMIT, format!("requeued {} times, which is the limit", item.requeues));
+        let (code, why) = if spent { limit } else { ("payload_gone", "its payload is not kept any more".to_owned()) };
+        return fail(item, voice, Kind::Generic, Some(code.to_owned()), Some(why), &None);
     }
     item.requeues += 1;
     item.note = note.clone().or(item.note.take());
