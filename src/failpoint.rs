@@ -25,6 +25,8 @@ pub const POINTS: &[&str] = &[
     "reports.committed",
     "reports.acked",
     "reports.judged",
+    "chain.noted",
+    "breaker.told",
     "tap.read",
     "tap.committed",
     "tap.acked",

@@ -57,3 +57,25 @@ CREATE TABLE spent_references (
     gone_at      INTEGER NOT NULL,
     PRIMARY KEY (queue, reference)
 ) WITHOUT ROWID;
+
+-- Ends of items that made, or found, an item in another queue: each attempt and reason once, for as long as the item is
+-- kept.
+CREATE TABLE chained (
+    parent  TEXT    NOT NULL,
+    attempt INTEGER NOT NULL,
+    reason  TEXT    NOT NULL,                            -- processed, or the exception's kind
+    child   TEXT    NOT NULL,
+    PRIMARY KEY (parent, attempt, reason)
+) WITHOUT ROWID;
+CREATE TRIGGER items_go_chained AFTER DELETE ON items BEGIN
+    DELETE FROM chained WHERE parent = OLD.id;
+END;
+
+-- Breakers that have seen a failure: what failed alike in a row, and until when nothing goes out (null: closed).
+CREATE TABLE breakers (
+    queue       TEXT    NOT NULL PRIMARY KEY,
+    fingerprint TEXT,
+    failures    INTEGER NOT NULL,
+    since       INTEGER NOT NULL,
+    until       INTEGER
+) WITHOUT ROWID;

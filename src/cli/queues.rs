@@ -74,7 +74,7 @@ const COLUMNS: [Column; 12] = [
 ];
 
 /// Of one queue alone, with what becomes of it.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "key",
     "title",
     "description",
@@ -83,6 +83,7 @@ const FIELDS: [&str; 18] = [
     "lane",
     "type",
     "paused",
+    "breaker",
     "retired",
     "migration",
     "counts",
@@ -116,6 +117,9 @@ fn standing(queue: &Value) -> String {
     }
     if let Some(step) = queue["migration"]["step"].as_str() {
         return step.replace('_', " ");
+    }
+    if let Some(state) = queue["breaker"]["state"].as_str().filter(|state| *state != "closed" && !paused("dispatch")) {
+        return format!("breaker {state}");
     }
     match (paused("dispatch"), paused("intake")) {
         (true, true) => "paused",

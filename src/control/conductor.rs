@@ -234,7 +234,7 @@ impl Conductor {
     }
 
     pub(super) fn desired(&self, in_force: &InForce, version: Version) -> Topology {
-        let wishes = Wishes { paused: in_force.paused.clone(), straight_closed: in_force.closed.clone() };
+        let wishes = Wishes { paused: in_force.held(), straight_closed: in_force.closed.clone() };
         desired(&in_force.definitions, &wishes, version, &self.context.names, self.tap_bytes)
     }
 

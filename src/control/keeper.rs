@@ -82,6 +82,7 @@ impl Keeper {
         let former = latest.as_ref().map(|revision| from_kept_files(&revision.files));
         let mut in_force = InForce {
             paused: mirror.pauses().await?.into_iter().map(|pause| (pause.queue, pause.paused)).collect(),
+            broken: mirror.open_breakers().await?,
             unready: under_way(mirror).await?,
             ..InForce::default()
         };

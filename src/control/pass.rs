@@ -57,7 +57,7 @@ impl Made {
         Self {
             blindly: false,
             definitions: Arc::clone(&planned.definitions),
-            paused: planned.paused.clone(),
+            paused: planned.held(),
             closed: now.closed.clone(),
             unready: now.unready.clone(),
         }
@@ -65,7 +65,7 @@ impl Made {
 
     pub(super) fn is(&self, in_force: &InForce) -> bool {
         Arc::ptr_eq(&self.definitions, &in_force.definitions)
-            && self.paused == in_force.paused
+            && self.paused == in_force.held()
             && self.closed == in_force.closed
             && self.unready == in_force.unready
     }

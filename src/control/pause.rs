@@ -1,10 +1,11 @@
-//! Pauses by command: noted, put in force, told. What they mean on the broker is the plan's business.
+//! Pauses by command: noted, put in force, told. What they mean on the broker is the plan's business. Who resumes dispatch
+//! closes the queue's breaker too.
 
 use serde_json::json;
 
 use crate::definition::Paused;
 use crate::lanes::live::Live;
-use crate::lanes::{Wakes, now};
+use crate::lanes::{Wakes, breaker, now};
 use crate::mirror::control::{Event, Pause, add_events, set_pause};
 use crate::mirror::{Mirror, MirrorError, Tx};
 
@@ -25,7 +26,9 @@ pub async fn set(
     let _turn = wakes.pausing.lock().await;
     let before = live.now().paused.get(key).copied().unwrap_or_default();
     let after = changed(before, which, paused);
-    if before == after {
+    // Who resumes dispatch means it, whatever holds it up.
+    let closes = !paused && which.dispatch && mirror.breaker(key).await?.is_some_and(|breaker| breaker.until.is_some());
+    if before == after && !closes {
         return Ok(after);
     }
     let at = now();
@@ -35,20 +38,26 @@ pub async fn set(
         "queue": key, "who": who, "changed": { "dispatch": which.dispatch, "intake": which.intake },
         "paused": { "dispatch": after.dispatch, "intake": after.intake },
     });
-    let event = Event { kind: format!("queue.{what}.{key}"), at, body };
-    mirror
+    let event = (before != after).then(|| Event { kind: format!("queue.{what}.{key}"), at, body });
+    let turned = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
                 set_pause(tx, &pause).await?;
-                add_events(tx, &[event]).await
+                let turned = if closes { breaker::close(tx, &pause.queue, &pause.who, at).await? } else { None };
+                add_events(tx, event.as_slice()).await?;
+                Ok(turned)
             })
         })
         .await?;
+    breaker::wake(turned.as_slice(), wakes);
     live.update(|in_force| {
         if after == Paused::default() {
             in_force.paused.remove(key);
         } else {
             in_force.paused.insert(key.to_owned(), after);
+        }
+        if closes {
+            in_force.broken.remove(key);
         }
     });
     tracing::info!(queue = key, who, dispatch = after.dispatch, intake = after.intake, "{what} by command");

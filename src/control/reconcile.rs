@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::account::{Found, Reason, Verdict, judge, observe};
 use super::attention::Watch;
 use crate::broker::management::{Management, QueueStats};
+use crate::definition::Acks;
 use crate::failpoint;
 use crate::item::{Lane, Timestamp, lifecycle};
 use crate::lanes::ledger::Ledger;
@@ -285,8 +286,10 @@ async fn settle(
                     let count = taken.len();
                     let reason = reason.unwrap_or_else(|| Reason::of(&found));
                     let mut ledger = Ledger::of(&definitions, taken);
+                    let required = ledger.definition(&name).acks == Acks::ReportRequired;
                     ledger.step_all(|item, _, moment| match verdict {
                         Verdict::Missing => lifecycle::missing(item, &reason.to_string(), moment.now),
+                        _ if required => lifecycle::unreported(item, moment.now),
                         _ => lifecycle::infer_processed(item, moment.now),
                     });
                     let written = ledger.write(tx).await?;

@@ -19,7 +19,7 @@ use super::spent::SpentView;
 use super::view::ItemView;
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
-use crate::item::{Kind, Lane, Timestamp};
+use crate::item::{ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 
 /// The members an item may have, in the order messages list them.
@@ -58,11 +58,15 @@ pub(super) async fn one(
         api.wakes.timers.notify_one();
         api.wakes.events.notify_one();
     }
-    answer(admission, Timestamp::now())
+    let children = match &admission {
+        Admission::Same(item) => api.mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    answer(admission, &children, Timestamp::now())
 }
 
 /// What the door said, as HTTP says it.
-fn answer(admission: Admission, now: Timestamp) -> Result<Response, Problem> {
+fn answer(admission: Admission, children: &[ItemId], now: Timestamp) -> Result<Response, Problem> {
     let (status, item) = match admission {
         Admission::Admitted(item) => (StatusCode::CREATED, item),
         Admission::Same(item) => (StatusCode::OK, item),
@@ -71,7 +75,7 @@ fn answer(admission: Admission, now: Timestamp) -> Result<Response, Problem> {
         Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
     };
     let location = HeaderValue::from_str(&format!("/api/v1/items/{}", item.id)).ok();
-    let mut response = (status, Json(ItemView::new(*item, now))).into_response();
+    let mut response = (status, Json(ItemView::new(*item, now).with_children(children))).into_response();
     if let Some(location) = location.filter(|_| status == StatusCode::CREATED) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -194,7 +198,7 @@ mod tests {
     #[test]
     fn the_doors_words_become_status_codes() {
         let reasons = || vec!["one".to_owned(), "two".to_owned()];
-        let status = |admission| match answer(admission, Timestamp::UNIX_EPOCH) {
+        let status = |admission| match answer(admission, &[], Timestamp::UNIX_EPOCH) {
             Ok(response) => (response.status().as_u16(), response.headers().contains_key(header::LOCATION)),
             Err(problem) => (problem.status().as_u16(), false),
         };
@@ -203,7 +207,7 @@ mod tests {
         let refused = |kind| Admission::Refused { kind, code: "schema", reasons: reasons() };
         assert_eq!(status(refused(Kind::Invalid)), (422, false));
         assert_eq!(status(refused(Kind::Duplicate)), (409, false));
-        let problem = answer(refused(Kind::Invalid), Timestamp::UNIX_EPOCH).unwrap_err();
+        let problem = answer(refused(Kind::Invalid), &[], Timestamp::UNIX_EPOCH).unwrap_err();
         assert_eq!(
             serde_json::to_value(problem).unwrap(),
             serde_json::json!({"type": "urn:warrend:problem:invalid", "title": "The item is refused", "status": 422,

@@ -21,7 +21,11 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
     let query = read_query(parameters)?;
     let page = api.mirror.items(&query.filter, query.sort, query.limit, query.cursor).await?;
     let now = Timestamp::now();
-    let items = page.items.into_iter().map(|item| ItemView::new(item, now)).collect();
+    let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
+    let children = api.mirror.children(&ids).await?;
+    let of = |id: ItemId| children.get(&id).map_or(&[][..], Vec::as_slice);
+    let items = page.items.into_iter().map(|item| (item.id, ItemView::new(item, now)));
+    let items = items.map(|(id, item)| item.with_children(of(id))).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
@@ -33,7 +37,8 @@ pub(super) async fn one(
 ) -> Result<Json<ItemView>, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
-    Ok(Json(ItemView::new(item, Timestamp::now())))
+    let children = api.mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default();
+    Ok(Json(ItemView::new(item, Timestamp::now()).with_children(&children)))
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.

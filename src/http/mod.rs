@@ -17,6 +17,7 @@
 
 mod attempts;
 mod attention;
+mod breaker;
 mod control;
 mod enqueue;
 mod extract;

@@ -204,6 +204,7 @@ fn with_changes(reader: &mut Reader, changes: Changes, verb: impl FnOnce(Changes
 async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
     let item = read_id(id)?;
     let api = api.clone();
+    let mirror = api.mirror.clone();
     let answer = to_its_end(async move { ask(&api.mirror, &api.live, &api.wakes, item, asked).await }).await??;
     let (status, item) = match answer {
         Answer::Done(item) => (StatusCode::OK, item),
@@ -220,7 +221,8 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
         }
         Answer::NoSuchItem => return Err(no_such_item(id)),
     };
-    Ok((status, Json(ItemView::new(*item, Timestamp::now()))).into_response())
+    let children = mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default();
+    Ok((status, Json(ItemView::new(*item, Timestamp::now()).with_children(&children))).into_response())
 }
 
 fn refused(refusal: &Refusal) -> Problem {

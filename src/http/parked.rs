@@ -2,12 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Api;
 use super::extract::Parameters;
 use super::problem::Problem;
-use super::view::{List, ParkedView};
+use super::view::{List, Timed};
+use crate::mirror::Parked;
 
 /// `GET /api/v1/parked`: the newest first, with the beginning of each body.
 pub(super) async fn list(
@@ -27,4 +29,34 @@ pub(super) async fn list(
 pub(super) async fn unrouted(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
     parameters.done()?;
     Ok(Json(json!({ "ready": api.status.snapshot().unrouted })))
+}
+
+/// A parked message as the API shows it.
+#[derive(Serialize)]
+pub(super) struct ParkedView {
+    id: i64,
+    at: Timed,
+    source: String,
+    queue: String,
+    reason: String,
+    properties: Value,
+    /// Bytes of the whole body.
+    size: u64,
+    /// The beginning of the body; what is no UTF-8 shows as U+FFFD.
+    preview: String,
+}
+
+impl From<Parked> for ParkedView {
+    fn from(parked: Parked) -> Self {
+        Self {
+            id: parked.seq,
+            at: Timed(parked.at),
+            source: parked.source,
+            queue: parked.queue,
+            reason: parked.reason,
+            properties: parked.properties,
+            size: parked.size,
+            preview: String::from_utf8_lossy(&parked.preview).into_owned(),
+        }
+    }
 }

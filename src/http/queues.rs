@@ -15,13 +15,21 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
     let in_force = api.live.now();
     let mut counts = api.mirror.counts().await?;
     let unaccounted = api.mirror.unaccounted_by_queue().await?;
+    let breakers = api.mirror.breakers().await?;
     let status = api.status.snapshot();
     let mut served: Vec<&String> = in_force.served().collect();
     served.sort_unstable();
     let items = served.into_iter().filter_map(|key| in_force.definitions.get(key)).map(|definition| {
         let key = &definition.key;
         let counts = counts.remove(key).unwrap_or_default();
-        QueueView::new(definition, &in_force, &counts, &status, unaccounted.get(key).copied().unwrap_or(0))
+        QueueView::new(
+            definition,
+            &in_force,
+            &counts,
+            &status,
+            unaccounted.get(key).copied().unwrap_or(0),
+            breakers.get(key),
+        )
     });
     let list = List::whole(items.collect());
     Ok(Json(QueueList { list, definitions_problem: status.definitions_problem.clone() }))
@@ -46,11 +54,13 @@ pub(super) async fn one(
     let definition = in_force.definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
     let counts = api.mirror.counts_of(&key).await?;
     let unaccounted = api.mirror.unaccounted(&key).await?;
+    let breaker = api.mirror.breaker(&key).await?;
     let status = api.status.snapshot();
     let consumers = status.queues.get(&key).and_then(|seen| seen.consumers);
-    let robots = if in_force.paused(&key).dispatch { Some(0) } else { consumers };
+    let opened = definition.breaker.is_some() && breaker.as_ref().is_some_and(|breaker| breaker.until.is_some());
+    let robots = if in_force.paused(&key).dispatch || opened { Some(0) } else { consumers };
     let ahead = api.looks.ahead(&api.mirror, definition, robots).await?;
-    let queue = QueueView::new(definition, &in_force, &counts, &status, unaccounted);
+    let queue = QueueView::new(definition, &in_force, &counts, &status, unaccounted, breaker.as_ref());
     Ok(Json(OneQueueView::new(queue, ahead)))
 }
 

@@ -168,7 +168,7 @@ async fn queues_show_definition_counts_and_what_the_broker_has() {
     assert!(!bench.api.status.attend("invoices", "hanging", None));
     let mut expected = json!({
         "key": "invoices", "title": "INVOICES", "description": null, "owner": null, "labels": {}, "lane": "managed",
-        "type": "auto", "paused": {"dispatch": false, "intake": false}, "retired": false, "migration": null,
+        "type": "auto", "paused": {"dispatch": false, "intake": false}, "breaker": null, "retired": false, "migration": null,
         "counts": {"queued": 1, "processing": 0, "processed": 0, "on_hold": 0, "exception": 1, "cancelled": 0,
             "exceptions": {"it": 1}},
         "ready": 5, "unacked": null, "consumers": 1, "unaccounted": 2,

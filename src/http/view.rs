@@ -6,14 +6,17 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::attention::{self, AttentionView};
+use super::breaker::BreakerView;
 use super::outlook::Ahead;
 use crate::definition::{QueueDefinition, QueueType};
+use crate::item::breaker::Breaker;
 use crate::item::request::Request;
 use crate::item::timeline::Line;
-use crate::item::{Item, Kind, State, Timestamp, sla};
+use crate::item::{Item, ItemId, Kind, State, Timestamp, sla};
+use crate::lanes;
 use crate::lanes::live::InForce;
+use crate::mirror::Counts;
 use crate::mirror::control::Revision;
-use crate::mirror::{Counts, Parked};
 use crate::status::Snapshot;
 use crate::topology::plan::{Note, Plan, Step, Tally};
 
@@ -67,9 +70,10 @@ pub(super) struct ItemView {
     labels: BTreeMap<String, String>,
     worker: Option<String>,
     assignee: Option<String>,
+    /// The item whose end made this one.
     parent: Option<String>,
-    /// Chaining does not exist yet.
-    children: [(); 0],
+    /// The items that its own ends made, or found to be there.
+    children: Vec<String>,
     enqueued_at: Timed,
     not_before: Option<Timed>,
     due_at: Option<Timed>,
@@ -116,7 +120,7 @@ impl ItemView {
             worker: item.worker,
             assignee: item.assignee,
             parent: item.parent.map(|parent| parent.to_string()),
-            children: [],
+            children: Vec::new(),
             enqueued_at: Timed(item.enqueued_at),
             not_before: item.not_before.map(Timed),
             due_at: item.due_at.map(Timed),
@@ -127,6 +131,11 @@ impl ItemView {
             sla,
             revision: item.revision,
         }
+    }
+
+    /// With the items that its ends made or found.
+    pub(super) fn with_children(self, children: &[ItemId]) -> Self {
+        Self { children: children.iter().map(ToString::to_string).collect(), ..self }
     }
 }
 
@@ -173,6 +182,8 @@ pub(super) struct QueueView {
     #[serde(rename = "type")]
     queue_type: &'static str,
     paused: PausedView,
+    /// `null` where the definition has none.
+    breaker: Option<BreakerView>,
     /// Not defined any more: it goes on to robots and takes nothing new.
     retired: bool,
     /// Its robots' queue is being made anew, or that was rolled back.
@@ -264,6 +275,7 @@ impl QueueView {
         counts: &Counts,
         status: &Snapshot,
         unaccounted: u64,
+        breaker: Option<&Breaker>,
     ) -> Self {
         let seen = status.queues.get(&definition.key).copied().unwrap_or_default();
         let paused = in_force.paused(&definition.key);
@@ -281,6 +293,7 @@ impl QueueView {
                 QueueType::Classic => "classic",
             },
             paused: PausedView { dispatch: paused.dispatch, intake: paused.intake },
+            breaker: definition.breaker.map(|_| BreakerView::new(breaker, lanes::now())),
             retired: in_force.definitions.retired.contains_key(&definition.key),
             migration: migration.map(|migration| MigrationView {
                 step: migration.step,
@@ -370,36 +383,6 @@ impl From<Line> for LineView {
     }
 }
 
-/// A parked message as the API shows it.
-#[derive(Serialize)]
-pub(super) struct ParkedView {
-    id: i64,
-    at: Timed,
-    source: String,
-    queue: String,
-    reason: String,
-    properties: serde_json::Value,
-    /// Bytes of the whole body.
-    size: u64,
-    /// The beginning of the body; what is no UTF-8 shows as U+FFFD.
-    preview: String,
-}
-
-impl From<Parked> for ParkedView {
-    fn from(parked: Parked) -> Self {
-        Self {
-            id: parked.seq,
-            at: Timed(parked.at),
-            source: parked.source,
-            queue: parked.queue,
-            reason: parked.reason,
-            properties: parked.properties,
-            size: parked.size,
-            preview: String::from_utf8_lossy(&parked.preview).into_owned(),
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -408,7 +391,7 @@ pub(super) mod tests {
     pub(in crate::http) fn item() -> Item {
         let time = |second| Timestamp::from_second(second).unwrap();
         Item {
-            id: crate::item::ItemId::new(uuid::Uuid::from_u128(1)),
+            id: ItemId::new(uuid::Uuid::from_u128(1)),
             queue: "invoices".to_owned(),
             lane: Lane::Managed,
             reference: Some("INV-1".to_owned()),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::fingerprint::fingerprint;
 use super::message::{Header, Message};
 use super::{HIGHEST_PRIORITY, Item, ItemId, Kind, Lane, Place, State, Timestamp, lifecycle, sla};
 use crate::definition::QueueDefinition;
@@ -402,6 +403,7 @@ pub fn refuse(item: &mut Item, kind: Kind, problems: &[Problem], now: Timestamp)
     item.code = problems.first().map(|problem| problem.code.to_owned());
     let reasons: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
     item.reason = Some(reasons.join("; "));
+    item.fingerprint = Some(fingerprint(&item.queue, kind, item.code.as_deref(), item.reason.as_deref()));
 }
 
 #[cfg(test)]

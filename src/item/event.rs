@@ -11,8 +11,9 @@ use super::{ItemId, Kind, State, Timestamp};
 
 /// Lines that are no change: something was said, noted or asked for, and the item stands where it stood. That a request was refused is
 /// told by whoever refuses it.
-const NOTED: [&str; 9] = [
+const NOTED: [&str; 10] = [
     "noted",
+    "chained",
     "progress",
     "note",
     "assigned",

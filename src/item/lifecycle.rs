@@ -10,6 +10,7 @@
 //! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
 //!   long as no newer attempt is out.
 
+mod acked;
 mod attempt;
 mod lost;
 pub mod people;
@@ -17,13 +18,14 @@ mod timeout;
 
 use std::time::Duration;
 
-pub use lost::{dispatch_again, found_again, missing};
-
+use super::fingerprint::fingerprint;
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};
 use super::timeline::Line;
 use super::{Item, Kind, Lane, Place, State, Timestamp};
+pub use acked::{infer_processed, unreported};
 use attempt::{Begun, Cause};
+pub use lost::{dispatch_again, found_again, missing};
 pub use timeout::time_out;
 
 /// Code of an item that robots requeued too often.
@@ -48,13 +50,15 @@ pub struct Moment {
 }
 
 /// What a decision leaves to be written down.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Step {
     /// `None` where the fact adds nothing anybody would want to read.
     pub line: Option<Line>,
     /// How many of the broker's acks this explains: +1 when an attempt that is out ends by a word, -1 when such an
     /// attempt turns out to have been rejected instead. Reconciliation sets the sum against the broker's ack counter.
     pub acks: i8,
+    /// The fingerprint of the failed attempt, retried or not, where robots or systems failed; breakers count these.
+    pub failure: Option<String>,
 }
 
 /// Who said something, for the timeline.
@@ -83,7 +87,7 @@ impl Voice<'_> {
     }
 
     fn step(&self, item: &mut Item, event: &'static str, why: Option<String>, acks: i8) -> Step {
-        Step { line: Some(self.line(item, event, why)), acks }
+        Step { line: Some(self.line(item, event, why)), acks, failure: None }
     }
 
     fn noted(&self, item: &mut Item, what: &str) -> Step {
@@ -275,8 +279,9 @@ fn failed(
     let retry = rules.retry.of(kind);
     match retry.filter(|retry| item.retries < retry.limit && !item.payload_gone) {
         Some(retry) => {
+            let failure = fingerprint(&item.queue, kind, code.as_deref(), reason.as_deref());
             let reason = reason.as_deref().or(code.as_deref());
-            try_again(item, voice, kind, retry, reason, moment)
+            Step { failure: Some(failure), ..try_again(item, voice, kind, retry, reason, moment) }
         }
         None => {
             let mut step = fail(item, voice, kind, code.clone(), reason.clone(), details);
@@ -297,7 +302,8 @@ fn try_again(
 ) -> Step {
     item.retries += 1;
     let wait = retry.backoff.delay(item.retries, moment.chance);
-    back_to_queue(item, later(moment.now, wait), moment.now);
+    let ready_at = moment.now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    back_to_queue(item, ready_at, moment.now);
     let why = format!(
         "retry {} of {} in {:.1} s after {kind} exception{}",
         item.retries,
@@ -328,7 +334,7 @@ fn requeue(
     item.expires_at = expires_at.or(item.expires_at);
     let ready_at = match wait {
         Wait::None => moment.now,
-        Wait::For(delay) => later(moment.now, delay),
+        Wait::For(delay) => moment.now.checked_add(delay).unwrap_or(Timestamp::MAX),
         Wait::Until(moment) => moment,
     };
     back_to_queue(item, ready_at, moment.now);
@@ -346,15 +352,18 @@ fn fail(
     settle(item, State::Exception(kind), voice.at);
     let parts = [code.clone(), reason.clone(), details.as_ref().map(ToString::to_string)];
     let why: Vec<String> = parts.into_iter().flatten().collect();
-    (item.code, item.reason) = (code, reason);
-    voice.step(item, "exception", Some(why.join(": ")).filter(|why| !why.is_empty()), 0)
+    let alike = fingerprint(&item.queue, kind, code.as_deref(), reason.as_deref());
+    (item.code, item.reason, item.fingerprint) = (code, reason, Some(alike.clone()));
+    let counts = matches!(kind, Kind::It | Kind::Generic | Kind::Timeout | Kind::Poison);
+    let step = voice.step(item, "exception", Some(why.join(": ")).filter(|why| !why.is_empty()), 0);
+    Step { failure: counts.then_some(alike), ..step }
 }
 
 fn settle(item: &mut Item, state: State, at: Timestamp) {
     item.state = state;
     item.place = Place::Settled;
     item.finished_at = Some(at);
-    (item.code, item.reason, item.cancelled_from) = (None, None, None);
+    (item.code, item.reason, item.fingerprint, item.cancelled_from) = (None, None, None, None);
 }
 
 /// Back among the waiting, in the managed lane whatever lane it came from.
@@ -364,7 +373,7 @@ fn back_to_queue(item: &mut Item, ready_at: Timestamp, now: Timestamp) {
     item.ready_at = ready_at;
     item.place = waiting_place(item, now);
     (item.started_at, item.finished_at, item.progress) = (None, None, None);
-    (item.code, item.reason, item.cancelled_from) = (None, None, None);
+    (item.code, item.reason, item.fingerprint, item.cancelled_from) = (None, None, None, None);
 }
 
 /// `Ready` where it may go out now; a stub waits for its payload.
@@ -373,32 +382,29 @@ pub fn waiting_place(item: &Item, now: Timestamp) -> Place {
     if item.ready_at <= now && item.size.is_some() { Place::Ready } else { Place::Delayed }
 }
 
-fn later(now: Timestamp, wait: Duration) -> Timestamp {
-    now.checked_add(wait).unwrap_or(Timestamp::MAX)
-}
-
 /// Takes a dead letter. A bare reject is only remembered: its report may still be on the way, see [`judge`].
 pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
     let attempt = death.attempt.unwrap_or(item.attempt);
     let voice = Voice { actor: "broker", user: None, attempt, at };
     // Before the first attempt nothing of the item can have died.
     if attempt == 0 || attempt != item.attempt || item.rejected_at.is_some() {
-        return Step { line: None, acks: 0 };
+        return Step::default();
     }
     item.deliveries = item.deliveries.max(death.deliveries.unwrap_or(0));
     let begun = Begun::of(item);
     item.rejected_at = Some(at);
-    let inferred = item.state == State::Processed && item.silent;
+    // At rest its ack was taken for granted, and for what the definition says it means.
+    let inferred = item.silent && matches!(item.state, State::Processed | State::Exception(Kind::Unreported));
     if !is_out(item) && !inferred {
         // The attempt had ended by a report, whose ack was taken for granted; it was a reject.
         item.revision += 1;
-        return Step { line: None, acks: if item.silent { 0 } else { -1 } };
+        return Step { acks: if item.silent { 0 } else { -1 }, ..Step::default() };
     }
     let mut step = match death.reason {
         DeathReason::Rejected if inferred => reopen(item, &voice),
         DeathReason::Rejected => {
             item.revision += 1;
-            Step { line: None, acks: 0 }
+            Step::default()
         }
         DeathReason::Expired => {
             fail(item, &voice, Kind::Expired, None, Some("its life ended before a robot took it".to_owned()), &None)
@@ -425,6 +431,7 @@ fn reopen(item: &mut Item, voice: &Voice<'_>) -> Step {
     item.state = State::Queued;
     item.place = Place::Broker;
     item.finished_at = None;
+    (item.code, item.reason, item.fingerprint) = (None, None, None);
     voice.step(item, "reopened", Some("an ack had been inferred, then its dead letter came".to_owned()), 0)
 }
 
@@ -467,20 +474,6 @@ pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<St
     item.silent = false;
     item.cancelled_from = Some(State::Queued);
     let mut step = voice.step(item, "cancelled", Some(why.to_owned()), acks);
-    begun.ends(item, &mut step, Cause::default());
-    Some(step)
-}
-
-/// Takes it for done, because at rest nothing is left on the broker and its acks cover the number.
-pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
-    if !is_out(item) || item.rejected_at.is_some() {
-        return None;
-    }
-    let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };
-    let begun = Begun::of(item);
-    settle(item, State::Processed, at);
-    item.silent = true;
-    let mut step = voice.step(item, "processed", Some("acked without a report; inferred at rest".to_owned()), 1);
     begun.ends(item, &mut step, Cause::default());
     Some(step)
 }

@@ -5,9 +5,12 @@
 
 pub mod answer;
 pub mod attempts;
+pub mod breaker;
+pub mod chaining;
 pub mod direct;
 pub mod door;
 pub mod event;
+pub mod fingerprint;
 pub mod forecast;
 pub mod ids;
 pub mod lifecycle;

@@ -23,18 +23,19 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::window::{BATCH, LATEST, Pace, ready_by_level, room, worth_it};
+use super::window::{BATCH, LATEST, Pace, ready_by_level, room, within, worth_it};
 use super::{Context, LaneError, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Lookout;
 use crate::broker::publish::{Outgoing, Published, Publisher};
-use crate::definition::{Order, QueueDefinition};
+use crate::definition::QueueDefinition;
 use crate::failpoint;
+use crate::item::breaker::Standing;
 use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
 use crate::item::{ItemId, Lane, Timestamp, lifecycle};
 use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, Sent, claim, mark_dispatched, unconfirmed};
-use crate::mirror::{MirrorError, Tx, acks, items, records};
+use crate::mirror::{MirrorError, Tx, acks, breakers, items, records};
 
 /// How soon to look again while nothing waits; every change wakes us before.
 const IDLE: Duration = Duration::from_secs(5);
@@ -80,6 +81,10 @@ pub async fn run(
             Round::Sent => continue_at_once(&stop).await,
             Round::Full => wait(&bell, runner.choice.pace.wait, &stop).await,
             Round::Idle => wait(&bell, IDLE, &stop).await,
+            Round::Shut(until) => {
+                let left = Duration::try_from(until.duration_since(now())).unwrap_or_default();
+                wait(&bell, left.clamp(LATEST, IDLE), &stop).await
+            }
         };
         if wait == Wait::Stopped {
             return runner.choice.mark_sent().await;
@@ -104,8 +109,10 @@ enum Round {
     Sent,
     /// Items wait, the window has no room for them.
     Full,
-    /// Nothing waits.
+    /// Nothing waits, or nothing more may be worked before something ends: that wakes us.
     Idle,
+    /// Nothing goes out before this moment.
+    Shut(Timestamp),
 }
 
 async fn wait(bell: &Notify, at_most: Duration, stop: &CancellationToken) -> Wait {
@@ -266,10 +273,21 @@ impl Choice {
             (seen.ready, seen.consumers) = (Some(ready), Some(consumers));
         });
         self.pace.seen(ready);
+        let bounds = self.context.mirror.bounds(&self.definition, now()).await?;
+        self.tell_control(bounds.breaker);
+        match (bounds.breaker, bounds.until, bounds.room) {
+            (Standing::Open, Some(until), _) => return Ok(Chosen::Nothing(Round::Shut(until))),
+            (_, _, Some(0)) => return Ok(Chosen::Nothing(Round::Idle)),
+            _ => {}
+        }
         // Some of them may be ready by now and count twice: then less is taken than there is room for.
         let wishes = self.wishes(ready + going).await?;
         let waiting = !wishes.is_empty();
-        if !worth_it(&wishes, self.definition.window, self.pace.is_slow()) {
+        let wishes = within(wishes, bounds.room);
+        // Where few may be worked at once, each place that gets free is worth a commit.
+        let few = bounds.room.map(|_| self.definition.max_working.map_or(1, |most| most.div_ceil(8)));
+        let window = self.definition.window.min(few.unwrap_or(u32::MAX));
+        if !worth_it(&wishes, window, self.pace.is_slow()) {
             return Ok(Chosen::Nothing(if waiting { Round::Full } else { Round::Idle }));
         }
         let wishes: Vec<(u8, u32)> = wishes.into_iter().filter(|(_, room)| *room > 0).collect();
@@ -279,6 +297,23 @@ impl Choice {
         }
         self.pace.ready += claimed.len() as u64;
         Ok(Chosen::Items(claimed))
+    }
+
+    /// A direct queue's breaker moves its arrivals, as a pause does: that is control's work.
+    fn tell_control(&self, breaker: Standing) {
+        let (key, broken) = (&self.definition.key, breaker != Standing::Closed);
+        let holds = broken && self.definition.lane == Lane::Direct;
+        if self.context.live.now().broken.contains(key) == holds {
+            return;
+        }
+        self.context.live.update(|in_force| {
+            if holds {
+                in_force.broken.insert(key.clone());
+            } else {
+                in_force.broken.remove(key);
+            }
+        });
+        self.context.wakes.control.notify_one();
     }
 
     /// The priorities that have items ready, highest first, and how many of each may go out now.
@@ -296,12 +331,12 @@ impl Choice {
 
     /// Marks what was confirmed and claims so many of these priorities, highest first.
     async fn mark_and_claim(&mut self, wishes: Vec<(u8, u32)>) -> Result<Vec<Claimed>, MirrorError> {
-        let (key, order) = (self.definition.key.clone(), self.definition.order);
+        let definition = Arc::clone(&self.definition);
         let sent = self.sent.clone();
         let claimed = self
             .context
             .mirror
-            .write(move |tx: &mut Tx| Box::pin(async move { mark_and_claim(tx, &sent, &key, order, &wishes).await }))
+            .write(move |tx: &mut Tx| Box::pin(async move { mark_and_claim(tx, &sent, &definition, &wishes).await }))
             .await?;
         self.sent.clear();
         Ok(claimed)
@@ -342,21 +377,28 @@ impl Choice {
 async fn mark_and_claim(
     tx: &mut Tx,
     sent: &[Sent],
-    queue: &str,
-    order: Order,
+    definition: &QueueDefinition,
     wishes: &[(u8, u32)],
 ) -> Result<Vec<Claimed>, MirrorError> {
     mark_dispatched(tx, sent).await?;
     let mut claimed: Vec<Claimed> = Vec::new();
-    let mut left = Allowance { items: BATCH, bytes: CLAIMED_BYTES };
+    if wishes.is_empty() {
+        return Ok(claimed);
+    }
+    // What came to be known since the look counts here.
+    let bounds = breakers::bounds(tx, definition, now()).await?;
+    let mut left = Allowance { items: bounds.room.unwrap_or(BATCH).min(BATCH), bytes: CLAIMED_BYTES };
     for (level, room) in wishes {
+        if left.items == 0 {
+            break;
+        }
         let allowance = Allowance { items: left.items.min(*room), ..left };
-        let claim = claim(tx, queue, *level, order, allowance, now()).await?;
+        let claim = claim(tx, &definition.key, *level, definition.order, allowance, now()).await?;
         left.items = left.items.saturating_sub(u32::try_from(claim.items.len()).unwrap_or(u32::MAX));
         left.bytes = left.bytes.saturating_sub(claim.items.iter().map(|item| item.payload.len() as u64).sum());
         claimed.extend(claim.items);
         // What the bytes kept back goes ahead of every lower level, in the next round.
-        if claim.out_of_bytes || left.items == 0 || left.bytes == 0 {
+        if claim.out_of_bytes || left.bytes == 0 {
             break;
         }
     }

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Context, LaneError, Wakes, new_id, now};
+use super::ledger::Written;
+use super::{BATCH, Context, LaneError, Wakes, chain, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::{Batch, Batches};
 use crate::definition::{Definitions, QueueDefinition};
@@ -100,10 +101,15 @@ async fn take(context: &Context, batch: Batch) -> Result<(), LaneError> {
 pub(super) struct LetIn {
     queues: HashSet<String>,
     answers: bool,
+    /// What refusals made in other queues.
+    chained: Option<Written>,
 }
 
 impl LetIn {
     pub(super) fn wake(self, wakes: &Wakes) {
+        if let Some(chained) = self.chained {
+            chained.wake(wakes);
+        }
         for queue in self.queues {
             wakes.dispatch(&queue);
         }
@@ -120,19 +126,21 @@ pub(super) async fn let_in(context: &Context, messages: &[Message], source: &'st
     let (candidates, parked) = read_batch(context, messages, now());
     failpoint::reach("intake.read").await;
     let queues: HashSet<String> = candidates.iter().map(|candidate| candidate.definition.key.clone()).collect();
-    let answers = context
+    let definitions = context.definitions();
+    let (answers, chained) = context
         .mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
                 for (message, reason) in &parked {
                     records::park(tx, source, message, reason, now()).await?;
                 }
-                admit_all(tx, &candidates, Refusals::Keep, now(), |_| ()).await?;
-                Ok(candidates.iter().any(|candidate| candidate.arrival.reply_to.is_some()))
+                let refused = admit_all(tx, &candidates, Refusals::Keep, now(), |_| ()).await?;
+                let answers = candidates.iter().any(|candidate| candidate.arrival.reply_to.is_some());
+                Ok((answers, chain::ended(tx, &definitions, refused).await?))
             })
         })
         .await?;
-    Ok(LetIn { queues, answers })
+    Ok(LetIn { queues, answers, chained })
 }
 
 /// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept.
@@ -261,14 +269,14 @@ impl From<Said<'_>> for Admission {
 }
 
 /// Decides over every candidate in order, each seeing those before it, tells `say` each decision, and writes what
-/// follows.
+/// follows. Answers the refusals that chain.
 async fn admit_all(
     tx: &mut Tx,
     candidates: &[Candidate],
     refusals: Refusals,
     at: Timestamp,
     mut say: impl FnMut(Said<'_>) + Send,
-) -> Result<(), MirrorError> {
+) -> Result<Vec<Item>, MirrorError> {
     let mut references = HashSet::with_capacity(candidates.len());
     // Only these have to see each other; everybody else is spared the copies.
     let mut repeated = HashSet::new();
@@ -383,6 +391,8 @@ struct Book<'c> {
     payloads: Vec<(ItemId, &'c [u8])>,
     lines: Vec<(ItemId, Line)>,
     answers: Vec<answer::Answer>,
+    /// Refusals that make an item in another queue.
+    chains: HashSet<ItemId>,
 }
 
 impl<'c> Book<'c> {
@@ -392,6 +402,9 @@ impl<'c> Book<'c> {
         self.lines.push((item.id, candidate.line(&item, event, why, at)));
         self.answers.extend(answer::at_the_door(&item));
         self.payloads.push((item.id, &candidate.arrival.new.payload));
+        if item.state.kind().is_some_and(|kind| candidate.definition.on_exception.contains_key(&kind)) {
+            self.chains.insert(item.id);
+        }
         self.new.push((item, unique));
     }
 
@@ -420,14 +433,15 @@ impl<'c> Book<'c> {
         self.answers.extend(answer::at_the_door(&Item { id: spent.item, ..candidate.item(at) }));
     }
 
-    async fn write(self, tx: &mut Tx) -> Result<(), MirrorError> {
+    async fn write(self, tx: &mut Tx) -> Result<Vec<Item>, MirrorError> {
         let new: Vec<(&Item, bool)> = self.new.iter().map(|(item, unique)| (item, *unique)).collect();
         items::insert(tx, &new).await?;
         let again: Vec<&Item> = self.again.values().collect();
         items::save(tx, &again).await?;
         records::insert_payloads(tx, &self.payloads).await?;
         records::append_lines(tx, &self.lines).await?;
-        records::add_answers(tx, &self.answers).await
+        records::add_answers(tx, &self.answers).await?;
+        Ok(self.new.into_iter().map(|(item, _)| item).filter(|item| self.chains.contains(&item.id)).collect())
     }
 }
 

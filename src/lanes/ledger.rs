@@ -1,17 +1,21 @@
 //! A set of items loaded in one transaction, changed decision by decision, and written at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::breaker::{self, Turned};
+use super::chain::{self, End};
 use super::{Wakes, moment};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
+use crate::item::breaker::Told;
+use crate::item::chaining;
 use crate::item::lifecycle::{Moment, Rules, Step, people};
 use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, direct, sla};
-use crate::mirror::{MirrorError, Tx, acks, items, records, requests};
+use crate::item::{Item, ItemId, Lane, State, direct, sla};
+use crate::mirror::{MirrorError, Tx, acks, chained, items, records, requests};
 
 pub(crate) struct Ledger {
     definitions: Arc<Definitions>,
@@ -28,6 +32,12 @@ pub(crate) struct Ledger {
     /// Items whose request was settled that brought another payload, and whether it was carried out.
     edits: Vec<(ItemId, bool)>,
     touched: BTreeSet<String>,
+    /// New ones that hold their reference under `unique`.
+    reserved: HashSet<ItemId>,
+    /// What is to chain, if it has not yet.
+    ends: Vec<End>,
+    /// What breakers are to hear, in order.
+    told: Vec<(String, Told)>,
     moment: Moment,
 }
 
@@ -37,10 +47,12 @@ pub(crate) struct Written {
     /// Queues whose items changed: an end makes room in the window, a retry or requeue is work.
     queues: BTreeSet<String>,
     answers: bool,
+    breakers: Vec<Turned>,
 }
 
 impl Written {
     pub(crate) fn wake(&self, wakes: &Wakes) {
+        breaker::wake(&self.breakers, wakes);
         for queue in &self.queues {
             wakes.dispatch(queue);
         }
@@ -68,6 +80,9 @@ impl Ledger {
             acks: BTreeMap::new(),
             edits: Vec::new(),
             touched: BTreeSet::new(),
+            reserved: HashSet::new(),
+            ends: Vec::new(),
+            told: Vec::new(),
             moment: moment(),
         };
         ledger.take_in(items);
@@ -77,6 +92,13 @@ impl Ledger {
     /// Adds items that were loaded later in the same transaction.
     pub(crate) fn take_in(&mut self, items: Vec<Item>) {
         self.items.extend(items.into_iter().map(|item| (item.id, item)));
+    }
+
+    /// The same, but what is there stays as it was decided over.
+    pub(super) fn take_in_unknown(&mut self, items: Vec<Item>) {
+        for item in items {
+            self.items.entry(item.id).or_insert(item);
+        }
     }
 
     pub(crate) fn item(&self, id: ItemId) -> Option<&Item> {
@@ -130,8 +152,22 @@ impl Ledger {
         self.items.insert(item.id, item);
     }
 
+    /// Adds an item that an end made. Its payload is copied.
+    pub(super) fn add_chained(&mut self, item: Item, reserves: bool, event: &'static str, why: String) {
+        if reserves {
+            self.reserved.insert(item.id);
+        }
+        self.touched.insert(item.queue.clone());
+        self.add(item, None, "policy", event, Some(why));
+    }
+
     /// Adds a line to an item that stays as it is.
     pub(crate) fn note(&mut self, id: ItemId, actor: &str, why: &str) {
+        self.tell(id, actor, "noted", why);
+    }
+
+    /// The same, by another word.
+    pub(super) fn tell(&mut self, id: ItemId, actor: &str, event: &'static str, why: &str) {
         let Some(item) = self.items.get_mut(&id) else { return };
         item.revision += 1;
         let line = Line {
@@ -139,7 +175,7 @@ impl Ledger {
             at: self.moment.now,
             actor: actor.to_owned(),
             user: None,
-            event: "noted".into(),
+            event: event.into(),
             why: Some(why.to_owned()),
             attempt: item.attempt,
             state: item.state.to_string(),
@@ -149,12 +185,59 @@ impl Ledger {
         self.changed.insert(id);
     }
 
+    /// An item that has ended chains, if it has not yet: one that ended at its birth, or whose payload was not known then.
+    pub(crate) fn ended(&mut self, id: ItemId) {
+        self.ended_with(id, id);
+    }
+
+    /// The same, with the payload that another item has in the mirror.
+    pub(super) fn ended_with(&mut self, id: ItemId, payload_of: ItemId) {
+        let Some(item) = self.items.get(&id) else { return };
+        let definition = self.definition(&item.queue);
+        let end =
+            chaining::end(item.state, item.silent).and_then(|reason| End::of(&definition, item, item.attempt, reason));
+        self.ends.extend(end.map(|end| end.with_payload_of(payload_of)));
+    }
+
+    pub(super) fn take_ends(&mut self) -> Vec<End> {
+        std::mem::take(&mut self.ends)
+    }
+
+    /// New items of a queue and reference, in the order they came.
+    pub(super) fn new_of(&self, (queue, reference): &(String, String)) -> Vec<ItemId> {
+        let is_it = |id: &ItemId| {
+            self.items.get(id).is_some_and(|item| item.queue == *queue && item.reference.as_ref() == Some(reference))
+        };
+        self.new.iter().map(|(id, _)| *id).filter(is_it).collect()
+    }
+
+    /// Payloads, of items that are written with this ledger or were before.
+    pub(super) async fn payloads(
+        &self,
+        tx: &mut Tx,
+        ids: impl Iterator<Item = ItemId> + Send,
+    ) -> Result<HashMap<ItemId, Vec<u8>>, MirrorError> {
+        let mut payloads = HashMap::new();
+        let mut elsewhere = Vec::new();
+        for id in ids {
+            let new = self.new.iter().find(|(new, _)| *new == id).and_then(|(_, payload)| payload.as_ref());
+            let learnt = self.learnt.iter().find(|(learnt, _)| *learnt == id).map(|(_, payload)| payload);
+            match new.or(learnt) {
+                Some(payload) => drop(payloads.insert(id, payload.clone())),
+                None => elsewhere.push(id),
+            }
+        }
+        payloads.extend(chained::payloads(tx, &elsewhere).await?);
+        Ok(payloads)
+    }
+
     /// Keeps the payload that a dead letter brings along, where the item's was not known.
     pub(crate) fn learn_payload(&mut self, id: ItemId, message: &Message) {
         let at = self.moment.now;
         if self.items.get_mut(&id).is_some_and(|item| direct::learn_payload(item, message, at)) {
             self.changed.insert(id);
             self.learnt.push((id, message.body.clone()));
+            self.ended(id);
         }
     }
 
@@ -175,11 +258,20 @@ impl Ledger {
         // Each item rolls for itself: retries of one batch are not to come back together.
         self.moment.chance = moment().chance;
         let rules = Rules { retry: &definition.retry, crash_limit: definition.crash_limit };
-        let (before, revision, due_at) = (item.state, item.revision, item.due_at);
+        let (before, silent) = (item.state, item.silent);
+        let (revision, due_at) = (item.revision, item.due_at);
         let Some(step) = decide(item, &rules, &self.moment) else { return };
         sla::follow(item, &definition, due_at, self.moment.now);
         if item.revision != revision {
             self.changed.insert(id);
+        }
+        if let Some(reason) = chaining::new_end((before, silent), item) {
+            let attempt = step.line.as_ref().map_or(item.attempt, |line| line.attempt);
+            self.ends.extend(End::of(&definition, item, attempt, reason));
+        }
+        let done = before != State::Processed && item.state == State::Processed;
+        if definition.breaker.is_some() && (done || step.failure.is_some()) {
+            self.told.push((queue.clone(), Told { failure: step.failure, dispatched_at: item.dispatched_at }));
         }
         self.lines.extend(step.line.map(|line| (id, line)));
         self.answers.extend(answer::after_change(before, item));
@@ -244,11 +336,16 @@ impl Ledger {
     /// # Errors
     /// Where the mirror refuses; then the transaction has to be rolled back.
     pub(crate) async fn write(mut self, tx: &mut Tx) -> Result<Written, MirrorError> {
+        let copies = chain::make(&mut self, tx).await?;
         for (id, _) in &self.new {
             self.changed.remove(id);
         }
-        let new: Vec<(&Item, bool)> =
-            self.new.iter().filter_map(|(id, _)| self.items.get(id)).map(|item| (item, false)).collect();
+        let new: Vec<(&Item, bool)> = self
+            .new
+            .iter()
+            .filter_map(|(id, _)| self.items.get(id))
+            .map(|item| (item, self.reserved.contains(&item.id)))
+            .collect();
         items::insert(tx, &new).await?;
         let changed: Vec<&Item> = self.changed.iter().filter_map(|id| self.items.get(id)).collect();
         items::save(tx, &changed).await?;
@@ -260,6 +357,7 @@ impl Ledger {
         for (id, carried_out) in &self.edits {
             requests::settle_payload(tx, *id, *carried_out).await?;
         }
+        chained::copy_payloads(tx, &copies).await?;
         records::append_lines(tx, &self.lines).await?;
         records::add_answers(tx, &self.answers).await?;
         for (message, reason) in &self.parked {
@@ -268,6 +366,7 @@ impl Ledger {
         for (queue, acks) in &self.acks {
             acks::explain(tx, queue, *acks).await?;
         }
-        Ok(Written { queues: self.touched, answers: !self.answers.is_empty() })
+        let breakers = breaker::tell(tx, &self.definitions, &self.told, self.moment.now).await?;
+        Ok(Written { queues: self.touched, answers: !self.answers.is_empty(), breakers })
     }
 }

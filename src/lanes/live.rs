@@ -16,6 +16,8 @@ pub struct InForce {
     pub definitions: Arc<Definitions>,
     /// Asked for by command, by queue key.
     pub paused: BTreeMap<String, Paused>,
+    /// Direct queues whose breaker is not closed: their arrivals take the way through the intake, like those of a paused one.
+    pub broken: BTreeSet<String>,
     /// Queues whose robots' queue is not there yet, is being made anew or deleted: nothing is dispatched to them.
     pub unready: BTreeSet<String>,
     /// Queues out of which dispatched items are being taken: nothing is dispatched to them meanwhile.
@@ -33,6 +35,16 @@ impl InForce {
         let defined = self.definitions.get(key).map_or_else(Paused::default, |definition| definition.paused);
         let asked = self.paused.get(key).copied().unwrap_or_default();
         Paused { dispatch: defined.dispatch || asked.dispatch, intake: defined.intake || asked.intake }
+    }
+
+    /// What commands pause, and of direct queues what breakers do: what the ways on the broker go by, beside definitions.
+    #[must_use]
+    pub fn held(&self) -> BTreeMap<String, Paused> {
+        let mut held = self.paused.clone();
+        for key in &self.broken {
+            held.entry(key.clone()).or_default().dispatch = true;
+        }
+        held
     }
 
     /// Items of this queue go out to robots: it is defined or retired, not paused, and nobody works on its queue.

@@ -10,6 +10,8 @@
 //! to the mirror, then ack; publish from committed rows with confirm, then mark.
 
 pub mod answers;
+pub(crate) mod breaker;
+mod chain;
 pub mod dispatch;
 pub mod events;
 pub mod intake;

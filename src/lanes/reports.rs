@@ -373,8 +373,9 @@ impl Reading {
         let (priority, _) = door::check(&definition, &arrival.new);
         let mut item = door::admit(&definition, &arrival, priority, hash, new_id(), at);
         door::refuse(&mut item, kind, &[problem], at);
-        let why = item.reason.clone();
+        let (id, why) = (item.id, item.reason.clone());
         self.add(item, Some(message.body), "broker", "refused", why);
+        self.ledger.ended(id);
     }
 
     /// Direct lane: opens the row of an item whose copy did not come yet.

@@ -18,11 +18,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, Context, LaneError, new_id, now};
+use super::{BATCH, Context, LaneError, chain, new_id, now};
 use crate::broker::connection::Session;
 use crate::broker::consume::Batches;
 use crate::definition::{Definitions, QueueDefinition};
 use crate::failpoint;
+use crate::item::chaining;
 use crate::item::direct;
 use crate::item::door::{self, Arrival};
 use crate::item::message::{Header, Message};
@@ -63,10 +64,16 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         next_offset = page.next_offset;
         let (lost, stream) = (page.lost, stream.clone());
         let direct: Vec<String> = definitions.direct().map(|definition| definition.key.clone()).collect();
+        let definitions = Arc::clone(&definitions);
         let woken: HashSet<String> = page.copies.iter().map(|copy| copy.definition.key.clone()).collect();
-        context
+        let chained = context
             .mirror
-            .write(move |tx: &mut Tx| Box::pin(async move { page.write(tx, &stream, &direct, now()).await }))
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let ended = page.write(tx, &stream, &direct, now()).await?;
+                    chain::ended(tx, &definitions, ended).await
+                })
+            })
             .await?;
         failpoint::reach("tap.committed").await;
         if lost > 0 {
@@ -76,6 +83,9 @@ async fn read(context: &Context, session: &Session, stop: &CancellationToken) ->
         batch.ack().await?;
         failpoint::reach("tap.acked").await;
         metrics::taken("tap", taken);
+        if let Some(chained) = chained {
+            chained.wake(&context.wakes);
+        }
         for queue in woken {
             context.wakes.dispatch(&queue);
         }
@@ -134,7 +144,14 @@ impl Page {
         page
     }
 
-    async fn write(self, tx: &mut Tx, stream: &str, direct: &[String], at: Timestamp) -> Result<(), MirrorError> {
+    /// Answers the items that had ended before their copy came.
+    async fn write(
+        self,
+        tx: &mut Tx,
+        stream: &str,
+        direct: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<Item>, MirrorError> {
         let references: HashSet<_> =
             self.copies.iter().map(|copy| (copy.definition.key.clone(), copy.reference.clone())).collect();
         let mut known = items::by_reference(tx, &references).await?;
@@ -142,12 +159,16 @@ impl Page {
         let mut changed: HashMap<ItemId, Item> = HashMap::new();
         let mut payloads: Vec<(ItemId, &[u8])> = Vec::new();
         let mut lines = Vec::new();
+        let mut ended: HashSet<ItemId> = HashSet::new();
         let mut explained: BTreeMap<&str, i64> = BTreeMap::new();
         for copy in &self.copies {
             let known = known.entry((copy.definition.key.clone(), copy.reference.clone())).or_default();
             let item = match place_copy(known, copy) {
                 Placed::Fills(item) => {
                     direct::fill_in(item, copy.item(at), at);
+                    if chaining::end(item.state, item.silent).is_some() {
+                        ended.insert(item.id);
+                    }
                     lines.push((item.id, copy.line(item, "copied", None, at)));
                     item
                 }
@@ -190,7 +211,8 @@ impl Page {
             acks::explain(tx, queue, self.lost.cast_signed()).await?;
         }
         let anonymous = self.anonymous.values().sum::<i64>().cast_unsigned();
-        tap::advance(tx, stream, self.next_offset, self.lost, anonymous).await
+        tap::advance(tx, stream, self.next_offset, self.lost, anonymous).await?;
+        Ok(changed.into_values().filter(|item| ended.contains(&item.id)).collect())
     }
 }
 

@@ -329,7 +329,8 @@ fn way_of(in_force: &InForce, door: Option<&str>, message: &Message) -> Way {
     let Some(definition) = in_force.definitions.queues.get(key).filter(|_| in_force.takes_in(key)) else {
         return Way::None;
     };
-    let held = in_force.paused(key).dispatch || in_force.closed.contains(key) || door == Some(key);
+    let paused = in_force.paused(key).dispatch || in_force.broken.contains(key);
+    let held = paused || in_force.closed.contains(key) || door == Some(key);
     match definition.lane {
         Lane::Direct if !held && in_force.open.contains(key) => Way::Straight,
         // It would come back, behind what comes meanwhile.

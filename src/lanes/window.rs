@@ -56,6 +56,17 @@ pub(super) fn room(window: u32, ready: u64) -> u32 {
     u64::from(window).saturating_sub(ready).try_into().unwrap_or(u32::MAX)
 }
 
+/// The wishes of all levels together go no further than the room there is, highest first.
+pub(super) fn within(wishes: Vec<(u8, u32)>, room: Option<u32>) -> Vec<(u8, u32)> {
+    let Some(mut left) = room else { return wishes };
+    let cut = |(level, wish): (u8, u32)| {
+        let wish = wish.min(left);
+        left -= wish;
+        (level, wish)
+    };
+    wishes.into_iter().map(cut).collect()
+}
+
 /// Whether it is time for a round: while robots are fast, once a level wants half a window; every round costs a commit.
 pub(super) fn worth_it(wishes: &[(u8, u32)], window: u32, slow: bool) -> bool {
     wishes.iter().any(|(_, room)| *room > 0 && (slow || *room >= window.div_ceil(2).min(BATCH)))
@@ -84,6 +95,20 @@ mod tests {
     #[test]
     fn the_window_never_goes_below_nothing() {
         assert_eq!((room(200, 0), room(200, 150), room(200, 900)), (200, 50, 0));
+    }
+
+    #[test]
+    fn all_levels_share_what_room_there_is() {
+        let wishes = vec![(8, 3), (4, 200), (1, 200)];
+        for (room, expected) in [
+            (None, wishes.clone()),
+            (Some(0), vec![(8, 0), (4, 0), (1, 0)]),
+            (Some(2), vec![(8, 2), (4, 0), (1, 0)]),
+            (Some(5), vec![(8, 3), (4, 2), (1, 0)]),
+            (Some(1000), wishes.clone()),
+        ] {
+            assert_eq!(within(wishes.clone(), room), expected, "{room:?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Many {
     }
 }
 
+/// The places that the text for so many rows has.
+pub(super) fn places(rows: usize) -> usize {
+    PLACES.into_iter().find(|places| rows <= *places).unwrap_or(MOST)
+}
+
 /// `(VALUES (?, ?), (?, ?), ...)`: the rows of a statement; their columns are `column1`, `column2` and so on.
 pub(super) fn values(places: usize, columns: usize) -> String {
     let row = format!("({})", list(columns));

@@ -6,13 +6,17 @@ use super::*;
 use crate::item::Kind;
 
 const ALL: &str = "\
+notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
+mask: [/customer/iban]
+";
+
+/// Obeyed by now.
+const OBEYED: &str = "\
 max_working: 5
 acks: report_required
 breaker: {after: 3}
 on_processed: b
 on_exception: {business: b, poison: b}
-notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
-mask: [/customer/iban]
 ";
 
 #[test]
@@ -29,16 +33,16 @@ fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
 
 #[test]
 fn in_the_defaults_they_are_refused_once_for_all_queues() {
-    let text = "defaults: {acks: report_required, mask: [/iban]}\n---\nqueue: a\n---\nqueue: b\nacks: trusted\n";
+    let text = "defaults: {mask: [/a], notify: []}\n---\nqueue: a\n---\nqueue: b\nmask: []\n";
     let found = mistakes(text);
-    assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 ", "1:35 "]);
+    assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 "]);
     // A wrong value is wrong, and nothing more.
-    assert_eq!(mistakes("queue: x\nacks: trustd").len(), 1);
+    assert_eq!(mistakes("queue: x\nmask: [a]").len(), 1);
 }
 
 #[test]
 fn the_values_are_there_for_whoever_makes_them_work() {
-    let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{ALL}") };
+    let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{ALL}{OBEYED}") };
     let queue = check::read_alone(&source).expect("it is read");
     assert_eq!((queue.max_working, queue.acks), (Some(5), Acks::ReportRequired));
     assert_eq!(queue.breaker, Some(Breaker { after: 3, pause: Duration::from_mins(5) }));
@@ -88,5 +92,5 @@ fn a_very_long_chain_is_walked_and_named_in_short() {
         text.split("---\n").enumerate().map(|(n, text)| (format!("q/{n:05}.yaml"), text.to_owned())).collect();
     let files: Vec<(&str, &str)> = definitions.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     let found = check(&sources(&files), &schemas).expect_err("it never ends");
-    assert_eq!(found.len(), 3_001);
+    assert_eq!(found.len(), 1);
 }

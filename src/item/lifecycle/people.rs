@@ -116,10 +116,10 @@ fn cancel(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
         return Some(Err(wrong("cancel", item, "queued, on hold or exception")));
     }
     // Why it was an exception stays to be read, and comes back with it.
-    let said = (item.code.take(), item.reason.take());
+    let said = (item.code.take(), item.reason.take(), item.fingerprint.take());
     let from = item.state;
     settle(item, State::Cancelled, voice.at);
-    (item.code, item.reason) = said;
+    (item.code, item.reason, item.fingerprint) = said;
     (item.cancelled_from, item.silent) = (Some(from), false);
     Some(Ok(voice.step(item, "cancelled", why, 0)))
 }
@@ -133,9 +133,9 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<St
     }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
-            let said = (item.code.take(), item.reason.take());
+            let said = (item.code.take(), item.reason.take(), item.fingerprint.take());
             settle(item, before, voice.at);
-            (item.code, item.reason) = said;
+            (item.code, item.reason, item.fingerprint) = said;
         }
         Some(State::OnHold) => {
             settle(item, State::OnHold, voice.at);
@@ -248,7 +248,7 @@ pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp)
         return Some(step);
     }
     item.revision += 1;
-    Some(Step { line: None, acks: 1 })
+    Some(Step { acks: 1, ..Step::default() })
 }
 
 /// Carries out what waits, where the item is not dispatched any more. `None` where nothing waits, or it has to wait on.

@@ -381,13 +381,13 @@ fn a_dead_letter_after_its_report_adds_nothing_but_takes_the_ack_back_once() {
 fn a_report_after_its_dead_letter_decides_as_if_it_had_come_first() {
     for saying in other_outcomes().into_iter().chain([done()]) {
         let (mut after, mut first) = (out(1), out(1));
-        assert_eq!(rejected(&mut after), Step { line: None, acks: 0 });
+        assert_eq!(rejected(&mut after), Step::default());
         assert_eq!((after.state, after.place, after.rejected_at), (State::Queued, Place::Broker, Some(second(100))));
         let step = tell(&mut after, saying.clone());
         assert_eq!(tell(&mut first, saying.clone()).acks, 1);
         assert_eq!(step.acks, 0, "no ack will come: {saying:?}");
         assert_eq!(after, Item { rejected_at: after.rejected_at, revision: after.revision, ..first });
-        assert_eq!(rejected(&mut after), Step { line: None, acks: 0 }, "the same dead letter again");
+        assert_eq!(rejected(&mut after), Step::default(), "the same dead letter again");
         assert_eq!(judge(&mut after, &RULES, &moment(200)), None);
     }
 }
@@ -490,7 +490,7 @@ fn deaths_that_need_no_report_are_exceptions_at_once() {
         let step = dies(&mut item, reason);
         assert_eq!((item.state, event(&step), step.acks), (State::Exception(kind), "exception", 0));
         assert_eq!((item.code.as_deref(), item.silent), (code, false));
-        assert_eq!(dies(&mut item, reason), Step { line: None, acks: 0 });
+        assert_eq!(dies(&mut item, reason), Step::default());
     }
 }
 
@@ -505,7 +505,7 @@ fn dead_letters_of_other_attempts_add_nothing() {
             deliveries: Some(3),
             failures: None,
         };
-        assert_eq!(super::death(&mut item, &death, second(100)), Step { line: None, acks: 0 });
+        assert_eq!(super::death(&mut item, &death, second(100)), Step::default());
         assert_eq!(item, before);
     }
 }

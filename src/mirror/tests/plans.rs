@@ -1,5 +1,7 @@
 //! What is asked often is answered from an index, however much waits.
 
+use super::super::breakers::{TRIED, WORKING};
+use super::super::chained::children_sql;
 use super::super::dispatch::{
     ANY_OUT, LEVELS, NEXT_CROSSING, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql,
 };
@@ -20,6 +22,9 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (LEVELS.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (ENDS.to_owned(), "INDEX items_by_queue (queue=? AND state=?)"),
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (WORKING.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
+        (TRIED[0].to_owned(), "INDEX items_out (queue=?)"),
+        (TRIED[1].to_owned(), "INDEX items_rejected (rejected_at>?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
         (NEXT_CROSSING.to_owned(), "INDEX items_sla"),
@@ -57,6 +62,17 @@ async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
     let plan = super::super::plan(&bench.mirror, &handled_sql()).await;
     assert!(plan.iter().any(|step| step.contains("INDEX items_by_queue (queue=? AND state=?)")), "{plan:#?}");
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn children_are_found_by_their_parents() {
+    let bench = Bench::new().await;
+    let plan = plan(&bench.mirror, &children_sql(2)).await;
+    for expected in
+        ["SEARCH chained USING PRIMARY KEY (parent=?)", "SEARCH items USING INDEX items_by_parent (parent=?)"]
+    {
+        assert!(plan.iter().any(|step| step.contains(expected)), "{plan:#?}");
+    }
 }
 
 #[tokio::test]

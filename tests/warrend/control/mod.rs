@@ -8,7 +8,7 @@ mod figures;
 mod migrate;
 mod pause;
 mod plan;
-mod rebind;
+pub mod rebind;
 mod reload;
 mod retention;
 mod retire;

@@ -187,3 +187,31 @@ async fn a_retired_queue_goes_only_by_the_word_and_nothing_is_thrown_away_with_i
     daemon.wait_until("it waits unrouted", async |_: &Daemon| client.ready("wq.unrouted").await == 1).await;
     plan_is_empty(&daemon).await;
 }
+
+#[tokio::test]
+async fn what_chains_to_a_queue_that_was_deleted_waits_until_it_is_defined_again() {
+    let setup =
+        daemon("retire chain").queues("queue: a\non_processed: b\n").queues("queue: b\n").queues("queue: stays\n");
+    let daemon = quickly(setup).start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("a", "r", &json!({"n": 1})).await;
+    let mut robot = client.robot("a").await;
+    let delivery = robot.next().await;
+    undefine(&daemon, 0, "a").await;
+    undefine(&daemon, 1, "b").await;
+    let (code, said) = apply(&daemon, &["--retire", "b"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(!is_there(&daemon, "b").await);
+    robot.done(&delivery).await;
+    daemon.wait_until_done("a", 1).await;
+    let child = daemon.item("b", "r").await;
+    assert_eq!(json!([child["state"], child["attempt"]]), json!(["queued", 0]));
+    let told = daemon.timeline(&daemon.item("a", "r").await).await.last().unwrap()["why"].as_str().unwrap().to_owned();
+    assert!(told.ends_with("nobody defines this queue, so it waits until somebody does"), "{told}");
+
+    definition(&daemon, 1, "queue: b\n");
+    daemon.wait_until("it is there again", async |daemon: &Daemon| is_there(daemon, "b").await).await;
+    let crew = Crew::hire(&daemon.vhost, "b", 1, |_| Ending::Processed).await;
+    daemon.wait_until_done("b", 1).await;
+    crew.dismiss().await;
+}

@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use serde_json::json;
 
-use crate::support::amqp::{Client, headers, text};
+use crate::support::amqp::{self, Client, headers, text};
 use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
 
@@ -189,6 +189,54 @@ async fn a_crossing_that_was_committed_and_not_sent_is_told_once() {
         assert_eq!(lines.iter().filter(|line| line["event"] == "late").count(), 1, "{lines:?}");
         assert_eq!(item["sla"], "late");
     }
+}
+
+#[tokio::test]
+async fn an_end_and_what_it_makes_are_there_together_or_not_at_all() {
+    let queues = "queue: a\non_processed: b\nretry: {it: {limit: 0}}\nbreaker: {after: 1, pause: 1h}\n---\nqueue: b\n";
+    let mut daemon = daemon("crash chain").queues(queues).start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.listen().await;
+    let mut robot = client.robot("a").await;
+    for (point, reference, says) in [
+        ("chain.noted", "r-1", "processed"),
+        ("reports.committed", "r-2", "processed"),
+        ("breaker.told", "r-3", "it_exception"),
+    ] {
+        daemon.kill();
+        daemon.spawn_to_die_at(point);
+        client.send("a", reference, &json!({})).await;
+        let mut delivery = robot.next().await;
+        while amqp::reference(&delivery) != reference {
+            // A repeat, of which nobody had seen the confirm.
+            robot.ack(&delivery).await;
+            delivery = robot.next().await;
+        }
+        robot.report(&delivery, says, &json!({"reason": "no answer"})).await;
+        robot.ack(&delivery).await;
+        daemon.wait_until_dead(point).await;
+        daemon.start_again().await;
+        let end = if says == "processed" { "processed" } else { "exception" };
+        daemon
+            .wait_until("the end is in the mirror", async |daemon: &Daemon| {
+                daemon.item("a", reference).await["state"] == end
+            })
+            .await;
+        let item = daemon.item("a", reference).await;
+        let children = daemon.items(&format!("queue=b&reference={reference}")).await;
+        if end == "processed" {
+            assert_eq!((children.len(), &item["children"]), (1, &json!([children[0]["id"]])));
+            assert_eq!(daemon.payload(&children[0]).await.as_deref(), Some("{}"));
+        } else {
+            assert_eq!(json!([children, daemon.queue("a").await["breaker"]["failures"]]), json!([[], 1]));
+        }
+        let chained = daemon.timeline(&item).await.iter().filter(|line| line["event"] == "chained").count();
+        assert_eq!(chained, children.len());
+    }
+    daemon.wait_until("its opening is told", async |_: &Daemon| client.ready("heard").await > 0).await;
+    let heard = client.take("heard").await.unwrap();
+    assert_eq!(heard.routing_key.as_str(), "queue.breaker_opened.a");
+    assert!(client.take("heard").await.is_none_or(|event| !event.routing_key.as_str().contains("breaker")));
 }
 
 #[test]

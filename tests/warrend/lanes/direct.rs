@@ -45,6 +45,24 @@ async fn copy(client: &Client, queue: &str, properties: BasicProperties, body: &
 }
 
 #[tokio::test]
+async fn an_end_that_is_known_ahead_of_its_copy_chains_when_the_copy_comes() {
+    let daemon =
+        daemon("chain stub").queues("queue: d\nlane: direct\non_processed: next\n---\nqueue: next\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    without_tap(&client, "d").await;
+    client.send("d", "r", &json!({"n": 1})).await;
+    let mut robot = client.robot("d").await;
+    let delivery = take(&mut robot, "r").await;
+    robot.done(&delivery).await;
+    let stub = item_in(&daemon, "d", "r", "processed").await;
+    assert_eq!(json!([stub["children"], daemon.items("queue=next").await]), json!([[], []]));
+    copy(&client, "d", properties("r"), b"{\"n\":1}").await;
+    let child = item_in(&daemon, "next", "r", "queued").await;
+    assert_eq!(json!([child["parent"], daemon.item("d", "r").await["children"]]), json!([stub["id"], [child["id"]]]));
+    assert_eq!(payload(&daemon, &child).await, "{\"n\":1}");
+}
+
+#[tokio::test]
 async fn what_the_broker_hands_out_is_mirrored_from_the_tap() {
     let daemon = daemon("tap").queues(QUEUES).start().await;
     let client = Client::connect(&daemon.vhost).await;

@@ -134,6 +134,7 @@ fn events() -> Vec<(&'static str, Decide)> {
         ("people restore", asks(Verb::Restore)),
         ("people requeue", asks(Verb::Requeue(Box::default()))),
         ("recalled", Box::new(|item| drop(people::recalled(item, item.attempt, false, second(100))))),
+        ("acked, report required", Box::new(|item| drop(unreported(item, second(100))))),
         ("inferred", Box::new(|item| drop(infer_processed(item, second(100))))),
         ("missing", Box::new(|item| drop(missing(item, "gone", second(100))))),
         (

@@ -28,6 +28,7 @@ enum Event {
     Expire,
     Infer,
     TimeOut,
+    Unreported,
     /// The runners' own moves, as far as decisions meet them.
     Claim,
     Dispatched,
@@ -99,6 +100,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Expire),
         1 => Just(Event::Infer),
         2 => Just(Event::TimeOut),
+        1 => Just(Event::Unreported),
         4 => Just(Event::Claim),
         2 => Just(Event::Dispatched),
         1 => Just(Event::Returned),
@@ -140,6 +142,7 @@ fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
         Event::Expire => expire(item, moment.now),
         Event::Infer => infer_processed(item, moment.now),
         Event::TimeOut => time_out(item, TIMEOUT, moment.now, &RULES, &moment),
+        Event::Unreported => unreported(item, moment.now),
         Event::Claim => {
             if matches!(item.place, Place::Delayed | Place::Ready) {
                 claim(item);
@@ -210,7 +213,7 @@ fn holds_together(item: &Item) -> Result<(), TestCaseError> {
     prop_assert_eq!(item.finished_at.is_some(), finished, "{}", item.state);
     let was_exception = matches!(item.cancelled_from, Some(State::Exception(_)));
     if !matches!(item.state, State::Exception(_)) && !was_exception {
-        prop_assert_eq!((&item.code, &item.reason), (&None, &None));
+        prop_assert_eq!((&item.code, &item.reason, &item.fingerprint), (&None, &None, &None));
     }
     if item.silent {
         let may = matches!(item.state, State::Queued | State::Processed | State::Exception(_));
