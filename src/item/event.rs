@@ -11,9 +11,13 @@ use super::{ItemId, Kind, State, Timestamp};
 
 /// Lines that are no change: something was said, noted or asked for, and the item stands where it stood. That a request was refused is
 /// told by whoever refuses it.
-const NOTED: [&str; 10] = [
+const NOTED: [&str; 13] = [
     "noted",
     "chained",
+    // These have events of their own.
+    "at_risk",
+    "late",
+    "redispatched",
     "progress",
     "note",
     "assigned",

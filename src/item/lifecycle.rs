@@ -16,8 +16,6 @@ mod lost;
 pub mod people;
 mod timeout;
 
-use std::time::Duration;
-
 use super::fingerprint::fingerprint;
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};

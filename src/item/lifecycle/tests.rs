@@ -1,5 +1,7 @@
 //! The moves of an item, told as behaviours. `chart` holds docs/lifecycle.md to them, `histories` tries any sequence.
 
+use std::time::Duration;
+
 use serde_json::json;
 use uuid::Uuid;
 

@@ -120,15 +120,18 @@ impl Listener {
         listener
     }
 
+    /// Hears what control tells; events of items are `lanes::events`'.
     pub async fn bind(&self) {
-        let bind = self.client.channel.queue_bind(
-            "listener".into(),
-            "wq.events".into(),
-            "#".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bind.await.expect("bound");
+        for pattern in ["control.#", "queue.#"] {
+            let bind = self.client.channel.queue_bind(
+                "listener".into(),
+                "wq.events".into(),
+                pattern.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bind.await.expect("bound");
+        }
     }
 
     pub async fn listen(&mut self) {

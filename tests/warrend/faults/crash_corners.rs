@@ -166,7 +166,7 @@ async fn an_attempt_that_took_too_long_ends_once() {
 async fn a_crossing_that_was_committed_and_not_sent_is_told_once() {
     let mut daemon = daemon("crash sla").queues("queue: a\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
-    client.listen().await;
+    client.listen_to(&["sla.#"]).await;
     daemon.kill();
     for number in 0..5 {
         let due = headers(&[("wq-due-at", text("2026-01-01T00:00:00Z"))]);

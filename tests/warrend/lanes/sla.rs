@@ -56,7 +56,7 @@ async fn heard(daemon: &Daemon, client: &Client, many: usize) -> BTreeMap<String
 async fn items_are_told_once_that_they_are_at_risk_and_once_that_they_are_late() {
     let mut daemon = daemon("sla").queues(QUEUES).start().await;
     let client = Client::connect(&daemon.vhost).await;
-    client.listen().await;
+    client.listen_to(&["sla.#"]).await;
     // By definition, with a due time of its own in each lane, and late when it comes.
     send(&client, "m", "by-definition", None).await;
     send(&client, "d", "own", Some(from_now(3))).await;
