@@ -24,7 +24,6 @@ calendar: weekdays 08:00-17:00 Europe/Oslo
 queue: first
 order: deadline
 window: 1
-retry: {it: {limit: 1, backoff: {first: 100ms, jitter: 0%}}}
 ";
 
 fn from_now(seconds: i64) -> String {
@@ -134,19 +133,16 @@ async fn the_earliest_due_goes_first_also_when_it_comes_back() {
         .await;
     let mut robot = client.robot("first").await;
     let mut order = Vec::new();
-    // `a` fails once: it is tried again at once, ahead of what is due later but not of what is out.
+    // `a` comes back once: ahead of what is due later, but not of what is out.
     while order.len() < 7 {
         let delivery = robot.next().await;
         let reference = reference(&delivery);
-        let failed = reference == "a" && !order.contains(&reference);
-        robot.report(&delivery, if failed { "it_exception" } else { "processed" }, &json!({})).await;
-        order.push(reference.clone());
-        if failed {
-            daemon
-                .wait_until("it is back", async |daemon: &Daemon| {
-                    daemon.item("first", "a").await["retries"] == json!(1)
-                })
-                .await;
+        let comes_back = reference == "a" && !order.contains(&reference);
+        robot.report(&delivery, if comes_back { "requeue" } else { "processed" }, &json!({})).await;
+        order.push(reference);
+        if comes_back {
+            let back = async |daemon: &Daemon| daemon.item("first", "a").await["requeues"] == json!(1);
+            daemon.wait_until("it is back", back).await;
         }
         robot.ack(&delivery).await;
     }
@@ -154,6 +150,6 @@ async fn the_earliest_due_goes_first_also_when_it_comes_back() {
     let others: Vec<&str> =
         order.iter().enumerate().filter(|(at, _)| *at != again).map(|(_, who)| who.as_str()).collect();
     assert_eq!(others, ["out", "a", "b", "c", "d", "none"], "{order:?}");
-    // What is out goes before it, and what goes out until it is ready.
-    assert!((3..=4).contains(&again), "{order:?}");
+    // `b` may have been in the broker when it came back, `c` was not.
+    assert!((2..=3).contains(&again), "{order:?}");
 }

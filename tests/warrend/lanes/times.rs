@@ -52,6 +52,9 @@ expires_after: 3s
 ---
 queue: own
 ---
+queue: behind
+expires_after: 3s
+---
 queue: waits
 ---
 queue: direct
@@ -76,12 +79,17 @@ async fn a_life_that_ends_anywhere_ends_as_an_exception_that_is_kept() {
         assert!(client.publish("wq.items", queue, properties.with_message_id(reference.into()), b"{}").await);
     };
     let plain = || properties("", &[]);
-    // The first of each is in the broker, the second waits in the mirror: the window has room for one.
+    // In the mirror: the window has room for one.
+    send("behind", "first", properties("", &[("wq-expires-at", from_now(3600))])).await;
+    daemon.wait_until("it is out", async |_: &Daemon| client.ready("wq.q.behind").await == 1).await;
+    send("behind", "defined", plain()).await;
+    send("behind", "property", plain().with_expiration("2000".into())).await;
+    send("behind", "header", properties("", &[("wq-expires-at", from_now(4))])).await;
+    let times = [("wq-not-before", from_now(60)), ("wq-expires-at", from_now(4))];
+    send("behind", "postponed", properties("", &times)).await;
+    // In the broker.
     send("defined", "broker", plain()).await;
-    send("defined", "mirror", plain()).await;
     send("own", "broker", plain().with_expiration("3000".into())).await;
-    send("own", "mirror", properties("", &[("wq-expires-at", from_now(3))])).await;
-    send("own", "postponed", properties("", &[("wq-not-before", from_now(60)), ("wq-expires-at", from_now(3))])).await;
     send("direct", "broker", plain().with_expiration("3000".into())).await;
     send("direct-defined", "broker", plain()).await;
     // These fail once, and their life ends before they are tried again.
@@ -95,10 +103,11 @@ async fn a_life_that_ends_anywhere_ends_as_an_exception_that_is_kept() {
     }
     for (queue, reference, attempt, retries) in [
         ("defined", "broker", 1, 0),
-        ("defined", "mirror", 0, 0),
         ("own", "broker", 1, 0),
-        ("own", "mirror", 0, 0),
-        ("own", "postponed", 0, 0),
+        ("behind", "defined", 0, 0),
+        ("behind", "property", 0, 0),
+        ("behind", "header", 0, 0),
+        ("behind", "postponed", 0, 0),
         ("direct", "broker", 1, 0),
         ("direct-defined", "broker", 1, 0),
         ("waits", "retry", 1, 1),
@@ -118,5 +127,6 @@ async fn a_life_that_ends_anywhere_ends_as_an_exception_that_is_kept() {
     for queue in ["defined", "own", "waits", "direct", "direct-defined", "direct-waits"] {
         assert_eq!(client.ready(&format!("wq.q.{queue}")).await, 0, "{queue}");
     }
+    assert_eq!(client.ready("wq.q.behind").await, 1);
     assert_eq!(daemon.get("/api/v1/parked").await["items"], json!([]));
 }
