@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{Found, Reason, Verdict, judge, observe};
 use super::attention::Watch;
+use super::migrate::STATISTICS;
 use crate::broker::management::{Management, QueueStats};
 use crate::definition::Acks;
 use crate::failpoint;
@@ -50,9 +51,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// How long items that were gone at a rest may still be explained by a report before they are missing.
+    /// How long items that were gone at a rest may still be explained by a report before they are missing. Two rests closer
+    /// together than the broker's numbers are late may both be from before the items came.
     fn grace(self) -> jiff::SignedDuration {
-        jiff::SignedDuration::try_from(self.period.max(self.gap)).unwrap_or(jiff::SignedDuration::MAX)
+        let longest = self.period.max(self.gap).max(STATISTICS);
+        jiff::SignedDuration::try_from(longest).unwrap_or(jiff::SignedDuration::MAX)
     }
 }
 

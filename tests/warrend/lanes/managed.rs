@@ -267,7 +267,8 @@ async fn robots_that_die_get_the_same_attempt_again_until_it_is_poison() {
         robot.ack(&delivery).await;
     }
     let item = item_in(&daemon, "a", "r", "exception: poison").await;
-    assert_eq!((&item["reason"], &item["attempt"]), (&json!("robots died in 3 deliveries of this attempt"), &json!(1)));
+    let reason = item["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("robots died in 3 deliveries of this attempt") && item["attempt"] == 1, "{item}");
     assert_eq!(client.ready("wq.q.a").await, 0);
 
     // One that a robot dies on once is done by the next.

@@ -254,7 +254,7 @@ fn may_follow(from: &str, inferred: bool, to: &str) -> bool {
             matches!(to, "processed" | "exception: business" | "exception: it" | "queued" | "on_hold")
         }
         "processed" => inferred && to != "processing",
-        "on_hold" => to == "processed",
+        "on_hold" | "cancelled" => to == "processed",
         exception => exception.starts_with("exception: ") && to == "processed",
     }
 }
@@ -550,8 +550,12 @@ fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wron
     for ((queue, reference), found) in by_reference(evidence.items) {
         let Some(QueueEnd { rules, .. }) = evidence.queues.get(queue) else { continue };
         let sends = records.publishes.get(&(queue, reference)).map_or(0, Vec::len);
-        let repeats_expiry =
-            |shown: &&&Shown| text(&shown.timeline[0], "event") == "refused" && text(&shown.item, "kind") == "expired";
+        // Expired before the door, perhaps after the door had seen it.
+        let repeats_expiry = |shown: &&&Shown| {
+            let (first, kind) = (&shown.timeline[0], text(&shown.item, "kind"));
+            let by_broker = kind == "duplicate" && text(first, "actor") == "broker";
+            text(first, "event") == "refused" && (kind == "expired" || by_broker)
+        };
         let doubtful = if rules.says_what_was_out { 0 } else { found.iter().filter(repeats_expiry).count() };
         let refused = |shown: &&&Shown| matches!(text(&shown.item, "kind"), "invalid" | "duplicate");
         let admitted = found.iter().filter(|shown| !refused(shown)).count();
