@@ -13,7 +13,7 @@ demo: ## the main job: items in, robots, a crash midway, a ledger that balances
 	@python=$$(scripts/python) && WARREND_PYTHON=$$python exec "$$python" scripts/demo
 
 # Tests mostly wait: for brokers, and for what they broke to heal.
-TEST_THREADS ?= 6
+TEST_THREADS ?= 8
 test: ## all tests, against a real broker (see scripts/broker)
 	@scripts/broker prepare
 	@python=$$(scripts/python) && WARREND_PYTHON=$$python cargo test --locked -- --test-threads=$(TEST_THREADS)
