@@ -146,6 +146,8 @@ impl Arrival {
                 }
                 other => self.unreadable(name, &format!("it is {}, not a list of routing keys", other.type_name())),
             },
+            // Written by the broker when it hands a message out again: nobody asked for anything by it.
+            "x-delivery-count" | "x-acquired-count" => {}
             _ => {
                 if let Some(label) = name.strip_prefix(LABEL_HEADER) {
                     if let Some(text) = self.text(name, value) {
