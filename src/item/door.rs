@@ -108,6 +108,10 @@ pub fn read(message: &Message, now: Timestamp, may_answer: impl Fn(&str) -> bool
         }
     }
     for (name, value) in &properties.headers {
+        // The broker writes these when it hands a message out again: nobody asked for anything by them.
+        if message.redelivered && matches!(name.as_str(), "x-delivery-count" | "x-acquired-count") {
+            continue;
+        }
         arrival.take_header(name, value);
     }
     arrival
@@ -146,8 +150,6 @@ impl Arrival {
                 }
                 other => self.unreadable(name, &format!("it is {}, not a list of routing keys", other.type_name())),
             },
-            // Written by the broker when it hands a message out again: nobody asked for anything by it.
-            "x-delivery-count" | "x-acquired-count" => {}
             _ => {
                 if let Some(label) = name.strip_prefix(LABEL_HEADER) {
                     if let Some(text) = self.text(name, value) {
