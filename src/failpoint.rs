@@ -47,6 +47,7 @@ pub const POINTS: &[&str] = &[
     "retention.removed",
     "reconcile.settled",
     "witness.taken",
+    "witness.looked",
     "rebuild.committed",
     "rebuild.acked",
     "rebuild.learnt",

@@ -8,6 +8,9 @@ ALTER TABLE items ADD COLUMN at_risk_at INTEGER;         -- from when on it is a
 ALTER TABLE items ADD COLUMN sla_next INTEGER;           -- when its sla changes next
 ALTER TABLE items ADD COLUMN fingerprint TEXT;           -- of its exception: alike failures have the same
 ALTER TABLE timeline ADD COLUMN ended TEXT;              -- JSON: the attempt that this line ends
+-- As before, and whether one of them went out since a moment: the questions of breakers and of what is out for long.
+DROP INDEX items_out;
+CREATE INDEX items_out ON items (queue, priority, place, rejected_at, dispatched_at) WHERE place IN ('claimed', 'broker') AND rejected_at IS NULL;
 CREATE INDEX items_by_parent ON items (parent) WHERE parent IS NOT NULL;
 CREATE INDEX items_pending ON items (queue) WHERE pending IS NOT NULL;
 

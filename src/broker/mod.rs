@@ -47,6 +47,11 @@ pub enum BrokerError {
     OtherMirror { queue: String, owner: String, identity: String },
     #[error("no queue took a message that was to be moved with the key {key}: {reason}")]
     NotTaken { key: String, reason: String },
+    #[error(
+        "{consumers} consumers read {queue}: a daemon works on these queues. Stop it first; one that was killed counts \
+         until the broker notices"
+    )]
+    InUse { queue: String, consumers: u64 },
     #[error("the connection was lost: {0}")]
     Lost(String),
 }

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::exit::{Exit, Failed};
 use super::items::{FIELDS, label};
 use super::output::{self, Output, csv, one_line, print, text};
+use super::particulars::Particulars;
 
 /// Ends the help text.
 pub(super) const EXAMPLES: &str = "Examples:
@@ -47,21 +48,8 @@ pub(super) struct EnqueueArgs {
     /// Your own identity of the item, like an invoice number
     #[arg(long)]
     reference: Option<String>,
-    /// A number from 0 to 31, higher goes first, or a name of the queue's priorities
-    #[arg(long)]
-    priority: Option<String>,
-    /// What people call the item
-    #[arg(long)]
-    name: Option<String>,
-    /// Late after this time (RFC 3339, like 2026-05-04T08:00:00Z)
-    #[arg(long, value_name = "TIME")]
-    due_at: Option<String>,
-    /// Not to be started after this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    expires_at: Option<String>,
-    /// Not to be started before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    not_before: Option<String>,
+    #[command(flatten)]
+    particulars: Particulars,
     /// A label; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -126,11 +114,11 @@ fn body(args: &EnqueueArgs, payload: &RawValue) -> Result<String, Failed> {
     let body = Body {
         payload,
         reference: args.reference.as_deref(),
-        priority: args.priority.as_deref().map(|text| text.parse::<i64>().map_or_else(|_| text.into(), Into::into)),
-        name: args.name.as_deref(),
-        due_at: args.due_at.as_deref(),
-        expires_at: args.expires_at.as_deref(),
-        not_before: args.not_before.as_deref(),
+        priority: args.particulars.priority(),
+        name: args.particulars.name.as_deref(),
+        due_at: args.particulars.due_at.as_deref(),
+        expires_at: args.particulars.expires_at.as_deref(),
+        not_before: args.particulars.not_before.as_deref(),
         labels: args.label.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
     };
     serde_json::to_string(&body)

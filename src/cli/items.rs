@@ -112,7 +112,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// Every field of an item, in the API's order.
-pub(super) const FIELDS: [&str; 38] = [
+pub(super) const FIELDS: [&str; 39] = [
     "id",
     "queue",
     "reference",
@@ -137,6 +137,7 @@ pub(super) const FIELDS: [&str; 38] = [
     "ran_anyway",
     "ignored",
     "content_type",
+    "payload_gone",
     "labels",
     "worker",
     "assignee",

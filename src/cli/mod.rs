@@ -16,6 +16,7 @@ mod mirror;
 mod orders;
 mod output;
 mod parked;
+mod particulars;
 mod plan;
 mod queues;
 mod serve;

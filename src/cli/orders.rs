@@ -11,6 +11,7 @@ use super::client::Client;
 use super::exit::{Exit, Failed};
 use super::items::FIELDS;
 use super::output::{self, Output, csv, one_line, print, text};
+use super::particulars::Particulars;
 use super::{Daemon, EXIT_CODES, wait_for, who};
 
 /// Commands about one item.
@@ -79,21 +80,8 @@ struct Changed {
     /// Another payload, any JSON value
     #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
     payload: Option<String>,
-    /// A number from 0 to 31, higher goes first, or a name of the queue's priorities
-    #[arg(long)]
-    priority: Option<String>,
-    /// What people call the item
-    #[arg(long)]
-    name: Option<String>,
-    /// Late after this time (RFC 3339, like 2026-05-04T08:00:00Z)
-    #[arg(long, value_name = "TIME")]
-    due_at: Option<String>,
-    /// Not to be started after this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    expires_at: Option<String>,
-    /// Not to be started before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    not_before: Option<String>,
+    #[command(flatten)]
+    particulars: Particulars,
 }
 
 #[derive(Debug, Args)]
@@ -199,15 +187,13 @@ impl RequeueArgs {
 impl Changed {
     /// Adds what is changed but for the payload.
     fn body(&self, mut body: Map<String, Value>) -> Map<String, Value> {
-        if let Some(priority) = &self.priority {
-            let value = priority.parse::<i64>().map_or_else(|_| priority.as_str().into(), Into::into);
-            body.insert("priority".to_owned(), value);
-        }
+        let said = &self.particulars;
+        body.extend(said.priority().map(|priority| ("priority".to_owned(), priority)));
         let texts = [
-            ("name", &self.name),
-            ("due_at", &self.due_at),
-            ("expires_at", &self.expires_at),
-            ("not_before", &self.not_before),
+            ("name", &said.name),
+            ("due_at", &said.due_at),
+            ("expires_at", &said.expires_at),
+            ("not_before", &said.not_before),
         ];
         for (name, text) in texts {
             if let Some(text) = text {

@@ -97,7 +97,7 @@ const FIELDS: [&str; 19] = [
 ];
 
 /// Of every queue in a list.
-const LISTED: &[&str] = FIELDS.split_at(16).0;
+const LISTED: &[&str] = FIELDS.split_at(17).0;
 
 impl QueuesArgs {
     pub(super) fn run(&self, config: Option<PathBuf>) -> Result<(), Failed> {

@@ -6,12 +6,13 @@
 //! Order of effects:
 //! 1. the queue's dispatch is told to stop, and is over;
 //! 2. commit, by batch: items are claimed again, and the account of acks begins anew;
+//!    when all are, the event that says how many;
 //! 3. the queue is declared and bound (the rest of the pass); 4. its dispatch begins, and publishes what is claimed.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | nothing | the next pass finds the queue missing |
-//! | 2, in the middle too | claimed rows, no queue | the same: what is claimed stays so, the account begins anew once more |
+//! | 2, in the middle too | claimed rows, no queue | the same: what is claimed stays so, the account begins anew once more; the event tells only of the rest |
 //! | 3 | claimed rows, an empty queue | the next session's dispatch publishes them |
 //!
 //! Of a direct queue this is what the tap has told of by then. What it tells of later was in the queue that is gone or

@@ -1,8 +1,10 @@
 //! After the mirror was lost: a new one learns what is in the robots' queues. The daemon does not run meanwhile.
 //!
 //! Order of effects, per queue and batch:
-//! 1. take messages out of the robots' queue; 2. commit their items, waiting for the attempt that each message was; 3. ack;
-//! 4. when all is learnt, commit a number; 5. take `wq.meta` over.
+//! 1. take messages out of the robots' queue; 2. commit their items, waiting for the attempt that each message was; 3. ack.
+//!
+//! When all is learnt: 4. commit that the mirror is not older any more, and that its accounts of acks are void; 5. commit a
+//! number; 6. take `wq.meta` over.
 //!
 //! Then the daemon may be started: dispatch sends everything out again, in its order, and the tap is read from its first
 //! copy. Copies of what was learnt fill it in, whatever became of it by then.
@@ -11,8 +13,8 @@
 //! |---|---|---|
 //! | 1 | messages in the queue | the next rebuild finds them |
 //! | 2 | items, and their messages | the same, and finds the items: an item without `message-id` may be there twice |
-//! | 3 | a part that is learnt; no daemon starts beside `wq.meta` | the next rebuild learns the rest |
-//! | 4 | the old note | the next rebuild has nothing to learn, and takes it over |
+//! | 3 | a part that is learnt; beside the note of another mirror no daemon starts, an older copy's starts paused | the next rebuild learns the rest; what a daemon does not know meanwhile is parked |
+//! | 4, 5 | the old note | the next rebuild has nothing to learn, and takes it over |
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,10 +22,11 @@ use std::time::Duration;
 
 use super::conductor::ConductError;
 use super::keeper;
+use super::migrate::STATISTICS;
 use super::witness::{OLDER, note, standing, take};
 use crate::broker::BrokerError;
 use crate::broker::connection::Session;
-use crate::broker::consume::Batches;
+use crate::broker::consume::{Batches, Lookout};
 use crate::broker::management::Management;
 use crate::broker::ownership;
 use crate::broker::publish::Publisher;
@@ -42,6 +45,9 @@ const BATCH: u16 = 256;
 
 /// A queue that gives nothing for this long is looked at.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a daemon is looked for that may be gone already.
+const LOOKS: u32 = 20;
 
 /// What a rebuild works with.
 pub struct Site<'s> {
@@ -86,6 +92,7 @@ pub async fn run(site: Site<'_>) -> Result<Rebuilt, ConductError> {
     definitions.retired = keeper::retired(mirror).await?;
     definitions.retired.retain(|key, _| !definitions.queues.contains_key(key));
     let definitions = Arc::new(definitions);
+    nobody_works_here(session, names).await?;
     let left = match ownership::read(session, names).await {
         Ok(left) => left,
         Err(error) if error.is_missing() => None,
@@ -108,8 +115,24 @@ pub async fn run(site: Site<'_>) -> Result<Rebuilt, ConductError> {
 
     let mut own = mirror.standing(now()).await?;
     rebuilt.taken_over = rebuilt.before.as_ref().is_some_and(|before| before.mirror != own.mirror);
+    let older = rebuilt.before.as_ref().is_some_and(|before| before.sequence > own.sequence);
+    let acked = rebuilt.queues.values().any(|learnt| learnt.items + learnt.known > 0);
+    let strange = older || rebuilt.taken_over || rebuilt.queues.values().any(|learnt| learnt.items > 0);
+    if strange && acked && site.management.is_some() {
+        // Our own acks are to be in the broker's counters when the daemon begins its accounts with them.
+        tokio::time::sleep(STATISTICS).await;
+    }
     own.sequence = own.sequence.max(rebuilt.before.as_ref().map_or(0, |before| before.sequence) + 1);
-    mirror.write(|tx: &mut Tx| Box::pin(async move { forget_older(tx, OLDER).await })).await?;
+    mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                if strange {
+                    acks::forget_all(tx).await?;
+                }
+                forget_older(tx, OLDER).await
+            })
+        })
+        .await?;
     take(mirror, &own).await?;
     failpoint::reach("rebuild.learnt").await;
     if left.is_some() {
@@ -117,6 +140,24 @@ pub async fn run(site: Site<'_>) -> Result<Rebuilt, ConductError> {
         ownership::write(names, &note(&own), &mut publisher).await?;
     }
     Ok(rebuilt)
+}
+
+/// Whose mirror it would be behind the back of: a daemon reads reports for as long as it runs.
+async fn nobody_works_here(session: &Session, names: &Names) -> Result<(), BrokerError> {
+    let mut looks = 0;
+    loop {
+        let consumers = match Lookout::open(session).await?.look(&names.reports()).await {
+            Ok((_, consumers)) => consumers,
+            Err(error) if error.is_missing() => 0,
+            Err(error) => return Err(error),
+        };
+        match (consumers, looks) {
+            (0, _) => return Ok(()),
+            (consumers, LOOKS) => return Err(BrokerError::InUse { queue: names.reports(), consumers }),
+            _ => tokio::time::sleep(PATIENCE).await,
+        }
+        looks += 1;
+    }
 }
 
 /// Takes out of one queue all that is ready in it; one that is not there has nothing.
@@ -186,7 +227,9 @@ async fn learn(
                     let identity = message.properties.message_id.clone().unwrap_or_default();
                     let identity = (identity, door::content_hash(&message.body));
                     let (there, attempt) = match relearn::dispatched_as(&message) {
-                        Some((id, attempt)) => (ledger.item(id).map(|item| item.id), attempt),
+                        Some((id, attempt)) => {
+                            (ledger.item(id).filter(|item| item.queue == queue).map(|item| item.id), attempt)
+                        }
                         None => (open.get(&identity).copied().filter(|_| !identity.0.is_empty()), 1),
                     };
                     if let Some(id) = there {
@@ -196,6 +239,10 @@ async fn learn(
                         continue;
                     }
                     let mut item = relearn::item(&definition, &message, new_id(), ledger.moment().now);
+                    if ledger.item(item.id).is_some() {
+                        // Somebody sent on what another queue's robot got.
+                        item.id = new_id();
+                    }
                     // Without an identity a rebuild that broke off may have learnt it before.
                     item.possible_repeat = item.reference.is_none() && message.redelivered;
                     open.insert(identity, item.id);

@@ -4,7 +4,7 @@
 //! unacked, delayed and dying messages are all 0 in two observations `control.observation_gap` apart, the ack counter
 //! did not move between them, every report sent before the second one was read, the tap too, and the counter covers
 //! the number. A purge does not raise the counter, so purged items are never taken for done: they are shown as
-//! `unaccounted` and stay open.
+//! `unaccounted`, and are *missing* where a later rest still finds them nowhere.
 //!
 //! [`super::account`] has the rules: the account of acks, and what a rest means for what is out.
 //!
@@ -131,7 +131,7 @@ async fn pass(
     before: &mut HashMap<String, Before>,
     watch: &mut Watch,
 ) -> Result<Due, ReconcileError> {
-    let mut due = Due::Nothing;
+    let (mut due, mut unread) = (Due::Nothing, false);
     let definitions = context.definitions();
     for definition in definitions.queues.values().chain(definitions.retired.values()) {
         let queue = definition.key.as_str();
@@ -164,8 +164,12 @@ async fn pass(
         watch.see(context, definition, (&then.stats, then.at), pace.gap).await?;
         let mut beyond = 0;
         if at_rest(seen, &then, pace.gap) {
-            if all_was_read(context, definition.lane, then.at).await {
-                settle(context, queue, then.stats.acks(), then.at, pace.grace()).await?;
+            // Of one pass one wait is enough: what is not read now is looked at in the next.
+            if !unread && is_unsettled(context, queue, then.stats.acks()).await? {
+                unread = !all_was_read(context, definition.lane, then.at).await;
+                if !unread {
+                    settle(context, queue, then.stats.acks(), then.at, pace.grace()).await?;
+                }
             }
         } else if !then.stats.at_rest() {
             beyond = estimate(context, queue, &then, pace.gap, old.as_ref().map_or(0, |old| old.beyond)).await?;
@@ -247,6 +251,13 @@ async fn see(context: &Context, queue: &str, acks: u64) -> Result<(), MirrorErro
         .await
 }
 
+/// Whether a rest would change anything.
+async fn is_unsettled(context: &Context, queue: &str, acks: u64) -> Result<bool, MirrorError> {
+    let account = context.mirror.ack_account(queue).await?;
+    let even = account.base == acks.cast_signed() - account.explained && account.rest.is_none();
+    Ok(!even || context.mirror.any_out(queue).await? || context.mirror.unaccounted(queue).await? > 0)
+}
+
 /// Decides over items that are out though nothing is on the broker.
 async fn settle(
     context: &Context,
@@ -255,20 +266,18 @@ async fn settle(
     observed_at: Timestamp,
     grace: jiff::SignedDuration,
 ) -> Result<(), MirrorError> {
-    let account = context.mirror.ack_account(queue).await?;
-    let any_out = context.mirror.any_out(queue).await?;
-    let even = account.base == acks.cast_signed() - account.explained && account.rest.is_none();
-    if !any_out && even && context.mirror.unaccounted(queue).await? == 0 {
-        return Ok(());
-    }
     let mut reason = None;
     loop {
         let definitions = context.definitions();
         let (name, seen) = (queue.to_owned(), acks.cast_signed());
-        let (written, more, told) = context
+        let settled = context
             .mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {
+                    // What is claimed and not published yet the account does not know: its acks are still to be explained.
+                    if items::count_claimed(tx, &name).await? > 0 {
+                        return Ok(None);
+                    }
                     let account = acks::account(tx, &name).await?;
                     let since = account.rest.map_or(Timestamp::MIN, |rest| rest.at);
                     let found = Found {
@@ -320,10 +329,11 @@ async fn settle(
                     }
                     let since = items::count_out_after(tx, &name, observed_at).await?;
                     acks::settle(tx, &name, &account, Some(left.saturating_sub(since))).await?;
-                    Ok((written, more, reason))
+                    Ok(Some((written, more, reason)))
                 })
             })
             .await?;
+        let Some((written, more, told)) = settled else { return Ok(()) };
         failpoint::reach("reconcile.settled").await;
         written.wake(&context.wakes);
         reason = Some(told);

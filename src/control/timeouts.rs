@@ -77,7 +77,7 @@ async fn pass(context: &Context, looked_at: &mut Timestamp) -> Result<Duration, 
             .checked_add(timeout)
             .map_or(LONGEST, |due| Duration::try_from(due.duration_since(now())).unwrap_or_default());
         if left.is_zero() {
-            over.push((definition.key.clone(), timeout));
+            over.push(definition.key.clone());
         }
         wait = wait.min(left.max(Duration::from_millis(1)));
     }
@@ -89,8 +89,13 @@ async fn pass(context: &Context, looked_at: &mut Timestamp) -> Result<Duration, 
     if !over.is_empty() {
         let read_until = now();
         context.wakes.read_reports.up_to(read_until).await;
-        for (queue, timeout) in over {
-            time_out(context, &definitions, &queue, timeout, read_until).await?;
+        // That may have taken long: they go by what is defined by now.
+        let definitions = context.definitions();
+        for queue in over {
+            let timeout = definitions.get(&queue).and_then(|definition| definition.processing_timeout);
+            if let Some(timeout) = timeout {
+                time_out(context, &definitions, &queue, timeout, read_until).await?;
+            }
         }
     }
     Ok(wait)
@@ -131,13 +136,12 @@ async fn time_out(
 async fn show_who_hangs(context: &Context, definition: &QueueDefinition) -> Result<(), MirrorError> {
     let (key, at) = (definition.key.as_str(), now());
     let Ok(by) = at.checked_sub(attention::SHORTEST) else { return Ok(()) };
-    let mut started = context.mirror.long_started(key, by, SHOWN).await?;
     let mut found = None;
-    if !started.is_empty() {
+    if !context.mirror.long_silent(key, by, 1).await?.is_empty() {
         let usual = attention::median(context.mirror.handling_times(key, SAMPLE).await?);
         let patience = attention::patience(usual);
         let Ok(by) = at.checked_sub(patience) else { return Ok(()) };
-        started.retain(|started| started.heard_at <= by);
+        let started = context.mirror.long_silent(key, by, SHOWN).await?;
         let held = started.into_iter().map(|started| Held {
             item: started.item,
             robot: started.robot,

@@ -1,18 +1,18 @@
 //! What this mirror leaves of itself in `wq.meta`, and what it finds there: a mirror that is older than what stands there, or
 //! empty beside filled queues, does not dispatch until somebody says so.
 //!
-//! Order of effects at a session's start: 1. read `wq.meta`; 2. commit: pauses where the mirror is older, then that it is;
-//! 3. commit: a number above its own and the one that was read; 4. leave a note under that number. While the session lasts
-//! steps 3 and 4 are done again every `control.reconcile_period`.
+//! Order of effects at a session's start: 1. read `wq.meta`; 2. commit: pauses where the mirror is older, then that it is, and
+//! that its accounts of acks are void; where nobody left a note and it is empty, that it is unsure;
+//! 3. commit: a number above its own and the one that was read; 4. leave a note under that number; 5. once all queues are
+//! declared, and before anything is dispatched: look into them if it is unsure, commit pauses as in 2 where they are filled,
+//! commit that it is sure. While the session lasts steps 3 and 4 are done again every `control.reconcile_period`.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | nothing | |
 //! | 2 | pauses, the old note | it is older still: the same pauses |
 //! | 3 | a number that no note has | it is ahead of the note: not older |
-//!
-//! Where nobody left a note and the mirror is empty, the same is done once the queues are there. A crash before that
-//! leaves it undone, and an empty mirror has nothing to dispatch.
+//! | 4, half of 5 | that it is unsure, perhaps pauses | it looks again, and makes the same pauses |
 //!
 //! So a copy that is restored is noticed if it was made before the last note but one, or a session began since.
 
@@ -33,18 +33,17 @@ use crate::definition::Paused;
 use crate::failpoint;
 use crate::item::Timestamp;
 use crate::lanes::{Context, LaneError, now};
-use crate::mirror::standing::{Older, Standing, note_older, take_sequence};
-use crate::mirror::{Mirror, MirrorError, Tx};
+use crate::mirror::standing::{Older, Standing, note_older, note_unsure, take_sequence};
+use crate::mirror::{Mirror, MirrorError, Tx, acks};
 
 /// Who pauses queues of an older mirror.
 pub const OLDER: &str = "mirror_older";
 
-/// Makes sure that the queues are this mirror's, and pauses dispatch where it does not know what became of them. Answers
-/// whether they were nobody's though the mirror has nothing: then [`beside_filled`] is to look, once they are there.
+/// Makes sure that the queues are this mirror's, and pauses dispatch where it is older than what stands there.
 ///
 /// # Errors
 /// Where they belong to another mirror, or mirror or broker fail.
-pub async fn claim(context: &Context, session: &Session, publisher: &mut Publisher) -> Result<bool, ConductError> {
+pub async fn claim(context: &Context, session: &Session, publisher: &mut Publisher) -> Result<(), ConductError> {
     let mirror = &context.mirror;
     let before = ownership::read(session, &context.names).await?;
     let identity = mirror.identity().await?;
@@ -53,6 +52,9 @@ pub async fn claim(context: &Context, session: &Session, publisher: &mut Publish
     if left.as_ref().is_some_and(|left| left.sequence > own) {
         hold(context, Older { blind_from: own_at, blind_until: now() }).await?;
     }
+    if before.is_none() && mirror.is_empty().await? {
+        set_unsure(mirror, true).await?;
+    }
     let mut next = mirror.standing(now()).await?;
     next.sequence = next.sequence.max(left.map_or(0, |left| left.sequence) + 1);
     take(mirror, &next).await?;
@@ -60,18 +62,23 @@ pub async fn claim(context: &Context, session: &Session, publisher: &mut Publish
     let note = note(&next);
     ownership::claim(session, &context.names, &note, publisher).await?;
     ownership::write(&context.names, &note, publisher).await?;
-    Ok(before.is_none() && mirror.is_empty().await?)
+    Ok(())
 }
 
-/// Pauses dispatch where an empty mirror stands beside robots' queues with work in them.
+/// Pauses dispatch where the mirror had nothing and nobody had left a note, but its queues, which are declared by now, are
+/// filled.
 ///
 /// # Errors
 /// Where mirror or broker fail.
-pub async fn beside_filled(context: &Context, session: &Session) -> Result<(), ConductError> {
+pub async fn look(context: &Context, session: &Session) -> Result<(), ConductError> {
+    if !context.mirror.is_unsure().await? {
+        return Ok(());
+    }
     if any_is_filled(context, session).await? {
         hold(context, Older { blind_from: None, blind_until: now() }).await?;
     }
-    Ok(())
+    failpoint::reach("witness.looked").await;
+    Ok(set_unsure(&context.mirror, false).await?)
 }
 
 /// Leaves a new note now and then, until it is stopped.
@@ -94,6 +101,10 @@ pub async fn run(
         take(&context.mirror, &next).await?;
         ownership::write(&context.names, &note(&next), &mut publisher).await?;
     }
+}
+
+async fn set_unsure(mirror: &Mirror, unsure: bool) -> Result<(), MirrorError> {
+    mirror.write(move |tx: &mut Tx| Box::pin(async move { note_unsure(tx, unsure).await })).await
 }
 
 pub(super) async fn take(mirror: &Mirror, standing: &Standing) -> Result<(), MirrorError> {
@@ -139,5 +150,14 @@ async fn hold(context: &Context, older: Older) -> Result<(), MirrorError> {
     for key in keys {
         pause::set(&context.mirror, &context.live, &context.wakes, &key, dispatch, true, OLDER).await?;
     }
-    context.mirror.write(move |tx: &mut Tx| Box::pin(async move { note_older(tx, &older).await })).await
+    context
+        .mirror
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                // Robots' acks of that time are in the broker's counters, and their reports are not here.
+                acks::forget_all(tx).await?;
+                note_older(tx, &older).await
+            })
+        })
+        .await
 }

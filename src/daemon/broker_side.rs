@@ -6,8 +6,8 @@
 //!
 //! Order of effects of a session's start:
 //! 1. connect; 2. claim `wq.meta` for this mirror ([`crate::control::witness`]), which is all that is declared before it is known whose queues these are;
-//! 3. make the broker as what is in force says ([`crate::control::conductor`]), take people's orders, say that we are
-//!    connected; 4. note in the mirror that a session is open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
+//! 3. make the broker as what is in force says ([`crate::control::conductor`]), look whether filled queues are news to the
+//!    mirror, take people's orders, say that we are connected; 4. note in the mirror that a session is open; 5. start the pipelines. Its end says goodbye to the broker and then takes the note back.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -216,14 +216,12 @@ impl BrokerSide {
         let session = Arc::new(endpoint.connect().await?);
         declare_or_keep(&session, &meta(&self.context.names, version)).await?;
         let mut publisher = Publisher::open(&session, self.settings.broker.confirm_timeout).await?;
-        let knows_nothing = witness::claim(&self.context, &session, &mut publisher).await?;
+        witness::claim(&self.context, &session, &mut publisher).await?;
         failpoint::reach("start.claimed").await;
         let seat = Seat { session, version, stop: stop.clone() };
         let mut conductor = self.conductor.lock().await;
         let unreachable = conductor.establish(&seat).await?;
-        if knows_nothing {
-            witness::beside_filled(&self.context, &seat.session).await?;
-        }
+        witness::look(&self.context, &seat.session).await?;
         let orders = conductor.desk.serve().await;
         failpoint::reach("start.declared").await;
         tracing::info!(version = text, address = endpoint.address(), "connected to RabbitMQ, topology declared");

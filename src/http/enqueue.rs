@@ -59,7 +59,7 @@ pub(super) async fn one(
         api.wakes.events.notify_one();
     }
     let children = match &admission {
-        Admission::Same(item) => api.mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default(),
+        Admission::Same(item) => api.mirror.children_of(item.id).await?,
         _ => Vec::new(),
     };
     answer(admission, &children, Timestamp::now())

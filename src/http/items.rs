@@ -37,7 +37,7 @@ pub(super) async fn one(
 ) -> Result<Json<ItemView>, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
-    let children = api.mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default();
+    let children = api.mirror.children_of(item.id).await?;
     Ok(Json(ItemView::new(item, Timestamp::now()).with_children(&children)))
 }
 

@@ -23,7 +23,7 @@ impl<'de> Deserialize<'de> for Members {
             type Value = Members;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with a payload")
+                f.write_str("an object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
@@ -81,6 +81,10 @@ impl Reader {
 
     /// Takes a member out; `null` is as if it were absent, except for the payload.
     fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
+        // What may not be said here is left over, and named as such.
+        if !self.allowed.contains(&name) {
+            return None;
+        }
         let at = self.members.iter().position(|(member, _)| member == name)?;
         Some(self.members.remove(at).1)
     }

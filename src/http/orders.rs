@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
@@ -33,60 +32,72 @@ const REQUEUE: [&str; 9] = ["by", "why", "delay", "payload", "priority", "name",
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
 
-type Body = Result<Bytes, BytesRejection>;
-
-macro_rules! plain {
-    ($(#[$doc:meta])* $route:ident, $verb:expr, $members:expr) => {
-        $(#[$doc])*
-        pub(super) async fn $route(
-            State(api): State<Api>,
-            Segment(id): Segment,
-            parameters: Parameters,
-            headers: HeaderMap,
-            body: Body,
-        ) -> Result<Response, Problem> {
-            parameters.done()?;
-            let mut reader = open(&headers, body, $members)?;
-            let asked = asked(&mut reader, $verb)?;
-            reader.done()?;
-            answer(&api, &id, asked).await
-        }
-    };
+/// A request about one item.
+pub(super) struct Call {
+    api: Api,
+    id: String,
+    body: Bytes,
 }
 
-plain! {
-    /// `POST /api/v1/items/{id}/hold`: sets it aside.
-    hold, Verb::Hold, &["by", "why"]
+impl FromRequest<Api> for Call {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
+        Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
+        let headers = parts.headers.clone();
+        let body = Bytes::from_request(Request::from_parts(parts, body), api).await.map_err(unreadable_body)?;
+        // Also of an empty one: it is what keeps other sites' forms out.
+        is_json(&headers)?;
+        Ok(Self { api: api.clone(), id, body })
+    }
 }
-plain! {
-    /// `POST /api/v1/items/{id}/release`: what was set aside waits again.
-    release, Verb::Release, &["by", "why"]
+
+impl Call {
+    /// Reads the body, which may have these members. An empty one is an object without any.
+    fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
+        Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
+    }
+
+    /// Asks for what needs no more than somebody who asks.
+    async fn plainly(self, verb: Verb, members: &'static [&'static str]) -> Result<Response, Problem> {
+        let mut reader = self.open(members)?;
+        let asked = asked(&mut reader, verb)?;
+        reader.done()?;
+        answer(&self.api, &self.id, asked).await
+    }
 }
-plain! {
-    /// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
-    cancel, Verb::Cancel, &["by", "why", "on_sight"]
+
+/// `POST /api/v1/items/{id}/hold`: sets it aside.
+pub(super) async fn hold(call: Call) -> Result<Response, Problem> {
+    call.plainly(Verb::Hold, &["by", "why"]).await
 }
-plain! {
-    /// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
-    restore, Verb::Restore, &["by", "why"]
+
+/// `POST /api/v1/items/{id}/release`: what was set aside waits again.
+pub(super) async fn release(call: Call) -> Result<Response, Problem> {
+    call.plainly(Verb::Release, &["by", "why"]).await
+}
+
+/// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
+pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
+    call.plainly(Verb::Cancel, &["by", "why", "on_sight"]).await
+}
+
+/// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
+pub(super) async fn restore(call: Call) -> Result<Response, Problem> {
+    call.plainly(Verb::Restore, &["by", "why"]).await
 }
 
 /// `POST /api/v1/items/{id}/requeue`: to be worked again, with what is changed.
-pub(super) async fn requeue(
-    State(api): State<Api>,
-    Segment(id): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let mut reader = open(&headers, body, &REQUEUE)?;
+pub(super) async fn requeue(call: Call) -> Result<Response, Problem> {
+    let mut reader = call.open(&REQUEUE)?;
     let changed = changes(&mut reader);
     let delay = delay(&mut reader, changed.not_before.is_some());
     let asked = with_changes(&mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
     let asked = Ask { delay, ..asked };
     reader.done()?;
-    answer(&api, &id, asked).await
+    answer(&call.api, &call.id, asked).await
 }
 
 /// The longest a requeue may be put off.
@@ -109,15 +120,8 @@ fn delay(reader: &mut Reader, beside_not_before: bool) -> Option<Duration> {
 }
 
 /// `PATCH /api/v1/items/{id}`: other data, in the state it has.
-pub(super) async fn edit(
-    State(api): State<Api>,
-    Segment(id): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let mut reader = open(&headers, body, &EDIT)?;
+pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
+    let mut reader = call.open(&EDIT)?;
     let changed = changes(&mut reader);
     let asked = with_changes(&mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
     reader.done()?;
@@ -125,38 +129,24 @@ pub(super) async fn edit(
     if nothing && asked.payload.is_none() && asked.priority.is_none() {
         return Err(Problem::bad_request("there is nothing to change", Vec::new()));
     }
-    answer(&api, &id, asked).await
+    answer(&call.api, &call.id, asked).await
 }
 
 /// `POST /api/v1/items/{id}/notes`: something to be read beside it.
-pub(super) async fn note(
-    State(api): State<Api>,
-    Segment(id): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let mut reader = open(&headers, body, &["by", "note"])?;
+pub(super) async fn note(call: Call) -> Result<Response, Problem> {
+    let mut reader = call.open(&["by", "note"])?;
     let text = reader.text("note").unwrap_or_default();
     if text.trim().is_empty() || text.chars().count() > LONGEST_NOTE {
         reader.fault("note", format!("note has to be a text of 1 to {LONGEST_NOTE} characters"));
     }
     let asked = asked(&mut reader, Verb::Note(text))?;
     reader.done()?;
-    answer(&api, &id, asked).await
+    answer(&call.api, &call.id, asked).await
 }
 
 /// `POST /api/v1/items/{id}/assign`: who is to look after it; `null` is nobody.
-pub(super) async fn assign(
-    State(api): State<Api>,
-    Segment(id): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let mut reader = open(&headers, body, &["by", "why", "assignee"])?;
+pub(super) async fn assign(call: Call) -> Result<Response, Problem> {
+    let mut reader = call.open(&["by", "why", "assignee"])?;
     let Some(assignee) = reader.given("assignee", Reader::text) else {
         reader.fault("assignee", "assignee is missing; write a name, or null for nobody".to_owned());
         return Err(reader.done().err().unwrap_or_else(|| Problem::bad_request("assignee is missing", Vec::new())));
@@ -164,15 +154,7 @@ pub(super) async fn assign(
     let assignee = assignee.map(|assignee| name(Some(assignee))).transpose()?;
     let asked = asked(&mut reader, Verb::Assign(assignee))?;
     reader.done()?;
-    answer(&api, &id, asked).await
-}
-
-/// An empty body is an object without members.
-fn open(headers: &HeaderMap, body: Body, members: &'static [&'static str]) -> Result<Reader, Problem> {
-    let body = body.map_err(unreadable_body)?;
-    // Also of an empty one: it is what keeps other sites' forms out.
-    is_json(headers)?;
-    Reader::of(if body.is_empty() { b"{}" } else { &body }, members)
+    answer(&call.api, &call.id, asked).await
 }
 
 fn asked(reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
@@ -210,10 +192,11 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
         Answer::Done(item) => (StatusCode::OK, item),
         Answer::Waits(item) => (StatusCode::ACCEPTED, item),
         Answer::Refused(refusal) => return Err(refused(&refusal)),
-        Answer::GivenUp { why, out_of_reach: true } => {
+        Answer::GivenUp { why, out_of_reach: true, .. } => {
             let offer = "ask to cancel with on_sight: true, and it is cancelled when it next passes the daemon";
             return Err(Problem::conflict("out_of_reach", format!("{why}; {offer}")));
         }
+        Answer::GivenUp { why, over: true, .. } => return Err(Problem::conflict("wrong_state", why)),
         Answer::GivenUp { why, .. } => return Err(Problem::conflict("in_progress", why)),
         Answer::Invalid(problems) => {
             let code = problems.first().map_or("refused", |problem| problem.code);
@@ -221,7 +204,7 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
         }
         Answer::NoSuchItem => return Err(no_such_item(id)),
     };
-    let children = mirror.children(&[item.id]).await?.remove(&item.id).unwrap_or_default();
+    let children = mirror.children_of(item.id).await?;
     Ok((status, Json(ItemView::new(*item, Timestamp::now()).with_children(&children))).into_response())
 }
 
@@ -232,6 +215,7 @@ fn refused(refusal: &Refusal) -> Problem {
         Refusal::Pending { .. } => "request_pending",
         Refusal::LifeOver(_) => "life_over",
         Refusal::NoPayload => "no_payload",
+        Refusal::StillToCome => "still_to_come",
     };
     Problem::conflict(word, refusal.to_string())
 }

@@ -71,17 +71,8 @@ impl Voice<'_> {
     /// Counts the change and writes its line.
     fn line(&self, item: &mut Item, event: &'static str, why: Option<String>) -> Line {
         item.revision += 1;
-        Line {
-            revision: item.revision,
-            at: self.at,
-            actor: self.actor.to_owned(),
-            user: self.user.map(str::to_owned),
-            event: event.into(),
-            why,
-            attempt: self.attempt,
-            state: item.state.to_string(),
-            ended: None,
-        }
+        let user = self.user.map(str::to_owned);
+        Line { user, attempt: self.attempt, ..Line::of(item, self.at, self.actor, event, why) }
     }
 
     fn step(&self, item: &mut Item, event: &'static str, why: Option<String>, acks: i8) -> Step {

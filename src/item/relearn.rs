@@ -6,12 +6,15 @@ use super::report::ATTEMPT_HEADER;
 use super::{HIGHEST_PRIORITY, Item, ItemId, Lane, Timestamp, direct};
 use crate::definition::QueueDefinition;
 
+/// More than the limits of retries and requeues, and people's patience, ever give: what says more was written by somebody else.
+const MOST_ATTEMPTS: u32 = 1_000_000;
+
 /// What the daemon wrote on a message that it dispatched: the item's id and the attempt. `None` on a first direct
 /// delivery, which carries what its producer wrote.
 #[must_use]
 pub fn dispatched_as(message: &Message) -> Option<(ItemId, u32)> {
     let Some(Header::Int(attempt)) = message.properties.header(ATTEMPT_HEADER) else { return None };
-    let attempt = u32::try_from(*attempt).ok().filter(|attempt| *attempt > 0)?;
+    let attempt = u32::try_from(*attempt).ok().filter(|attempt| (1..=MOST_ATTEMPTS).contains(attempt))?;
     Some((message.properties.message_id.as_deref()?.parse().ok()?, attempt))
 }
 
@@ -74,6 +77,7 @@ mod tests {
         for (message, expected) in [
             (message(&ours, &[attempt(3)]), Some((id(7), 3))),
             (message(&ours, &[attempt(0)]), None),
+            (message(&ours, &[attempt(i64::from(u32::MAX))]), None),
             (message(&ours, &[]), None),
             (message("r-1", &[attempt(3)]), None),
             (message(&ours, &[(ATTEMPT_HEADER, Header::Text("3".to_owned()))]), None),

@@ -130,17 +130,7 @@ pub fn cross(item: &mut Item, now: Timestamp) -> Vec<Crossing> {
             Some(due_at) if to == Sla::AtRisk => format!("it is due at {due_at}"),
             _ => format!("it was due at {at}"),
         };
-        let line = Line {
-            revision: item.revision,
-            at: now,
-            actor: "daemon".to_owned(),
-            user: None,
-            event: to.word().into(),
-            why: Some(why),
-            attempt: item.attempt,
-            state: item.state.to_string(),
-            ended: None,
-        };
+        let line = Line::of(item, now, "daemon", to.word(), Some(why));
         crossings.push(Crossing { to, at, line });
     }
     crossings

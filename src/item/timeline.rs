@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{Item, Timestamp};
 
 /// One line of an item's timeline: a change, or something noted without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,24 @@ pub struct Line {
     pub state: String,
     /// The attempt that this line ends, as it was then.
     pub ended: Option<Box<Ended>>,
+}
+
+impl Line {
+    /// The line of an item as it is now, of its newest attempt.
+    #[must_use]
+    pub fn of(item: &Item, at: Timestamp, actor: &str, event: &'static str, why: Option<String>) -> Self {
+        Self {
+            revision: item.revision,
+            at,
+            actor: actor.to_owned(),
+            user: None,
+            event: event.into(),
+            why,
+            attempt: item.attempt,
+            state: item.state.to_string(),
+            ended: None,
+        }
+    }
 }
 
 /// How an attempt was and how it ended. A later line of the same attempt corrects an earlier one, and leaves out what it

@@ -99,20 +99,7 @@ async fn note(tx: &mut Tx, undelivered: Vec<(ItemId, String)>) -> Result<(), Mir
     for item in &mut loaded {
         for (_, why) in undelivered.iter().filter(|(id, _)| *id == item.id) {
             item.revision += 1;
-            lines.push((
-                item.id,
-                Line {
-                    revision: item.revision,
-                    at: now(),
-                    actor: "broker".to_owned(),
-                    user: None,
-                    event: "noted".into(),
-                    why: Some(why.clone()),
-                    attempt: item.attempt,
-                    state: item.state.to_string(),
-                    ended: None,
-                },
-            ));
+            lines.push((item.id, Line::of(item, now(), "broker", "noted", Some(why.clone()))));
         }
     }
     items::save(tx, &loaded.iter().collect::<Vec<_>>()).await?;

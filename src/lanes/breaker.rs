@@ -1,6 +1,6 @@
 //! Breakers: told of how attempts ended, in the transaction that ends them; what they hold up, dispatch sees by itself.
 //!
-//! Order of effects: commit (the items, the breaker, the event), then the log, and wake dispatch, control and events. A
+//! Order of effects: commit (the items, the breaker, the event), then the log, and wake dispatch (which tells control) and events. A
 //! crash in between leaves an open breaker that dispatch finds in the mirror before it sends anything.
 
 use std::collections::BTreeMap;

@@ -6,7 +6,8 @@
 //! before the commit leaves nothing of the end nor of what it makes, after it all of both.
 //!
 //! Never twice: the mirror keeps each (item, attempt, reason) that has chained. A report that is repeated says the same
-//! attempt; who works an item again, because people sent it back, does so in a new one.
+//! attempt; who works an item again, because people sent it back, does so in a new one. One that expires while it waits, is
+//! given another life and expires again before anybody got it, ended in no new attempt: that second end makes nothing.
 //!
 //! A queue that is retired goes on, and takes what its chains bring. One that nobody defines (only a retired queue can lead
 //! there) gets the item all the same: it waits in the mirror until somebody defines the queue.
@@ -113,12 +114,12 @@ pub(super) async fn ended(
 
 /// Ends whose payloads may be in memory together.
 fn batches(ends: &[End]) -> impl Iterator<Item = &[End]> {
-    let mut bytes = 0;
+    let mut bytes = ends.first().map_or(0, |first| first.size);
     ends.chunk_by(move |_, next| {
         bytes += next.size;
         let fits = bytes <= CHECKED_BYTES;
         if !fits {
-            bytes = 0;
+            bytes = next.size;
         }
         fits
     })

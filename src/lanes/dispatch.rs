@@ -2,7 +2,8 @@
 //!
 //! Order of effects, per round:
 //! 1. look how many messages are ready in the robots' queue;
-//! 2. commit: mark the former round's items as out, claim the next (attempt + 1) as far as the window has room;
+//! 2. commit: mark the former round's items as out, claim the next (attempt + 1) as far as the window, `max_working` and the
+//!    queue's breaker allow;
 //! 3. publish them with confirm, through `wq.dispatch`, `message-id` = item id; the next round marks them. While many go
 //!    out, steps 1 and 2 of the next round are done; what goes out counts as ready, so the window holds for both together.
 //!
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
 use super::window::{BATCH, LATEST, Pace, ready_by_level, room, within, worth_it};
 use super::{Context, LaneError, now};
 use crate::broker::connection::Session;
@@ -35,7 +37,7 @@ use crate::item::message::{Header, Properties};
 use crate::item::report::ATTEMPT_HEADER;
 use crate::item::{ItemId, Lane, Timestamp, lifecycle};
 use crate::mirror::dispatch::{Allowance, CLAIMED_BYTES, Claimed, Sent, claim, mark_dispatched, unconfirmed};
-use crate::mirror::{MirrorError, Tx, acks, breakers, items, records};
+use crate::mirror::{MirrorError, Tx, acks, breakers, items};
 
 /// How soon to look again while nothing waits; every change wakes us before.
 const IDLE: Duration = Duration::from_secs(5);
@@ -351,26 +353,22 @@ impl Choice {
 
     /// Items that no queue took are ready again; their attempt did not happen.
     async fn take_back(&self, ids: Vec<ItemId>, refused: i64, reason: String) -> Result<(), MirrorError> {
-        let key = self.definition.key.clone();
-        self.context
+        let (key, definitions) = (self.definition.key.clone(), self.context.definitions());
+        let written = self
+            .context
             .mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {
-                    let mut lines = Vec::new();
-                    let mut loaded = items::by_id(tx, &ids.into_iter().collect()).await?;
-                    loaded.retain_mut(|item| match lifecycle::returned(item, &reason, now()) {
-                        Some(step) => {
-                            lines.extend(step.line.map(|line| (item.id, line)));
-                            true
-                        }
-                        None => false,
-                    });
-                    items::save(tx, &loaded.iter().collect::<Vec<_>>()).await?;
-                    acks::explain(tx, &key, refused).await?;
-                    records::append_lines(tx, &lines).await
+                    let loaded = items::by_id(tx, &ids.into_iter().collect()).await?;
+                    let mut ledger = Ledger::of(&definitions, loaded);
+                    ledger.step_all(|item, _, moment| lifecycle::returned(item, &reason, moment.now));
+                    ledger.explain(&key, refused);
+                    ledger.write(tx).await
                 })
             })
-            .await
+            .await?;
+        written.wake(&self.context.wakes);
+        Ok(())
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Order of effects, per batch:
 //! 1. read, check size, schema and headers (nothing is written);
-//! 2. commit to the mirror: new items, kept refusals, parked messages, answers to producers;
-//! 3. ack the batch; 4. wake dispatch and answers.
+//! 2. commit to the mirror: new items, kept refusals and what they chain to, parked messages, answers to producers;
+//! 3. ack the batch; 4. wake dispatch (of queues chained to as well), timers, answers and events.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | messages in `wq.intake` | delivered again |
 //! | 2 | items committed, messages still in `wq.intake` | delivered again, marked redelivered: same `message-id` and content is the same item; without `message-id` admitted again as `possible_repeat` |
-//! | 3 | everything | dispatch and answers look for themselves when they start |
+//! | 3 | everything | all of these look for themselves when they start |
 //!
 //! Over HTTP there is no message: what is committed and not answered is there, and the caller does not know. Sent again
 //! with the same reference it is the same item under `unique`, else a second one.
@@ -369,17 +369,8 @@ impl Candidate {
     }
 
     fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {
-        Line {
-            revision: item.revision,
-            at,
-            actor: self.arrival.producer.clone().unwrap_or_else(|| "producer".to_owned()),
-            user: self.arrival.user.clone(),
-            event: event.into(),
-            why,
-            attempt: 0,
-            state: item.state.to_string(),
-            ended: None,
-        }
+        let actor = self.arrival.producer.as_deref().unwrap_or("producer");
+        Line { user: self.arrival.user.clone(), attempt: 0, ..Line::of(item, at, actor, event, why) }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::breaker::{self, Turned};
 use super::chain::{self, End};
 use super::{Wakes, moment};
@@ -15,6 +17,7 @@ use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Lane, State, direct, sla};
+use crate::mirror::control::{Event, add_events};
 use crate::mirror::{MirrorError, Tx, acks, chained, items, records, requests};
 
 pub(crate) struct Ledger {
@@ -31,6 +34,8 @@ pub(crate) struct Ledger {
     acks: BTreeMap<String, i64>,
     /// Items whose request was settled that brought another payload, and whether it was carried out.
     edits: Vec<(ItemId, bool)>,
+    /// Requests that were not carried out, as they are told.
+    refusals: Vec<Event>,
     touched: BTreeSet<String>,
     /// New ones that hold their reference under `unique`.
     reserved: HashSet<ItemId>,
@@ -79,6 +84,7 @@ impl Ledger {
             answers: Vec::new(),
             acks: BTreeMap::new(),
             edits: Vec::new(),
+            refusals: Vec::new(),
             touched: BTreeSet::new(),
             reserved: HashSet::new(),
             ends: Vec::new(),
@@ -136,17 +142,7 @@ impl Ledger {
         event: &'static str,
         why: Option<String>,
     ) {
-        let line = Line {
-            revision: item.revision,
-            at: self.moment.now,
-            actor: actor.to_owned(),
-            user: None,
-            event: event.into(),
-            why,
-            attempt: item.attempt,
-            state: item.state.to_string(),
-            ended: None,
-        };
+        let line = Line::of(&item, self.moment.now, actor, event, why);
         self.lines.push((item.id, line));
         self.new.push((item.id, payload));
         self.items.insert(item.id, item);
@@ -170,17 +166,7 @@ impl Ledger {
     pub(super) fn tell(&mut self, id: ItemId, actor: &str, event: &'static str, why: &str) {
         let Some(item) = self.items.get_mut(&id) else { return };
         item.revision += 1;
-        let line = Line {
-            revision: item.revision,
-            at: self.moment.now,
-            actor: actor.to_owned(),
-            user: None,
-            event: event.into(),
-            why: Some(why.to_owned()),
-            attempt: item.attempt,
-            state: item.state.to_string(),
-            ended: None,
-        };
+        let line = Line::of(item, self.moment.now, actor, event, Some(why.to_owned()));
         self.lines.push((id, line));
         self.changed.insert(id);
     }
@@ -290,28 +276,37 @@ impl Ledger {
         let definition = self.definition(&queue);
         let Some(item) = self.items.get_mut(&id) else { return };
         let (before, due_at) = (item.state, item.due_at);
-        let new_payload = item.pending.as_ref().is_some_and(Request::brings_payload);
+        let Some(request) = item.pending.clone() else { return };
         let Some(line) = people::carry_out(item, self.moment.now).and_then(|step| step.line) else { return };
         sla::follow(item, &definition, due_at, self.moment.now);
-        if new_payload {
-            self.edits.push((id, people::outcome(&line) == Some(true)));
-        }
-        self.lines.push((id, line));
         self.answers.extend(answer::after_change(before, item));
-        self.changed.insert(id);
-        self.touched.insert(item.queue.clone());
+        self.settle_request(id, &queue, &request, line);
     }
 
     /// Gives up what waits of an item, for this reason.
     pub(crate) fn refuse_request(&mut self, id: ItemId, event: &'static str, why: &str) {
         let Some(item) = self.items.get_mut(&id) else { return };
-        let new_payload = item.pending.as_ref().is_some_and(Request::brings_payload);
-        let Some(step) = people::refuse(item, event, why, self.moment.now) else { return };
-        if new_payload {
-            self.edits.push((id, false));
+        let (queue, Some(request)) = (item.queue.clone(), item.pending.clone()) else { return };
+        if let Some(line) = people::refuse(item, event, why, self.moment.now).and_then(|step| step.line) {
+            self.settle_request(id, &queue, &request, line);
         }
-        self.lines.extend(step.line.map(|line| (id, line)));
+    }
+
+    /// What waited of an item is over, and this line says how.
+    fn settle_request(&mut self, id: ItemId, queue: &str, request: &Request, line: Line) {
+        let carried_out = people::outcome(&line) == Some(true);
+        if request.brings_payload() {
+            self.edits.push((id, carried_out));
+        }
+        if !carried_out {
+            let body = json!({
+                "item": id.to_string(), "queue": queue, "action": request.action.word(), "by": request.who, "why": line.why,
+            });
+            self.refusals.push(Event { kind: format!("item.request_refused.{queue}"), at: self.moment.now, body });
+        }
+        self.lines.push((id, line));
         self.changed.insert(id);
+        self.touched.insert(queue.to_owned());
     }
 
     /// A request that was carried out stays with its item until the broker knows that its message was taken.
@@ -360,6 +355,7 @@ impl Ledger {
         chained::copy_payloads(tx, &copies).await?;
         records::append_lines(tx, &self.lines).await?;
         records::add_answers(tx, &self.answers).await?;
+        add_events(tx, &self.refusals).await?;
         for (message, reason) in &self.parked {
             records::park(tx, "reports", message, reason, self.moment.now).await?;
         }

@@ -14,7 +14,7 @@ use crate::failpoint;
 use crate::item::door::{self, NewItem, PriorityWish, Problem};
 use crate::item::lifecycle::people::{self, Refusal, Verdict};
 use crate::item::request::{Changes, Content, Order, Verb};
-use crate::item::{Item, ItemId, Kind, State};
+use crate::item::{Item, ItemId, Kind, Place, State};
 use crate::mirror::{Mirror, MirrorError, Tx, items, requests};
 
 /// How long the end of a request is waited for (DESIGN: 200 when done within 5 s, else 202).
@@ -40,10 +40,11 @@ pub enum Answer {
     /// It waits until the item's message is taken out of the robots' queue.
     Waits(Box<Item>),
     Refused(Refusal),
-    /// It waited, and was given up for this reason.
+    /// It waited, and was given up for this reason. `over`: nobody has the item any more.
     GivenUp {
         why: String,
         out_of_reach: bool,
+        over: bool,
     },
     /// The door would not let it in like that.
     Invalid(Vec<Problem>),
@@ -112,7 +113,8 @@ async fn ended(mirror: &Mirror, asked: u32, item: Item) -> Result<Answer, Mirror
     let line = lines.into_iter().filter(|line| line.revision > asked).find(|line| people::outcome(line).is_some());
     Ok(match line {
         Some(line) if people::outcome(&line) == Some(false) => {
-            Answer::GivenUp { out_of_reach: line.event == people::OUT_OF_REACH, why: line.why.unwrap_or_default() }
+            let (out_of_reach, over) = (line.event == people::OUT_OF_REACH, item.place == Place::Settled);
+            Answer::GivenUp { why: line.why.unwrap_or_default(), out_of_reach, over }
         }
         _ => Answer::Done(Box::new(item)),
     })
@@ -129,7 +131,9 @@ enum Decided {
 async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, mut ask: Ask) -> Result<Decided, MirrorError> {
     let Some(item) = ledger.item(id).cloned() else { return Ok(Decided::NoSuchItem) };
     let definition = ledger.definition(&item.queue);
-    let refused_before = matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate)) && item.attempt == 0;
+    // What expired before the door was never checked; what expired behind it passes the check again.
+    let before_the_door = |kind| matches!(kind, Kind::Invalid | Kind::Duplicate | Kind::Expired);
+    let refused_before = item.attempt == 0 && item.state.kind().is_some_and(before_the_door);
     let payload = ask.payload.take();
     let problems = match &mut ask.order.verb {
         Verb::Edit(changes) => check(&definition, &item, changes, payload.as_ref(), ask.priority.take()),

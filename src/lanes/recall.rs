@@ -10,7 +10,7 @@
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | messages that go back to the queue, ahead of all else on 4.3; requests that wait | robots may get some of them; the rest is got again |
-//! | 2 | the same, and rows that say that they are in the mirror | the next pass finds what is marked and gets the messages again: of a row that waits or is settled they are dropped. Until then a robot may have got one: a repeat of the same id and attempt, or `ran_anyway`; nobody was told that it is done |
+//! | 2 | the same, and rows that say that they are in the mirror | the next pass finds what is marked and gets the messages again: of a row that waits, or is marked, they are dropped (of a nameless direct item nobody knows: it may be there twice, marked `possible_repeat`). Until then a robot may have got one: a repeat of the same id and attempt, or `ran_anyway`; nobody was told that it is done |
 //! | 3 | marks | the next pass finds nothing to drop, and ends them |
 //! | 4 | nothing | dispatch looks for itself when it starts |
 //!
@@ -21,20 +21,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::live::Live;
-use super::{Context, LaneError, new_id, now};
+use super::{Context, LaneError, new_id};
 use crate::broker::connection::Session;
-use crate::broker::take::{Taken, Taker};
+use crate::broker::take::{Left, Most, Taken, Taker};
 use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::lifecycle::people;
 use crate::item::message::Message;
-use crate::item::{Item, ItemId, Lane, Place, direct, report};
-use crate::mirror::control::{Event, add_events};
+use crate::item::{Item, ItemId, Lane, Place, door, relearn, report};
 use crate::mirror::requests::{Waiting, forget_taken};
 use crate::mirror::{MirrorError, Tx, items};
 
@@ -45,7 +43,10 @@ const SOON: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Bytes of messages that are held at once; what else is ready stays.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What may come to a queue while its messages are taken, beyond what is looked through.
+const MORE: u64 = 200;
 
 /// Carries out requests about dispatched items until it is stopped. `limit`: `control.recall_limit`.
 ///
@@ -66,7 +67,15 @@ pub async fn run(
         }
         let mut left = false;
         for (queue, waiting) in by_queue {
-            left |= Recall { context: &context, queue: &queue, limit }.run(&session, &waiting, &stop).await?;
+            match (Recall { context: &context, queue: &queue, limit }).run(&session, &waiting, &stop).await {
+                Ok(has_to_wait) => left |= has_to_wait,
+                // One that cannot be looked at is no reason to let those of other queues wait.
+                Err(LaneError::Broker(error)) if session.is_alive() => {
+                    tracing::warn!(queue, error = &error as &dyn std::error::Error, "nothing can be recalled");
+                    left = true;
+                }
+                Err(error) => return Err(error),
+            }
         }
         context.wakes.recalls.send_modify(|passes| *passes += 1);
         tokio::select! {
@@ -123,9 +132,14 @@ impl Recall<'_> {
             () = stop.cancelled() => return Ok(true),
             standstill = Standstill::of(self.context, self.queue) => standstill,
         };
+        // Somebody may have begun to work on it meanwhile.
+        if self.context.live.now().unready.contains(self.queue) {
+            return Ok(true);
+        }
         let mut taker = Taker::open(session, &self.context.names.robots(self.queue)).await?;
         let ready = taker.ready();
-        let got = if ready > self.limit { None } else { Some(taker.take(MOST_BYTES).await?) };
+        let most = Most { messages: ready + MORE, bytes: MOST_BYTES };
+        let got = if ready > self.limit { None } else { Some(taker.take(most).await?) };
         failpoint::reach("recall.got").await;
         let asked: Vec<Waiting> = waiting.to_vec();
         let (carried_out, left) = match got {
@@ -145,7 +159,7 @@ impl Recall<'_> {
 
     /// Step 2. Answers the items whose requests were carried out, and whether something has to wait on.
     async fn settle(&self, taken: Taken, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
-        let Taken { messages, complete } = taken;
+        let Taken { messages, left } = taken;
         let (queue, definitions) = (self.queue.to_owned(), self.context.definitions());
         let count = messages.len();
         let mirror = &self.context.mirror;
@@ -155,21 +169,19 @@ impl Recall<'_> {
                 for message in messages {
                     returned.enter(message);
                 }
-                let told = returned.answer(&asked, complete);
-                add_events(tx, &told.events).await?;
+                let told = returned.answer(&asked, left);
                 Ok((told, returned.ledger.write(tx).await?))
             })
         });
         let (told, written) = settled.await?;
         tracing::info!(queue = self.queue, messages = count, requests = told.carried_out.len(), "recalled");
         written.wake(&self.context.wakes);
-        self.context.wakes.events.notify_one();
         Ok((told.carried_out, told.left))
     }
 
     /// Too many messages are ready to look through. What is marked taken is over: nobody can look for it either.
     async fn out_of_reach(&self, ready: u64, asked: Vec<Waiting>) -> Result<(Vec<ItemId>, bool), LaneError> {
-        let (queue, definitions, limit) = (self.queue.to_owned(), self.context.definitions(), self.limit);
+        let (definitions, limit) = (self.context.definitions(), self.limit);
         let mirror = &self.context.mirror;
         let refused = mirror.write(move |tx: &mut Tx| {
             Box::pin(async move {
@@ -177,22 +189,19 @@ impl Recall<'_> {
                 let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
                 let why =
                     format!("{ready} messages are ready in the robots' queue, and control.recall_limit is {limit}");
-                let mut told = Told::default();
+                let mut carried_out = Vec::new();
                 for waiting in &asked {
                     if waiting.request.taken {
-                        told.carried_out.push(waiting.item);
+                        carried_out.push(waiting.item);
                     } else {
                         ledger.refuse_request(waiting.item, people::OUT_OF_REACH, &why);
-                        told.events.push(refusal(&queue, waiting, &why));
                     }
                 }
-                add_events(tx, &told.events).await?;
-                Ok((told.carried_out, ledger.write(tx).await?))
+                Ok((carried_out, ledger.write(tx).await?))
             })
         });
         let (carried_out, written) = refused.await?;
         written.wake(&self.context.wakes);
-        self.context.wakes.events.notify_one();
         Ok((carried_out, false))
     }
 }
@@ -201,17 +210,13 @@ impl Recall<'_> {
 #[derive(Default)]
 struct Told {
     carried_out: Vec<ItemId>,
-    events: Vec<Event>,
     /// Some have to wait on.
     left: bool,
 }
 
-fn refusal(queue: &str, waiting: &Waiting, why: &str) -> Event {
-    let body = json!({
-        "item": waiting.item.to_string(), "queue": queue, "action": waiting.request.action.word(),
-        "by": waiting.request.who, "why": why,
-    });
-    Event { kind: format!("item.request_refused.{queue}"), at: now(), body }
+/// The broker has handed it out before.
+fn was_handed_out(message: &Message) -> bool {
+    message.redelivered || report::deliveries_of(message).is_some_and(|count| count > 0)
 }
 
 /// Messages on their way back into the mirror.
@@ -255,20 +260,26 @@ impl Returned {
         let is_direct = |item: &&Item| item.lane == Lane::Direct && item.place == Place::Broker && item.attempt == 1;
         let known = self.by_reference.get(name)?.iter().filter_map(|id| self.ledger.item(*id));
         // The oldest whose message was not seen yet: several of one reference came one after the other.
-        let item = known.filter(is_direct).find(|item| !self.found.contains(&item.id))?;
-        Some((item.id, 1))
+        let unseen = || known.clone().filter(|item| !self.found.contains(&item.id));
+        if let Some(item) = unseen().find(is_direct) {
+            return Some((item.id, 1));
+        }
+        // One that was taken before, and came back because the ack did not get through; its item may have gone out again.
+        let hash = door::content_hash(&message.body);
+        let taken_before = |item: &&Item| {
+            let marked = item.pending.as_ref().is_some_and(|pending| pending.taken);
+            let back = marked || (item.lane == Lane::Managed && item.state.is_open());
+            back && item.content_hash.as_deref() == Some(hash.as_str())
+        };
+        unseen().find(|item| was_handed_out(message) && taken_before(item)).map(|item| (item.id, 0))
     }
 
     fn enter(&mut self, message: Message) {
-        let redelivered = message.redelivered || report::deliveries_of(&message).is_some_and(|count| count > 0);
-        let (id, attempt) = self.whose(&message).unwrap_or_else(|| {
-            if message.properties.message_id.is_none() && self.ledger.is_direct(&self.queue) {
-                // The tap counted its copy as one ack to come, which is ours.
-                self.ledger.explain(&self.queue.clone(), -1);
-            }
-            (self.make(message), 1)
-        });
+        let redelivered = was_handed_out(&message);
+        let Some((id, attempt)) = self.whose(&message) else { return self.learn(message) };
         self.found.insert(id);
+        // A stub's copy may never come.
+        self.ledger.learn_payload(id, &message);
         let request = self.ledger.item(id).and_then(|item| item.pending.clone());
         self.ledger.step(id, |item, _, moment| people::recalled(item, attempt, redelivered, moment.now));
         let settled = self.ledger.item(id).is_some_and(|item| item.pending.is_none());
@@ -277,23 +288,28 @@ impl Returned {
         }
     }
 
-    /// A message that no row is known of: a direct item whose copy was not read yet, or one that somebody put there by hand.
-    fn make(&mut self, message: Message) -> ItemId {
+    /// A message that no row is known of: a direct item whose copy was not read yet, one that somebody put there by hand, or
+    /// one of a mirror that was lost. It waits in the mirror, for the attempt that it was.
+    fn learn(&mut self, message: Message) {
         let definition = self.ledger.definition(&self.queue);
-        let reference = message.properties.message_id.as_deref();
-        let at = self.ledger.moment().now;
-        let mut item = direct::stub(&definition, reference, Some(&message), new_id(), at);
-        item.stub &= definition.lane == Lane::Direct;
+        let mut item = relearn::item(&definition, &message, new_id(), self.ledger.moment().now);
+        if self.ledger.item(item.id).is_some() {
+            // Somebody sent on what another queue's robot got.
+            item.id = new_id();
+        }
         // Sent twice: which of the messages the mirror knows of nobody can tell.
-        item.possible_repeat |= reference.is_some_and(|reference| self.by_reference.contains_key(reference));
-        let id = item.id;
+        let known = |reference: &String| self.by_reference.contains_key(reference);
+        item.possible_repeat |= item.reference.as_ref().map_or(was_handed_out(&message), known);
+        // Of a nameless direct one the tap counted its copy as one ack to come, which is ours.
+        let counted = message.properties.message_id.is_none() && definition.lane == Lane::Direct;
+        self.ledger.explain(&self.queue, i64::from(!counted));
+        self.found.insert(item.id);
         let why = Some("taken out of the robots' queue before anything was known of it".to_owned());
         self.ledger.add(item, Some(message.body), "daemon", "seen", why);
-        id
     }
 
     /// What became of the requests. Whose message was not found a robot has, unless it is not settled where it is.
-    fn answer(&mut self, asked: &[Waiting], complete: bool) -> Told {
+    fn answer(&mut self, asked: &[Waiting], left: Left) -> Told {
         let mut told = Told::default();
         for waiting in asked {
             let Some(item) = self.ledger.item(waiting.item) else { continue };
@@ -303,17 +319,17 @@ impl Returned {
                 Some(_) if !matches!(item.place, Place::Claimed | Place::Broker) => {
                     self.ledger.carry_out(waiting.item);
                 }
-                Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() => told.left = true,
-                Some(_) if !complete => {
+                Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() || left == Left::More => {
+                    told.left = true;
+                }
+                Some(_) if left == Left::TooLarge => {
                     let why = "what is ready in the robots' queue is too large to be looked through";
                     self.ledger.refuse_request(waiting.item, people::OUT_OF_REACH, why);
-                    told.events.push(refusal(&self.queue, waiting, why));
                 }
                 Some(_) => {
                     let worker = item.worker.as_ref().filter(|_| item.started_at.is_some());
                     let why = worker.map_or("a robot has it".to_owned(), |worker| format!("{worker} has it"));
                     self.ledger.refuse_request(waiting.item, people::REFUSED, &why);
-                    told.events.push(refusal(&self.queue, waiting, &why));
                 }
                 None => {}
             }

@@ -2,14 +2,15 @@
 //!
 //! Order of effects, per batch:
 //! 1. read each message (nothing is written);
-//! 2. commit: state changes with their timeline lines, parked messages, answers, the count of explained acks;
-//! 3. ack the batch; 4. wake dispatch (retries, room in the window), timers and answers.
+//! 2. commit: state changes with their timeline lines, what chains to other queues, breakers, requests of people that are
+//!    settled by it, parked messages, answers, events, the count of explained acks;
+//! 3. ack the batch; 4. wake dispatch (retries, room in the window), timers, answers and events.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | messages in `wq.reports` | delivered again |
 //! | 2 | changes committed, messages still there | delivered again: an outcome finds its attempt ended and is noted, a dead letter adds nothing, a `started` of the same robot counts no delivery; only a dead letter without `message-id` opens a second item |
-//! | 3 | everything | dispatch, timers and answers look for themselves when they start |
+//! | 3 | everything | dispatch, timers, answers and events look for themselves when they start |
 //!
 //! A bare reject is not judged at once. `wq.reports` is read by priority on RabbitMQ 4.3, so a dead letter may come
 //! before the report its robot sent first. The item only remembers when it came (`rejected_at`, committed). It is

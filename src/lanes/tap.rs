@@ -2,8 +2,8 @@
 //!
 //! Order of effects, per batch:
 //! 1. read each copy (nothing is written);
-//! 2. commit: new items, stubs filled in, and the offset to read next, in one transaction;
-//! 3. ack, which only asks the stream for more.
+//! 2. commit: new items, stubs filled in, what ended stubs chain to now, and the offset to read next, in one transaction;
+//! 3. ack, which only asks the stream for more; 4. wake dispatch and events, which look for themselves when they start.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
@@ -260,17 +260,8 @@ impl Copy {
     }
 
     fn line(&self, item: &Item, event: &'static str, why: Option<String>, at: Timestamp) -> Line {
-        Line {
-            revision: item.revision,
-            at,
-            actor: self.arrival.producer.clone().unwrap_or_else(|| "producer".to_owned()),
-            user: self.arrival.user.clone(),
-            event: event.into(),
-            why,
-            attempt: item.attempt,
-            state: item.state.to_string(),
-            ended: None,
-        }
+        let actor = self.arrival.producer.as_deref().unwrap_or("producer");
+        Line { user: self.arrival.user.clone(), ..Line::of(item, at, actor, event, why) }
     }
 }
 

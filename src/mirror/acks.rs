@@ -65,6 +65,14 @@ pub async fn begin_anew(tx: &mut Tx, queue: &str) -> Result<(), MirrorError> {
     .map_err(failed("begin an ack account anew"))
 }
 
+/// Nothing is known any more of what the counters stand for: every account begins with the next look at its counter.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn forget_all(tx: &mut Tx) -> Result<(), MirrorError> {
+    sqlx::query("DELETE FROM queue_acks").execute(tx).await.map(|_| ()).map_err(failed("forget ack accounts"))
+}
+
 impl Mirror {
     /// The queue's account, read outside a transaction: to see whether one is worth it.
     ///

@@ -101,7 +101,15 @@ pub async fn copy_payloads(tx: &mut Tx, copies: &[(ItemId, ItemId)]) -> Result<(
 }
 
 impl Mirror {
-    /// The items that ends of these items made or found, oldest first; those without any are left out.
+    /// The items that ends of this item made or found, oldest first.
+    ///
+    /// # Errors
+    /// Where SQL fails or a row cannot be read.
+    pub async fn children_of(&self, parent: ItemId) -> Result<Vec<ItemId>, MirrorError> {
+        Ok(self.children(&[parent]).await?.remove(&parent).unwrap_or_default())
+    }
+
+    /// The same of several, by parent; those without any are left out.
     ///
     /// # Errors
     /// Where SQL fails or a row cannot be read.

@@ -18,7 +18,9 @@ pub struct Waiting {
 /// Requests looked at together; more of them come with the next look.
 const AT_ONCE: u32 = 5_000;
 
-pub(super) const WAITING: &str = "SELECT id, queue, pending FROM items WHERE pending IS NOT NULL";
+/// Those that nobody has to look for, on sight, are left out. (JSON escapes the quotes of texts: neither pattern is met in one.)
+pub(super) const WAITING: &str = "SELECT id, queue, pending FROM items WHERE pending IS NOT NULL \
+     AND (pending NOT LIKE '%\"on_sight\":true%' OR pending LIKE '%\"taken\":true%')";
 
 /// What an item carries; `None` where that is not known, or not any more.
 ///
@@ -101,13 +103,15 @@ pub async fn forget_taken(tx: &mut Tx, items: &[ItemId]) -> Result<(), MirrorErr
 /// Where SQL fails.
 pub async fn reserve_reference(tx: &mut Tx, item: ItemId) -> Result<bool, MirrorError> {
     let sql = "UPDATE items SET unique_reference = reference WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM items AS other \
-               WHERE other.queue = items.queue AND other.unique_reference = items.reference AND other.id <> items.id)";
+               WHERE other.queue = items.queue AND other.unique_reference = items.reference AND other.id <> items.id) \
+               AND NOT EXISTS (SELECT 1 FROM spent_references AS spent \
+               WHERE spent.queue = items.queue AND spent.reference = items.reference)";
     let reserved = sqlx::query(sql).bind(item.to_string()).execute(tx).await.map_err(failed("reserve a reference"))?;
     Ok(reserved.rows_affected() == 1)
 }
 
 impl Mirror {
-    /// Requests that wait, at most some thousand.
+    /// Requests that wait for a recall, at most some thousand.
     ///
     /// # Errors
     /// Where SQL fails or a row cannot be read.

@@ -37,7 +37,8 @@ static SPEND: Many = Many::new(|places| {
         "INSERT INTO spent_references (queue, reference, item, content_hash, state, finished_at, gone_at) \
          SELECT queue, reference, id, content_hash, CASE WHEN kind IS NULL THEN state ELSE state || ': ' || kind END, finished_at, ? \
          FROM items WHERE reference IS NOT NULL AND (unique_reference IS NOT NULL \
-         OR (? AND NOT (attempt = 0 AND coalesce(kind, '') IN ('invalid', 'duplicate')))) AND id IN ({}) ORDER BY seq \
+         OR (? AND NOT (attempt = 0 AND coalesce(kind, '') IN ('invalid', 'duplicate')) \
+         AND NOT (attempt = 0 AND coalesce(cancelled_from, '') IN ('exception: invalid', 'exception: duplicate')))) AND id IN ({}) ORDER BY seq \
          ON CONFLICT (queue, reference) DO NOTHING",
         many::list(places)
     )

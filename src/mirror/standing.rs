@@ -124,6 +124,17 @@ impl Mirror {
             .await
             .map_err(self.failed("say whether it is empty"))
     }
+
+    /// Whether it was empty where nobody had left a note, and nobody looked since what the queues hold.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn is_unsure(&self) -> Result<bool, MirrorError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM meta WHERE key = 'unsure')")
+            .fetch_one(self.reads())
+            .await
+            .map_err(self.failed("say whether it is sure of its queues"))
+    }
 }
 
 /// Takes a number: what stands on the broker under it, or a lower one, is this mirror's past.
@@ -135,6 +146,18 @@ pub async fn take_sequence(tx: &mut Tx, sequence: i64, at: Timestamp) -> Result<
         set(tx, key, &value.to_string()).await?;
     }
     Ok(())
+}
+
+/// Notes that what its queues hold may not be its own, or that somebody looked.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn note_unsure(tx: &mut Tx, unsure: bool) -> Result<(), MirrorError> {
+    if unsure {
+        return set(tx, "unsure", "1").await;
+    }
+    let forget = sqlx::query("DELETE FROM meta WHERE key = 'unsure'").execute(tx);
+    forget.await.map(|_| ()).map_err(failed("note that it is sure of its queues"))
 }
 
 /// Notes that it is older than the broker.
@@ -151,9 +174,13 @@ pub async fn note_older(tx: &mut Tx, older: &Older) -> Result<(), MirrorError> {
 /// # Errors
 /// Where SQL fails.
 pub async fn forget_older(tx: &mut Tx, who: &str) -> Result<(), MirrorError> {
-    let forget = |source| MirrorError::Sql { operation: "forget that it was older", source };
-    sqlx::query("DELETE FROM meta WHERE key = 'older'").execute(&mut *tx).await.map_err(forget)?;
-    sqlx::query("DELETE FROM pauses WHERE who = $1").bind(who).execute(tx).await.map(|_| ()).map_err(forget)
+    let forget = sqlx::query("DELETE FROM meta WHERE key = 'older'").execute(&mut *tx);
+    forget.await.map_err(|source| MirrorError::Sql { operation: "forget that it was older", source })?;
+    // What people paused beside it stays.
+    let open = sqlx::query("UPDATE pauses SET dispatch = 0 WHERE who = $1").bind(who).execute(&mut *tx);
+    open.await.map_err(|source| MirrorError::Sql { operation: "forget that it was older", source })?;
+    let drop = sqlx::query("DELETE FROM pauses WHERE who = $1 AND NOT intake").bind(who).execute(tx);
+    drop.await.map(|_| ()).map_err(|source| MirrorError::Sql { operation: "forget that it was older", source })
 }
 
 async fn set(tx: &mut Tx, key: &str, value: &str) -> Result<(), MirrorError> {

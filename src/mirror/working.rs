@@ -13,9 +13,11 @@ use crate::item::{Item, ItemId, Timestamp};
 pub(super) const FIRST_STARTED: &str =
     "SELECT min(started_at) FROM items WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL";
 
-/// Those started at a moment or before, with when they were last heard of.
-pub(super) const LONG_STARTED: &str = "SELECT id, worker, started_at, (SELECT max(at) FROM timeline WHERE item = items.id) FROM items \
-     WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL AND started_at <= $2 ORDER BY started_at LIMIT $3";
+/// Those that nothing was heard of since a moment, with when it was.
+pub(super) const LONG_SILENT: &str = "SELECT id, worker, started_at, heard_at FROM (SELECT id, worker, started_at, \
+     (SELECT max(at) FROM timeline WHERE item = items.id) AS heard_at FROM items \
+     WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL AND started_at <= $2 ORDER BY started_at) \
+     WHERE coalesce(heard_at, started_at) <= $2 LIMIT $3";
 
 /// How long the latest of those took that are processed. Looks at no more than that many, also where nobody says when
 /// they start.
@@ -64,12 +66,12 @@ impl Mirror {
         Ok(first.map(timestamp))
     }
 
-    /// Items of this queue started at `by` or before, longest first, at most `limit`.
+    /// Items of this queue that nothing was heard of since `by`, those started first ahead, at most `limit`.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn long_started(&self, queue: &str, by: Timestamp, limit: u32) -> Result<Vec<Started>, MirrorError> {
-        let rows = sqlx::query(LONG_STARTED).bind(queue).bind(micros(by)).bind(limit).fetch_all(self.views()).await;
+    pub async fn long_silent(&self, queue: &str, by: Timestamp, limit: u32) -> Result<Vec<Started>, MirrorError> {
+        let rows = sqlx::query(LONG_SILENT).bind(queue).bind(micros(by)).bind(limit).fetch_all(self.views()).await;
         let rows = rows.map_err(self.failed("look for robots that hang"))?;
         let started = |row: &sqlx::sqlite::SqliteRow| {
             let id: &str = row.try_get(0).map_err(failed("look for robots that hang"))?;

@@ -14,9 +14,11 @@ use super::version::Version;
 use crate::definition::{Definitions, Paused, QueueDefinition, QueueType};
 use crate::item::Lane;
 
-/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms. What Erlang's timers take at most.
+/// A robot may keep an item this long before RabbitMQ takes it back: 7 days, in ms.
 const CONSUMER_TIMEOUT: u64 = 7 * 24 * 3600 * 1000;
-const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
+
+/// What RabbitMQ and Erlang's timers count to at most, in ms.
+const LONGEST: u64 = u32::MAX as u64;
 
 /// Our policies' priority. One policy applies per queue; an operator who wants another takes a higher number.
 pub const POLICY_PRIORITY: i64 = 100;
@@ -268,9 +270,6 @@ fn robots_queue(definition: &QueueDefinition, kind: Kind, why: String, names: &N
     Queue { name: names.robots(&definition.key), arguments, key: Some(definition.key.clone()), why }
 }
 
-/// Milliseconds; RabbitMQ counts no further.
-const LONGEST_LIFE: u128 = u32::MAX as u128;
-
 /// `None` where this version knows nothing of what we would ask.
 fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, queue: &str) -> Option<Policy> {
     let mut wanted = serde_json::Map::new();
@@ -283,7 +282,8 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
     }
     // In the managed lane each message carries what is left of its life.
     if definition.lane == Lane::Direct
-        && let Some(life) = definition.expires_after.map(|life| life.as_millis()).filter(|life| *life <= LONGEST_LIFE)
+        && let Some(life) =
+            definition.expires_after.map(|life| life.as_millis()).filter(|life| *life <= u128::from(LONGEST))
     {
         wanted.insert("message-ttl".to_owned(), json!(life));
     }
@@ -293,8 +293,8 @@ fn robots_policy(definition: &QueueDefinition, kind: Kind, version: Version, que
 /// `processing_timeout` and a tenth. The daemon's clock goes first, or robots would get the old attempt before the new.
 fn consumer_timeout(definition: &QueueDefinition) -> u64 {
     let Some(timeout) = definition.processing_timeout else { return CONSUMER_TIMEOUT };
-    let timeout = u64::try_from(timeout.as_millis()).unwrap_or(LONGEST_TIMEOUT);
-    timeout.saturating_add((timeout / 10).max(60_000)).min(LONGEST_TIMEOUT)
+    let timeout = u64::try_from(timeout.as_millis()).unwrap_or(LONGEST);
+    timeout.saturating_add((timeout / 10).max(60_000)).min(LONGEST)
 }
 
 /// Our own queues are quorum queues everywhere: they need no priorities, and never expel.

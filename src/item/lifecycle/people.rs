@@ -8,7 +8,7 @@ use super::attempt::{Begun, Cause};
 use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
-use crate::item::{Item, State, Timestamp};
+use crate::item::{Item, Kind, State, Timestamp};
 
 /// What is answered to an order.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,8 @@ pub enum Refusal {
     LifeOver(Timestamp),
     #[error("its payload is not there, so no robot could work it; give it one by an edit")]
     NoPayload,
+    #[error("its copy is still to come, and would not find it with another payload; edit it once it is there")]
+    StillToCome,
 }
 
 /// Decides over an order. `has_payload`: the mirror has what the item carries.
@@ -91,8 +93,10 @@ fn hold(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Done {
     if is_out(item) {
         return of_a_dispatched(item);
     }
-    if !matches!(item.state, State::Queued | State::Exception(_) | State::Processed) {
-        return Some(Err(wrong("hold", item, "queued, exception or processed")));
+    // What the door refused waits for nobody: held and released it would be let in behind the door's back.
+    let refused = item.attempt == 0 && matches!(item.state, State::Exception(Kind::Invalid | Kind::Duplicate));
+    if refused || !matches!(item.state, State::Queued | State::Exception(_) | State::Processed) {
+        return Some(Err(wrong("hold", item, "queued, processed, or an exception that was let in")));
     }
     settle(item, State::OnHold, voice.at);
     (item.finished_at, item.silent) = (None, false);
@@ -156,6 +160,7 @@ fn requeue(
     if !matches!(item.state, State::Exception(_) | State::OnHold | State::Processed) {
         return Err(wrong("requeue", item, "exception, on hold or processed"));
     }
+    copy_is_there(item, changes)?;
     let mut changed = item.clone();
     let made = changes.make(&mut changed);
     may_wait(&changed, voice.at, has_payload || changes.content.is_some())?;
@@ -173,6 +178,9 @@ fn edit(item: &mut Item, voice: &Voice<'_>, changes: &Changes, why: Option<Strin
     if !matches!(item.state, State::Queued | State::OnHold | State::Exception(_)) {
         return Some(Err(wrong("edit", item, "queued, on hold or exception")));
     }
+    if let Err(refusal) = copy_is_there(item, changes) {
+        return Some(Err(refusal));
+    }
     let made = changes.make(item);
     if item.state == State::Queued {
         if let Some(not_before) = changes.not_before {
@@ -189,6 +197,11 @@ fn told(made: &[&str], why: Option<String>) -> Option<String> {
         (false, None) => Some(format!("changed {}", made.join(", "))),
         (false, Some(why)) => Some(format!("{why} (changed {})", made.join(", "))),
     }
+}
+
+/// A stub's copy finds it by its content.
+fn copy_is_there(item: &Item, changes: &Changes) -> Result<(), Refusal> {
+    if item.stub && changes.content.is_some() { Err(Refusal::StillToCome) } else { Ok(()) }
 }
 
 fn may_wait(item: &Item, at: Timestamp, has_payload: bool) -> Result<(), Refusal> {

@@ -9,7 +9,7 @@ use super::super::items::crossing_sql;
 use super::super::plan;
 use super::super::read::outlook::{handled_sql, waits_sql};
 use super::super::standing::ENDS;
-use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_STARTED, overdue_sql};
+use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_SILENT, overdue_sql};
 use super::*;
 use crate::definition::Order;
 
@@ -33,7 +33,7 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (pick(Order::Deadline), "USING INDEX items_deadline (queue=? AND priority=? AND due_at>?)"),
         (unconfirmed_sql(), "USING INDEX items_out (queue=? AND priority=? AND place=? AND rejected_at=?)"),
         (FIRST_STARTED.to_owned(), "INDEX items_started (queue=?)"),
-        (LONG_STARTED.to_owned(), "USING INDEX items_started (queue=? AND started_at<?)"),
+        (LONG_SILENT.to_owned(), "USING INDEX items_started (queue=? AND started_at<?)"),
         (overdue_sql(), "USING INDEX items_started (queue=? AND started_at<?)"),
         (HANDLING_TIMES.to_owned(), "USING INDEX items_by_queue (queue=? AND state=?)"),
         (before_dispatch_sql(), "INDEX items_out (queue=? AND priority=? AND place=? AND rejected_at=?)"),

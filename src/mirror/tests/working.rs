@@ -38,10 +38,11 @@ async fn what_was_started_is_found_by_its_queue_and_age() {
     assert_eq!(mirror.first_started("a").await.unwrap(), Some(time(20)));
     assert_eq!(mirror.first_started("c").await.unwrap(), None);
     let long = async |by, limit| -> Vec<(Option<String>, i64)> {
-        let found = mirror.long_started("a", time(by), limit).await.unwrap();
+        let found = mirror.long_silent("a", time(by), limit).await.unwrap();
         found.into_iter().map(|found| (found.robot, found.heard_at.as_microsecond())).collect()
     };
     let (one, two) = ((Some("r1".to_owned()), 30), (Some("r2".to_owned()), 25));
+    assert!(long(24, 9).await.is_empty(), "something was heard of it later");
     assert_eq!(long(29, 9).await, std::slice::from_ref(&two));
     assert_eq!(long(30, 1).await, std::slice::from_ref(&two));
     assert_eq!(long(30, 9).await, [two, one]);

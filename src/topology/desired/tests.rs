@@ -70,7 +70,7 @@ fn policies_ask_only_for_what_the_version_knows() {
 
 #[test]
 fn a_robot_keeps_an_item_for_the_timeout_and_a_tenth() {
-    for (minutes, expected) in [(1, 120_000), (20, 22 * 60_000), (u64::from(u32::MAX), LONGEST_TIMEOUT)] {
+    for (minutes, expected) in [(1, 120_000), (20, 22 * 60_000), (u64::from(u32::MAX), LONGEST)] {
         let processing_timeout = Some(std::time::Duration::from_secs(60 * minutes));
         let definition = QueueDefinition { processing_timeout, ..QueueDefinition::with_defaults("a") };
         assert_eq!(consumer_timeout(&definition), expected, "{minutes}");

@@ -8,7 +8,16 @@ use crate::support::daemon::{Daemon, daemon};
 
 #[tokio::test]
 async fn what_was_asked_of_a_dispatched_item_is_carried_out_after_a_crash() {
-    let mut daemon = daemon("crash recall").queues("queue: a\n").start().await;
+    taken_back_over_crashes("crash recall", "queue: a\n").await;
+}
+
+#[tokio::test]
+async fn the_same_of_a_direct_item_which_robots_know_by_its_reference() {
+    taken_back_over_crashes("crash recall direct", "queue: a\nlane: direct\n").await;
+}
+
+async fn taken_back_over_crashes(name: &str, queues: &str) {
+    let mut daemon = daemon(name).queues(queues).start().await;
     let client = Client::connect(&daemon.vhost).await;
     for point in ["orders.committed", "recall.got", "recall.committed", "recall.acked"] {
         let names: Vec<String> = (0..4).map(|number| format!("{point}-{number}")).collect();
@@ -16,6 +25,9 @@ async fn what_was_asked_of_a_dispatched_item_is_carried_out_after_a_crash() {
             client.send("a", name, &json!({})).await;
         }
         daemon.wait_until("all are ready for robots", async |_: &Daemon| client.ready("wq.q.a").await == 4).await;
+        daemon
+            .wait_until("all are known", async |daemon: &Daemon| daemon.queue("a").await["counts"]["queued"] == 4)
+            .await;
         let item = daemon.item("a", &names[1]).await;
         let path = format!("{}/api/v1/items/{}/cancel", daemon.url(), item["id"].as_str().unwrap());
         daemon.kill();

@@ -113,3 +113,32 @@ async fn what_was_in_a_deleted_queue_goes_out_again_as_the_same_attempt() {
         assert_eq!(daemon.queue(queue).await["unaccounted"], Value::from(0));
     }
 }
+
+#[tokio::test]
+async fn what_was_in_a_deleted_queue_is_not_taken_for_done_while_its_dispatch_is_paused() {
+    let daemon = daemon("deleted paused")
+        .queues("queue: b\n---\nqueue: m\n")
+        .setting("CONTROL__RECONCILE_PERIOD", "1s")
+        .setting("CONTROL__OBSERVATION_GAP", "1s")
+        .start()
+        .await;
+    let client = Client::connect(&daemon.vhost).await;
+    for number in 0..ITEMS {
+        client.send("m", &format!("r-{number}"), &json!({"n": number})).await;
+    }
+    daemon.wait_until("all are out", async |_: &Daemon| u64::from(client.ready("wq.q.m").await) == ITEMS).await;
+    assert_eq!(daemon.post("/api/v1/queues/m/pause", &json!({"dispatch": true})).await.0, 200);
+    daemon.vhost.management("DELETE", "/api/queues/{vhost}/wq.q.m", None).await;
+    daemon.wait_until("it is there again", async |_: &Daemon| client.exists("wq.q.m").await).await;
+    // What another queue's robot acks in silence is taken for done: so much is seen of `m` in the same time, twice.
+    let crew = Crew::hire(&daemon.vhost, "b", 1, |_| Ending::AckOnly).await;
+    for number in 1..=2 {
+        client.send("b", &format!("b-{number}"), &json!({})).await;
+        daemon.wait_until_done("b", number).await;
+    }
+    crew.dismiss().await;
+    let counts = daemon.queue("m").await["counts"].clone();
+    assert_eq!((&counts["queued"], &counts["processed"]), (&json!(ITEMS), &json!(0)), "{counts}");
+    assert_eq!(daemon.post("/api/v1/queues/m/resume", &json!({"dispatch": true})).await.0, 200);
+    daemon.wait_until("all are out again", async |_: &Daemon| u64::from(client.ready("wq.q.m").await) == ITEMS).await;
+}

@@ -180,3 +180,24 @@ async fn an_old_copy_of_the_mirror_waits_for_a_word() {
     assert_eq!(references.len(), 4);
     daemon.wait_until_done("m", 4).await;
 }
+
+#[tokio::test]
+async fn an_empty_mirror_beside_filled_queues_of_nobody_waits_for_a_word() {
+    let mut daemon = setup("nobodys queues").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("m", "left", &json!({})).await;
+    daemon.wait_until("it is out", async |_: &Daemon| client.ready("wq.q.m").await == 1).await;
+    assert_eq!(daemon.get("/readyz").await["attention"]["mirror_older"], Value::Null, "empty queues hold nobody up");
+    daemon.kill();
+    lose(&daemon);
+    daemon.vhost.management("DELETE", "/api/queues/{vhost}/wq.meta/contents", None).await;
+
+    // Its note is there by then, and says nothing of what it saw.
+    daemon.die_at("witness.looked").await;
+    for turn in 0..2 {
+        daemon.start_again().await;
+        let older = daemon.get("/readyz").await["attention"]["mirror_older"].clone();
+        assert_eq!((&older["paused"], &older["blind_from"]), (&json!(["d", "m"]), &Value::Null), "{turn}: {older}");
+        daemon.kill();
+    }
+}

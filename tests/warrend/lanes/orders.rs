@@ -78,6 +78,8 @@ async fn what_waits_in_the_mirror_is_held_edited_cancelled_and_restored_at_once(
     let bad = item_in(&daemon, "a", "bad", "exception: invalid").await;
     let (status, refused) = ask(&daemon, &bad, "requeue", json!({})).await;
     assert_eq!((status, problem(&refused)), (422, "invalid"), "{refused}");
+    let (status, held) = ask(&daemon, &bad, "hold", json!({})).await;
+    assert_eq!((status, problem(&held)), (409, "wrong_state"), "not behind the door's back: {held}");
     let (status, mended) = ask(&daemon, &bad, "requeue", json!({"payload": {"n": 3}, "by": "ann"})).await;
     assert_eq!((status, &mended["state"]), (200, &json!("queued")), "{mended}");
     client.send("a", "bad", &json!({"n": 4})).await;
@@ -89,7 +91,13 @@ async fn what_waits_in_the_mirror_is_held_edited_cancelled_and_restored_at_once(
 
     let nobody = json!({"id": "00000000-0000-7000-8000-000000000000"});
     assert_eq!(ask(&daemon, &nobody, "hold", json!({})).await.0, 404);
-    assert_eq!(ask(&daemon, &item, "hold", json!({"whyy": "x"})).await.0, 400);
+    for (verb, body) in [
+        ("hold", json!({"whyy": "x"})),
+        ("hold", json!({"on_sight": true})),
+        ("notes", json!({"note": "n", "why": "x"})),
+    ] {
+        assert_eq!(ask(&daemon, &item, verb, body).await.0, 400, "{verb}");
+    }
 }
 
 #[tokio::test]
@@ -170,6 +178,7 @@ async fn a_direct_item_is_taken_back_and_what_is_out_of_reach_is_cancelled_on_si
         .wait_until("they are done", async |daemon: &Daemon| daemon.queue("d").await["counts"]["processed"] == 2)
         .await;
 
+    client.listen_to(&["item.request_refused.#"]).await;
     for n in 0..6 {
         client.send("d", &format!("x{n}"), &json!(n)).await;
     }
@@ -199,4 +208,10 @@ async fn a_direct_item_is_taken_back_and_what_is_out_of_reach_is_cancelled_on_si
     item_in(&daemon, "d", "x0", "processed").await;
     let cancelled = item_in(&daemon, "d", "x5", "cancelled").await;
     assert_eq!(cancelled["pending"], Value::Null);
+    // The first was out of reach, and of the other its robot was done.
+    daemon.wait_until("both refusals are told", async |_: &Daemon| client.ready("heard").await == 2).await;
+    for item in [&last, &first] {
+        let event: Value = serde_json::from_slice(&client.take("heard").await.expect("an event").data).expect("JSON");
+        assert_eq!((&event["item"], &event["action"]), (&item["id"], &json!("cancel")), "{event}");
+    }
 }
