@@ -2,7 +2,8 @@
 //!
 //! `WARREND_FAIL_POINT=intake.committed` kills the process, as if by `kill -9`, the first time it gets there;
 //! `intake.committed:3` the third time; `mirror.commit=sleep:300` waits 300 ms each time instead. Several are separated
-//! by commas. In a release build none of this exists.
+//! by commas. `WARREND_CLOCK=FILE` sets the clock: the file says by how many seconds it is ahead, and may change while it runs.
+//! In a release build none of this exists.
 
 /// Every fail point, in the order of the pipelines. Each pipeline's header says what a crash there leaves.
 pub const POINTS: &[&str] = &[
@@ -73,12 +74,19 @@ pub const POINTS: &[&str] = &[
 ];
 
 #[cfg(debug_assertions)]
-pub use armed::{check, reach};
+pub use armed::{ahead, check, reach};
 
 /// Nothing, in a release build.
 #[cfg(not(debug_assertions))]
 #[allow(clippy::unused_async, reason = "the debug build waits here")]
 pub async fn reach(_point: &'static str) {}
+
+/// By how much the clock is set ahead: by nothing, in a release build.
+#[cfg(not(debug_assertions))]
+#[must_use]
+pub const fn ahead() -> jiff::SignedDuration {
+    jiff::SignedDuration::ZERO
+}
 
 /// Nothing, in a release build.
 ///
@@ -97,6 +105,16 @@ mod armed {
     use std::time::Duration;
 
     const VARIABLE: &str = "WARREND_FAIL_POINT";
+    const CLOCK: &str = "WARREND_CLOCK";
+
+    /// By how much the clock is set ahead; what is no number of seconds sets nothing.
+    #[must_use]
+    pub fn ahead() -> jiff::SignedDuration {
+        static FILE: OnceLock<Option<std::ffi::OsString>> = OnceLock::new();
+        let file = FILE.get_or_init(|| std::env::var_os(CLOCK)).as_ref();
+        let seconds = file.and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+        jiff::SignedDuration::from_secs(seconds.unwrap_or(0))
+    }
 
     #[derive(Debug, PartialEq, Eq)]
     enum Action {

@@ -146,6 +146,9 @@ pub struct Request {
     /// It is carried out here, and its message was taken out; that the broker knows of that is not sure yet.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub taken: bool,
+    /// Of one that is taken: the hash of what its message carries, which an edit may have replaced in the item.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub carried: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub changes: Option<Box<Changes>>,
 }

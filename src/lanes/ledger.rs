@@ -309,10 +309,11 @@ impl Ledger {
         self.touched.insert(queue.to_owned());
     }
 
-    /// A request that was carried out stays with its item until the broker knows that its message was taken.
-    pub(crate) fn mark_taken(&mut self, id: ItemId, request: Request) {
+    /// A request that was carried out stays with its item until the broker knows that its message was taken, which carried
+    /// what has this hash.
+    pub(crate) fn mark_taken(&mut self, id: ItemId, request: Request, carried: String) {
         if let Some(item) = self.items.get_mut(&id) {
-            item.pending = Some(Request { taken: true, ..request });
+            item.pending = Some(Request { taken: true, carried: Some(carried), ..request });
             self.changed.insert(id);
         }
     }

@@ -202,7 +202,7 @@ impl Replies {
 /// The one clock of the runners; decisions get its answer handed in.
 pub(crate) fn now() -> Timestamp {
     // Stored with microseconds, so never carry more.
-    let now = Timestamp::now();
+    let now = Timestamp::now().saturating_add(crate::failpoint::ahead()).unwrap_or(Timestamp::MAX);
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 

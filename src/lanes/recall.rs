@@ -207,7 +207,6 @@ impl Recall<'_> {
 }
 
 /// What a look at requests leaves.
-#[derive(Default)]
 struct Told {
     carried_out: Vec<ItemId>,
     /// Some have to wait on.
@@ -227,6 +226,8 @@ struct Returned {
     by_reference: HashMap<String, Vec<ItemId>>,
     /// Whose message was got.
     found: HashSet<ItemId>,
+    /// Those of them whose request was carried out, also one that nobody looked for.
+    taken: HashSet<ItemId>,
 }
 
 impl Returned {
@@ -247,7 +248,7 @@ impl Returned {
             by_reference.insert(reference, found.iter().map(|item| item.id).collect());
             ledger.take_in(found.into_iter().filter(|item| !ids.contains(&item.id)).collect());
         }
-        Ok(Self { queue: queue.to_owned(), ledger, by_reference, found: HashSet::new() })
+        Ok(Self { queue: queue.to_owned(), ledger, by_reference, found: HashSet::new(), taken: HashSet::new() })
     }
 
     /// Whose message it is, and of which attempt.
@@ -267,9 +268,11 @@ impl Returned {
         // One that was taken before, and came back because the ack did not get through; its item may have gone out again.
         let hash = door::content_hash(&message.body);
         let taken_before = |item: &&Item| {
-            let marked = item.pending.as_ref().is_some_and(|pending| pending.taken);
-            let back = marked || (item.lane == Lane::Managed && item.state.is_open());
-            back && item.content_hash.as_deref() == Some(hash.as_str())
+            let carried = item.pending.as_ref().filter(|pending| pending.taken).map(|pending| &pending.carried);
+            match carried {
+                Some(carried) => carried.as_ref() == Some(&hash),
+                None => item.lane == Lane::Managed && item.state.is_open() && item.content_hash.as_ref() == Some(&hash),
+            }
         };
         unseen().find(|item| was_handed_out(message) && taken_before(item)).map(|item| (item.id, 0))
     }
@@ -284,7 +287,8 @@ impl Returned {
         self.ledger.step(id, |item, _, moment| people::recalled(item, attempt, redelivered, moment.now));
         let settled = self.ledger.item(id).is_some_and(|item| item.pending.is_none());
         if let Some(request) = request.filter(|_| settled) {
-            self.ledger.mark_taken(id, request);
+            self.taken.insert(id);
+            self.ledger.mark_taken(id, request, door::content_hash(&message.body));
         }
     }
 
@@ -310,8 +314,8 @@ impl Returned {
 
     /// What became of the requests. Whose message was not found a robot has, unless it is not settled where it is.
     fn answer(&mut self, asked: &[Waiting], left: Left) -> Told {
-        let mut told = Told::default();
-        for waiting in asked {
+        let mut told = Told { carried_out: self.taken.iter().copied().collect(), left: false };
+        for waiting in asked.iter().filter(|waiting| !self.taken.contains(&waiting.item)) {
             let Some(item) = self.ledger.item(waiting.item) else { continue };
             match &item.pending {
                 Some(pending) if pending.taken => told.carried_out.push(item.id),

@@ -8,6 +8,7 @@ mod faults;
 mod journeys;
 mod lanes;
 mod load;
+mod model;
 mod support;
 mod tidy;
 mod topology;

@@ -227,7 +227,8 @@ fn ask(item: &mut Item, voice: &Voice<'_>, order: &Order, action: Action) -> Ver
     };
     let (who, why) = (order.who.clone(), order.why.clone());
     let on_sight = order.on_sight && action == Action::Cancel;
-    item.pending = Some(Request { action, who, why: why.clone(), at: voice.at, on_sight, taken: false, changes });
+    let (taken, carried) = (false, None);
+    item.pending = Some(Request { action, who, why: why.clone(), at: voice.at, on_sight, taken, carried, changes });
     let event = match action {
         Action::Hold => "hold_requested",
         Action::Cancel => "cancel_requested",

@@ -66,3 +66,30 @@ async fn taken_back_over_crashes(name: &str, queues: &str) {
     assert_eq!(daemon.queue("a").await["unaccounted"], 0);
     assert_eq!(daemon.queue("a").await["counts"]["cancelled"], 4);
 }
+
+#[tokio::test]
+async fn a_message_that_comes_back_after_its_payload_was_edited_is_no_other_item() {
+    let mut daemon = daemon("crash recall edit").queues("queue: a\nlane: direct\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("a", "r", &json!({"n": 1})).await;
+    daemon.wait_until("it is known", async |daemon: &Daemon| daemon.queue("a").await["counts"]["queued"] == 1).await;
+    let item = daemon.item("a", "r").await;
+    let path = format!("{}/api/v1/items/{}", daemon.url(), item["id"].as_str().unwrap());
+    daemon.kill();
+    daemon.spawn_to_die_at("recall.committed");
+    daemon.wait_until("it is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
+    let call = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert!(call.patch(path).json(&json!({"payload": {"n": 2}, "by": "ann"})).send().await.is_err());
+    daemon.wait_until_dead("recall.committed").await;
+    daemon.start_again().await;
+    daemon
+        .wait_until("the edit is over", async |daemon: &Daemon| daemon.item("a", "r").await["pending"] == Value::Null)
+        .await;
+    daemon.wait_until("it is out once", async |_: &Daemon| client.ready("wq.q.a").await == 1).await;
+    assert_eq!(daemon.items("queue=a").await.len(), 1);
+    let mut robot = client.robot("a").await;
+    let delivery = robot.next().await;
+    assert_eq!(delivery.data.as_slice(), br#"{"n":2}"#);
+    robot.done(&delivery).await;
+    daemon.wait_until_done("a", 1).await;
+}

@@ -18,7 +18,10 @@ use super::own_broker::OwnBroker;
 use super::relay::Relay;
 
 /// How long anything may take that a test waits for, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The file that says by how many seconds its clock is ahead.
+const CLOCK: &str = "clock";
 
 /// What a test's daemon is made of.
 pub struct Setup {
@@ -31,6 +34,7 @@ pub struct Setup {
     heartbeat: Option<u16>,
     outlives_size_limits: bool,
     mirror: Option<PathBuf>,
+    clock: bool,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -55,6 +59,7 @@ pub fn daemon(name: &str) -> Setup {
         heartbeat: None,
         outlives_size_limits: false,
         mirror: None,
+        clock: false,
     }
 }
 
@@ -69,6 +74,12 @@ impl Setup {
     /// Adds a setting by its environment name without the prefix, such as `CONTROL__REPORT_GRACE`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((format!("WARREND__{name}"), value.to_owned()));
+        self
+    }
+
+    /// Gives it a clock that can be set, see [`Daemon::set_clock`].
+    pub fn clock(mut self) -> Self {
+        self.clock = true;
         self
     }
 
@@ -148,6 +159,9 @@ impl Setup {
             self.settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>(),
         )
         .expect("the environment is written");
+        if self.clock {
+            fs::write(dir.path().join(CLOCK), "0").expect("the clock is written");
+        }
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let url = format!("http://127.0.0.1:{port}");
         let outlives_size_limits = self.outlives_size_limits;
@@ -196,10 +210,7 @@ impl Daemon {
     /// Starts the daemon (again) and waits until it is ready.
     pub async fn start_again(&mut self) {
         self.spawn();
-        self.wait_until("the daemon is ready", async |daemon: &Daemon| {
-            daemon.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
-        })
-        .await;
+        self.wait_until("the daemon is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
     }
 
     /// Starts the daemon without waiting for anything.
@@ -269,7 +280,26 @@ impl Daemon {
         command.envs(env.lines().filter_map(|line| line.split_once('=')));
         command.arg("--config").arg(self.dir.path().join("warrend.yaml"));
         command.env("WARREND_URL", &self.url);
+        let clock = self.dir.path().join(CLOCK);
+        if clock.exists() {
+            command.env("WARREND_CLOCK", clock);
+        }
         command
+    }
+
+    /// Sets its clock ahead of everybody else's, or behind.
+    pub fn set_clock(&self, ahead: jiff::SignedDuration) {
+        let (new, clock) = (self.dir.path().join("clock.new"), self.dir.path().join(CLOCK));
+        fs::write(&new, ahead.as_secs().to_string()).and_then(|()| fs::rename(new, clock)).expect("the clock is set");
+    }
+
+    /// It has not died by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("its status").is_none())
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        self.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
     }
 
     /// kill -9.

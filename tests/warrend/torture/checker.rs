@@ -244,13 +244,13 @@ fn may_follow(from: &str, inferred: bool, to: &str) -> bool {
     }
     let kind = to.strip_prefix("exception: ");
     if to == "cancelled"
-        || kind.is_some_and(|kind| !matches!(kind, "business" | "it" | "generic" | "expired" | "poison"))
+        || kind.is_some_and(|kind| !matches!(kind, "business" | "it" | "generic" | "expired" | "poison" | "missing"))
     {
         return false;
     }
     match from {
         "queued" | "processing" => true,
-        "exception: generic" => {
+        "exception: generic" | "exception: missing" => {
             matches!(to, "processed" | "exception: business" | "exception: it" | "queued" | "on_hold")
         }
         "processed" => inferred && to != "processing",
