@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 1 | messages in `wq.intake` | delivered again |
 //! | 2 | items committed, messages still in `wq.intake` | delivered again, marked redelivered: same `message-id` and content is the same item; without `message-id` admitted again as `possible_repeat` |
-//! | 3 | everything | all of these look for themselves when they start |
+//! | 3 | everything; acks that died on their way leave what 2 does | all of these look for themselves when they start |
 //!
 //! Over HTTP there is no message: what is committed and not answered is there, and the caller does not know. Sent again
 //! with the same reference it is the same item under `unique`, else a second one.

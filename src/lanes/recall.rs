@@ -224,9 +224,9 @@ struct Returned {
     ledger: Ledger,
     /// Items of a reference, oldest first.
     by_reference: HashMap<String, Vec<ItemId>>,
-    /// Whose message was got.
-    found: HashSet<ItemId>,
-    /// Those of them whose request was carried out, also one that nobody looked for.
+    /// Whose message was got by its reference: another one of it is another item's.
+    named: HashSet<ItemId>,
+    /// Those whose message was got and whose request was carried out, also one that nobody looked for.
     taken: HashSet<ItemId>,
 }
 
@@ -248,7 +248,7 @@ impl Returned {
             by_reference.insert(reference, found.iter().map(|item| item.id).collect());
             ledger.take_in(found.into_iter().filter(|item| !ids.contains(&item.id)).collect());
         }
-        Ok(Self { queue: queue.to_owned(), ledger, by_reference, found: HashSet::new(), taken: HashSet::new() })
+        Ok(Self { queue: queue.to_owned(), ledger, by_reference, named: HashSet::new(), taken: HashSet::new() })
     }
 
     /// Whose message it is, and of which attempt.
@@ -261,7 +261,7 @@ impl Returned {
         let is_direct = |item: &&Item| item.lane == Lane::Direct && item.place == Place::Broker && item.attempt == 1;
         let known = self.by_reference.get(name)?.iter().filter_map(|id| self.ledger.item(*id));
         // The oldest whose message was not seen yet: several of one reference came one after the other.
-        let unseen = || known.clone().filter(|item| !self.found.contains(&item.id));
+        let unseen = || known.clone().filter(|item| !self.named.contains(&item.id));
         if let Some(item) = unseen().find(is_direct) {
             return Some((item.id, 1));
         }
@@ -280,7 +280,9 @@ impl Returned {
     fn enter(&mut self, message: Message) {
         let redelivered = was_handed_out(&message);
         let Some((id, attempt)) = self.whose(&message) else { return self.learn(message) };
-        self.found.insert(id);
+        if message.properties.message_id.as_ref().is_some_and(|name| self.by_reference.contains_key(name)) {
+            self.named.insert(id);
+        }
         // A stub's copy may never come.
         self.ledger.learn_payload(id, &message);
         let request = self.ledger.item(id).and_then(|item| item.pending.clone());
@@ -307,7 +309,6 @@ impl Returned {
         // Of a nameless direct one the tap counted its copy as one ack to come, which is ours.
         let counted = message.properties.message_id.is_none() && definition.lane == Lane::Direct;
         self.ledger.explain(&self.queue, i64::from(!counted));
-        self.found.insert(item.id);
         let why = Some("taken out of the robots' queue before anything was known of it".to_owned());
         self.ledger.add(item, Some(message.body), "daemon", "seen", why);
     }

@@ -204,11 +204,10 @@ async fn check_what_is_left(shop: &Workshop, point: &str) {
             assert!(new > 0, "a batch is committed");
             assert_eq!(shop.ready("wq.intake").await, all, "and nothing of it acked");
         }
-        // Which pipeline's group it was is open.
-        "mirror.begun" | "mirror.commit" | "mirror.committed" => {
+        // Which pipeline's group it was is open; and an ack may die on its way to the broker.
+        "mirror.begun" | "mirror.commit" | "mirror.committed" | "intake.acked" => {
             assert!(shop.ready("wq.intake").await + new >= all, "each is in one place at least");
         }
-        "intake.acked" => assert_eq!(shop.ready("wq.intake").await + new, all, "each is in one place"),
         "dispatch.claimed" => {
             assert!(shop.count("SELECT count(*) FROM items WHERE place = 'claimed'").await > 0);
             assert_eq!(shop.client.ready("wq.q.m").await, 0, "claimed and not published");

@@ -27,7 +27,13 @@ pub struct Rules {
     pub says_what_was_out: bool,
     /// Every delivery is reported about, so nothing is to stay unaccounted.
     pub all_report: bool,
+    /// Exceptions of [`CHAINING`] kinds make an item in the queue that nobody else feeds, see [`Self::fed`].
+    pub feeds: bool,
+    pub fed: bool,
 }
+
+/// Kinds of exceptions that chain.
+const CHAINING: [&str; 3] = ["exception: business", "exception: it", "exception: generic"];
 
 /// An item as the API shows it at the end.
 #[derive(Clone, Debug)]
@@ -67,7 +73,9 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
         timeline_is_legal(shown, &mut say);
         attempts_keep_the_limits(shown, queue, &records, &mut say);
         its_end_has_a_cause(shown, queue, &records, &mut say);
-        comes_from_a_publish(shown, &records, &mut say);
+        if !queue.rules.fed {
+            comes_from_a_publish(shown, &records, &mut say);
+        }
         last_word_counts(shown, queue, &records, &mut say);
         nobody_gets_it_too_early(shown, &records, &mut say);
         nobody_works_what_was_cancelled(shown, queue, &records, &mut say);
@@ -77,6 +85,7 @@ pub fn check(evidence: &Evidence<'_>) -> Vec<String> {
     nameless_repeats_are_marked(evidence, &mut wrong);
     processed_is_never_refused(evidence, &records, &mut wrong);
     direct_lane_never_stops(evidence, &mut wrong);
+    every_end_chains_once(evidence, &mut wrong);
     for (key, queue) in evidence.queues {
         let of_queue = evidence.items.iter().filter(|shown| text(&shown.item, "queue") == key);
         let explained = of_queue.filter(|shown| is_ambiguous(shown, queue, &records)).count() as u64;
@@ -550,7 +559,9 @@ fn confirmed_is_there(evidence: &Evidence<'_>, records: &Records<'_>, wrong: &mu
 
 fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wrong: &mut Vec<String>) {
     for ((queue, reference), found) in by_reference(evidence.items) {
-        let Some(QueueEnd { rules, .. }) = evidence.queues.get(queue) else { continue };
+        let Some(QueueEnd { rules, .. }) = evidence.queues.get(queue).filter(|queue| !queue.rules.fed) else {
+            continue;
+        };
         let sends = records.publishes.get(&(queue, reference)).map_or(0, Vec::len);
         // Expired before the door, perhaps after the door had seen it.
         let repeats_expiry = |shown: &&&Shown| {
@@ -568,6 +579,37 @@ fn no_more_items_than_sends(evidence: &Evidence<'_>, records: &Records<'_>, wron
             wrong.push(format!("{reference} of {queue} was sent {sends} times and is there {} times", found.len()));
         }
     }
+}
+
+/// No end makes more than one item, each makes one or finds one of its reference there, and nothing else makes any.
+fn every_end_chains_once(evidence: &Evidence<'_>, wrong: &mut Vec<String>) {
+    let rules = |shown: &Shown| evidence.queues.get(text(&shown.item, "queue")).map(|queue| queue.rules);
+    let mut made: HashMap<&str, Vec<&Shown>> = HashMap::new();
+    let mut names: HashSet<&str> = HashSet::new();
+    for shown in evidence.items.iter().filter(|shown| rules(shown).is_some_and(|rules| rules.fed)) {
+        made.entry(text(&shown.item, "parent")).or_default().push(shown);
+        names.insert(text(&shown.item, "reference"));
+    }
+    for shown in evidence.items.iter().filter(|shown| rules(shown).is_some_and(|rules| rules.feeds)) {
+        let changed = |pair: &&[Value]| pair[0]["state"] != pair[1]["state"] && pair[1]["event"] != "restored";
+        let ends: BTreeSet<(u64, &str)> = (shown.timeline.windows(2).filter(changed))
+            .map(|pair| (number(&pair[1], "attempt"), text(&pair[1], "state")))
+            .filter(|(_, state)| CHAINING.contains(state))
+            .collect();
+        let made = made.remove(text(&shown.item, "id")).unwrap_or_default();
+        if made.len() > ends.len() {
+            wrong.push(format!("it ended {ends:?} and made {} items: {}", made.len(), brief(&shown.item)));
+        }
+        if !ends.is_empty() && !names.contains(text(&shown.item, "reference")) {
+            wrong.push(format!("it ended {ends:?} and made no item: {}", brief(&shown.item)));
+        }
+        let other = |child: &&&Shown| child.payload != shown.payload;
+        wrong.extend(
+            made.iter().filter(other).map(|child| format!("its payload is not its parent's: {}", brief(&child.item))),
+        );
+    }
+    let orphans = made.into_values().flatten();
+    wrong.extend(orphans.map(|shown| format!("no end made it: {}", brief(&shown.item))));
 }
 
 /// Without a reference a crash may admit a message twice: then the second is marked.

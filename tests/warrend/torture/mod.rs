@@ -43,6 +43,11 @@ const REST: Duration = Duration::from_secs(240);
 
 const ROBOTS_PER_QUEUE: usize = 4;
 
+const FEEDS: &str = "on_exception: {business: c, it: c, generic: c}\n";
+
+/// Robots fail at random, so it opens now and then.
+const BREAKS: &str = "window: 20\nbreaker: {after: 2, pause: 1s}\n";
+
 struct Queue {
     key: &'static str,
     /// Beyond [`RETRY`].
@@ -52,15 +57,50 @@ struct Queue {
     named: bool,
     /// Robots ack without a word.
     silent: bool,
+    /// The exceptions of another queue feed it, and no producer.
+    fed: bool,
 }
 
-const QUEUES: [Queue; 6] = [
-    Queue { key: "m", definition: "", direct: false, unique: false, named: true, silent: false },
-    Queue { key: "u", definition: "unique: true\n", direct: false, unique: true, named: true, silent: false },
-    Queue { key: "n", definition: "window: 20\n", direct: false, unique: false, named: false, silent: false },
-    Queue { key: "a", definition: "order: deadline\n", direct: false, unique: false, named: true, silent: true },
-    Queue { key: "d", definition: "lane: direct\n", direct: true, unique: false, named: true, silent: false },
-    Queue { key: "x", definition: "lane: direct\n", direct: true, unique: false, named: false, silent: false },
+const QUEUES: [Queue; 7] = [
+    Queue { key: "m", definition: FEEDS, direct: false, unique: false, named: true, silent: false, fed: false },
+    Queue { key: "c", definition: "", direct: false, unique: false, named: true, silent: false, fed: true },
+    Queue {
+        key: "u",
+        definition: "unique: true\n",
+        direct: false,
+        unique: true,
+        named: true,
+        silent: false,
+        fed: false,
+    },
+    Queue { key: "n", definition: BREAKS, direct: false, unique: false, named: false, silent: false, fed: false },
+    Queue {
+        key: "a",
+        definition: "order: deadline\n",
+        direct: false,
+        unique: false,
+        named: true,
+        silent: true,
+        fed: false,
+    },
+    Queue {
+        key: "d",
+        definition: "lane: direct\n",
+        direct: true,
+        unique: false,
+        named: true,
+        silent: false,
+        fed: false,
+    },
+    Queue {
+        key: "x",
+        definition: "lane: direct\n",
+        direct: true,
+        unique: false,
+        named: false,
+        silent: false,
+        fed: false,
+    },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +129,7 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
     // ("Stream not found"): this run is about those that are in use.
     daemon
         .wait_until("all queues are in use", async |_: &Daemon| {
-            QUEUES.iter().all(|queue| history.deliveries(queue.key) >= 30)
+            QUEUES.iter().all(|queue| queue.fed || history.deliveries(queue.key) >= 30)
         })
         .await;
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -154,7 +194,9 @@ impl Crowd {
                 managed: !queue.direct,
                 random: dice.fork(),
             };
-            self.producers.spawn(producer.run(self.enough.clone()));
+            if !queue.fed {
+                self.producers.spawn(producer.run(self.enough.clone()));
+            }
             for number in 0..ROBOTS_PER_QUEUE {
                 let robot = Robot {
                     name: format!("{}-{number}", queue.key),
@@ -222,6 +264,8 @@ async fn wait_for_rest(daemon: &Daemon, history: &History, says_what_was_out: bo
                 crash_limit: 4,
                 says_what_was_out,
                 all_report: queue.named && !queue.silent,
+                feeds: queue.definition == FEEDS,
+                fed: queue.fed,
             };
             queues.insert(queue.key.to_owned(), QueueEnd { rules, unaccounted });
         }

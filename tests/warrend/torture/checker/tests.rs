@@ -22,6 +22,8 @@ const RULES: Rules = Rules {
     crash_limit: 4,
     says_what_was_out: true,
     all_report: true,
+    feeds: false,
+    fed: false,
 };
 
 fn publish(queue: &str) -> Publish {
@@ -444,4 +446,43 @@ fn nobody_works_what_was_cancelled() {
         moved(run, "held", "on_hold");
         note(run, 30, asked("hold", Some(200)));
     });
+}
+
+#[test]
+fn an_end_makes_one_item_in_the_queue_it_feeds() {
+    let feeding = |children: usize| {
+        move |run: &mut Run| {
+            run.ends("exception", Some("business"));
+            run.note(reported(hand("m"), "business_exception"));
+            run.queues.get_mut("m").unwrap().rules.feeds = true;
+            let rules = Rules { fed: true, ..RULES };
+            run.queues.insert("c".to_owned(), QueueEnd { rules, unaccounted: 0 });
+            for child in 0..children {
+                let hand = Hand { id: Some(format!("child-{child}")), ..hand("c") };
+                let mut shown = shown("c");
+                (shown.item["id"], shown.item["parent"]) = (json!(hand.id), json!("item-m"));
+                run.items.push(shown);
+                run.note(delivered(hand.clone()));
+                run.note(reported(hand.clone(), "processed"));
+                run.note(What::Released { hand, how: Release::Acked });
+            }
+        }
+    };
+    fine(feeding(1));
+    check_that(feeding(0), "made no item");
+    check_that(feeding(2), "made 2 items");
+    check_that(
+        |run| {
+            feeding(1)(run);
+            run.items.last_mut().unwrap().item["parent"] = json!("item-u");
+        },
+        "no end made it",
+    );
+    check_that(
+        |run| {
+            feeding(1)(run);
+            run.items.last_mut().unwrap().payload = Some("other".to_owned());
+        },
+        "its payload is not its parent's",
+    );
 }
