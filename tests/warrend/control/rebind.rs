@@ -120,7 +120,7 @@ async fn unrouted(client: &Client) -> Vec<(String, u8, u64)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_unrouted_keeps_its_order_and_holds_up_nobody() {
     /// More than one consumer looks past.
-    const UNDEFINED: u64 = 2500;
+    const UNDEFINED: u64 = 5000;
     const LATE: usize = 100;
     let mut daemon = daemon("unrouted order")
         .queues("queue: m\n")
