@@ -21,6 +21,7 @@ use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
 use crate::item::{ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
+use crate::lanes::now;
 
 /// The members an item may have, in the order messages list them.
 const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
@@ -62,7 +63,7 @@ pub(super) async fn one(
         Admission::Same(item) => api.mirror.children_of(item.id).await?,
         _ => Vec::new(),
     };
-    answer(admission, &children, Timestamp::now())
+    answer(admission, &children, now())
 }
 
 /// What the door said, as HTTP says it.

@@ -10,7 +10,8 @@ use super::Api;
 use super::extract::{Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{ItemView, LineView, List};
-use crate::item::{ItemId, Kind, State as ItemState, Timestamp};
+use crate::item::{ItemId, Kind, State as ItemState};
+use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
 
 /// Characters `q` may have: SQL's LIKE is not for essays.
@@ -20,7 +21,7 @@ const LONGEST_SEARCH: usize = 200;
 pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<ItemView>>, Problem> {
     let query = read_query(parameters)?;
     let page = api.mirror.items(&query.filter, query.sort, query.limit, query.cursor).await?;
-    let now = Timestamp::now();
+    let now = now();
     let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
     let children = api.mirror.children(&ids).await?;
     let of = |id: ItemId| children.get(&id).map_or(&[][..], Vec::as_slice);
@@ -38,7 +39,7 @@ pub(super) async fn one(
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
     let children = api.mirror.children_of(item.id).await?;
-    Ok(Json(ItemView::new(item, Timestamp::now()).with_children(&children)))
+    Ok(Json(ItemView::new(item, now()).with_children(&children)))
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.

@@ -19,9 +19,9 @@ use super::items::{no_such_item, read_id};
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::ItemView;
-use crate::item::Timestamp;
 use crate::item::lifecycle::people::Refusal;
 use crate::item::request::{Changes, Order, Verb};
+use crate::lanes::now;
 use crate::lanes::orders::{Answer, Ask, ask};
 use crate::units::parse_duration;
 
@@ -205,7 +205,7 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
         Answer::NoSuchItem => return Err(no_such_item(id)),
     };
     let children = mirror.children_of(item.id).await?;
-    Ok((status, Json(ItemView::new(*item, Timestamp::now()).with_children(&children))).into_response())
+    Ok((status, Json(ItemView::new(*item, now()).with_children(&children))).into_response())
 }
 
 fn refused(refusal: &Refusal) -> Problem {

@@ -199,7 +199,7 @@ impl Replies {
     }
 }
 
-/// The one clock of the runners; decisions get its answer handed in.
+/// The one clock of runners and doors; decisions get its answer handed in.
 pub(crate) fn now() -> Timestamp {
     // Stored with microseconds, so never carry more.
     let now = Timestamp::now().saturating_add(crate::failpoint::ahead()).unwrap_or(Timestamp::MAX);

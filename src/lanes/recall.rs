@@ -10,7 +10,7 @@
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | 1 | messages that go back to the queue, ahead of all else on 4.3; requests that wait | robots may get some of them; the rest is got again |
-//! | 2 | the same, and rows that say that they are in the mirror | the next pass finds what is marked and gets the messages again: of a row that waits, or is marked, they are dropped (of a nameless direct item nobody knows: it may be there twice, marked `possible_repeat`). Until then a robot may have got one: a repeat of the same id and attempt, or `ran_anyway`; nobody was told that it is done |
+//! | 2 | the same, and rows that say that they are in the mirror | the next pass finds what is marked and gets the messages again: of a row that waits, or is marked, they are dropped (a direct one is known by its reference and what the message carried; of a nameless direct item nobody knows: it may be there twice, marked `possible_repeat`). Until then a robot may have got one: a repeat of the same id and attempt, or `ran_anyway`; nobody was told that it is done |
 //! | 3 | marks | the next pass finds nothing to drop, and ends them |
 //! | 4 | nothing | dispatch looks for itself when it starts |
 //!

@@ -69,7 +69,7 @@ const CLOCKS: &[&str] =
 
 /// The files that may, what they may, and why.
 const MAY_ASK: &[(&str, &str, &str)] = &[
-    ("src/lanes/mod.rs", "Timestamp::now", "the one clock of the runners"),
+    ("src/lanes/mod.rs", "Timestamp::now", "the one clock of runners and doors"),
     ("src/lanes/mod.rs", "fastrand", "the one source of chance for decisions with jitter"),
     ("src/lanes/mod.rs", "now_v7", "the one source of item ids"),
     ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
@@ -80,10 +80,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/control/retire.rs", "Instant::now", "as above"),
     ("src/broker/consume.rs", "Instant::now", "whether deliveries follow each other"),
     ("src/mirror/writer.rs", "Instant::now", "how long a commit took"),
-    ("src/http/items.rs", "Timestamp::now", "the `sla` that is shown is that of the moment of the answer"),
     ("src/http/outlook.rs", "Instant::now", "what a look ahead cost, so that it is not taken too often"),
-    ("src/http/enqueue.rs", "Timestamp::now", "as above, for the item just let in"),
-    ("src/http/orders.rs", "Timestamp::now", "as above, for the item something was asked of"),
     ("src/daemon/broker_side.rs", "Instant::now", "how long a session lasted"),
     ("src/daemon/broker_side.rs", "fastrand", "daemons that lost one broker do not come back in one moment"),
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),

@@ -32,11 +32,7 @@ async fn taken_back_over_crashes(name: &str, queues: &str) {
         let path = format!("{}/api/v1/items/{}/cancel", daemon.url(), item["id"].as_str().unwrap());
         daemon.kill();
         daemon.spawn_to_die_at(point);
-        daemon
-            .wait_until("it is ready", async |daemon: &Daemon| {
-                daemon.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
-            })
-            .await;
+        daemon.wait_until("it is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
         let call = reqwest::Client::builder().no_proxy().build().unwrap();
         let answer = call.post(path).json(&json!({"by": "ann"})).send().await;
         assert!(answer.is_err(), "{point}: nobody was told that it is done: {answer:?}");

@@ -5,7 +5,6 @@
 //! daemon is started to die at one fail point; it is started again and everything has to end as it should.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
@@ -269,9 +268,7 @@ async fn crash_at(name: &str, points: &[&str]) {
         shop.daemon.spawn_to_die_at(point);
         if point.starts_with("timers") {
             // Those that were sent before may be over at the door of a daemon that starts slowly.
-            while shop.daemon.is_running() && !shop.daemon.is_ready().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            shop.daemon.until_ready_or_dead().await;
             shop.send_timed(&format!("{point}-again")).await;
         }
         shop.daemon.wait_until_dead(point).await;

@@ -5,13 +5,12 @@
 
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicRejectOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 use warrend::item::ItemId;
@@ -20,7 +19,7 @@ use warrend::item::report::{Failure, Saying, Wait};
 use warrend::item::request::{Changes, Content, Order, Verb};
 
 use self::world::{Expected, Handed, World};
-use crate::support::amqp::{Client, headers, int_header, reference, text};
+use crate::support::amqp::{Client, headers, int_header, reference, report, text};
 use crate::support::daemon::{Daemon, PATIENCE, daemon};
 use crate::support::from_environment;
 
@@ -67,7 +66,7 @@ struct Run {
     dice: fastrand::Rng,
     log: Vec<String>,
     /// How often which command came, for a run that is none.
-    fates: std::collections::BTreeMap<&'static str, u32>,
+    fates: BTreeMap<&'static str, u32>,
 }
 
 impl Drop for Run {
@@ -103,7 +102,7 @@ async fn the_daemon_does_what_the_core_says() {
         hours: 0,
         dice: fastrand::Rng::with_seed(seed),
         log: Vec::new(),
-        fates: std::collections::BTreeMap::new(),
+        fates: BTreeMap::new(),
     };
     for step in 0..steps {
         run.log.push(format!("{step}:"));
@@ -401,11 +400,7 @@ impl Run {
         self.say("armed", format!("to die at {point}"));
         self.daemon.kill();
         self.daemon.spawn_to_die_at(point);
-        let began = Instant::now();
-        while self.daemon.is_running() && !self.daemon.is_ready().await {
-            assert!(began.elapsed() < PATIENCE, "it is not ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.daemon.until_ready_or_dead().await;
     }
 
     /// Somebody sets the daemon's clock.
@@ -461,19 +456,4 @@ fn whole(at: Timestamp) -> Timestamp {
 
 fn requeue(changes: Changes) -> Verb {
     Verb::Requeue(Box::new(changes))
-}
-
-async fn report(channel: &Channel, delivery: &Delivery, kind: &str, body: &Value) {
-    let mut properties = BasicProperties::default()
-        .with_type(kind.into())
-        .with_app_id("test-robot".into())
-        .with_delivery_mode(2)
-        .with_headers(delivery.properties.headers().clone().unwrap_or_default());
-    if let Some(id) = delivery.properties.message_id() {
-        properties = properties.with_correlation_id(id.clone());
-    }
-    let (key, options) = (delivery.routing_key.clone(), BasicPublishOptions::default());
-    let body = body.to_string();
-    let confirm = channel.basic_publish("wq.outcomes".into(), key, options, body.as_bytes(), properties).await;
-    assert!(confirm.expect("reported").await.expect("confirmed").is_ack());
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Vhost;
+use super::stubborn::report_properties;
 
 /// A client of the broker with one channel in confirm mode.
 pub struct Client {
@@ -149,29 +150,9 @@ impl Robot {
         }
     }
 
-    /// Reports an outcome: same headers, correlation-id = message-id. Waits for the confirm: lapin writes acks and
-    /// closes ahead of publishes that wait, so without it the ack may come first, and a close may lose the report.
+    /// Reports an outcome, see [`report`].
     pub async fn report(&self, delivery: &Delivery, kind: &str, body: &Value) {
-        let mut properties = BasicProperties::default()
-            .with_type(kind.into())
-            .with_app_id("test-robot".into())
-            .with_delivery_mode(2)
-            .with_headers(delivery.properties.headers().clone().unwrap_or_default());
-        if let Some(id) = delivery.properties.message_id() {
-            properties = properties.with_correlation_id(id.clone());
-        }
-        let confirm = self
-            .channel
-            .basic_publish(
-                "wq.outcomes".into(),
-                delivery.routing_key.clone(),
-                BasicPublishOptions::default(),
-                body.to_string().as_bytes(),
-                properties,
-            )
-            .await
-            .expect("reported");
-        assert!(confirm.await.expect("confirmed").is_ack(), "the broker refused a report");
+        report(&self.channel, delivery, kind, body).await;
     }
 
     pub async fn ack(&self, delivery: &Delivery) {
@@ -192,6 +173,16 @@ impl Robot {
     pub async fn die(self) {
         let _ = self.channel.close(200, "died".into()).await;
     }
+}
+
+/// Reports an outcome: same headers, correlation-id = message-id. Waits for the confirm: lapin writes acks and closes ahead
+/// of publishes that wait, so without it the ack may come first, and a close may lose the report.
+pub async fn report(channel: &Channel, delivery: &Delivery, kind: &str, body: &Value) {
+    let properties = report_properties(delivery, kind, "test-robot").with_delivery_mode(2);
+    let (key, options) = (delivery.routing_key.clone(), BasicPublishOptions::default());
+    let body = body.to_string();
+    let confirm = channel.basic_publish("wq.outcomes".into(), key, options, body.as_bytes(), properties).await;
+    assert!(confirm.expect("reported").await.expect("confirmed").is_ack(), "the broker refused a report");
 }
 
 /// `message-id` of a delivery.

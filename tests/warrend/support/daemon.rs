@@ -298,6 +298,15 @@ impl Daemon {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("its status").is_none())
     }
 
+    /// Waits until one that may die at a fail point on its way is ready, or has died.
+    pub async fn until_ready_or_dead(&mut self) {
+        let began = Instant::now();
+        while self.is_running() && !self.is_ready().await {
+            assert!(began.elapsed() < PATIENCE, "neither ready nor dead\n{}", self.last_words());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub async fn is_ready(&self) -> bool {
         self.get_with_status("/readyz").await.is_some_and(|(status, _)| status == 200)
     }
