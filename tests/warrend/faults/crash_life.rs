@@ -5,19 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use lapin::message::Delivery;
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::Connection as _;
 
 use crate::support::amqp::{Client, id};
 use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
-
-async fn count(daemon: &Daemon, sql: &'static str) -> i64 {
-    let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
-    let count = sqlx::query_scalar(sql).fetch_one(&mut mirror).await.expect("a number");
-    mirror.close().await.expect("closed");
-    count
-}
 
 const UNTOLD: &str = "SELECT count(*) FROM changes";
 
@@ -44,11 +36,11 @@ async fn every_change_is_told_whenever_the_daemon_dies_and_a_repeat_has_its_id()
         let crew = Crew::hire(&daemon.vhost, "a", 1, |_| Ending::Processed).await;
         daemon.die_at(point).await;
         if point != "changes.removed" {
-            assert!(count(&daemon, UNTOLD).await > 0, "{point}: something is still to be told");
+            assert!(daemon.count(UNTOLD).await > 0, "{point}: something is still to be told");
         }
         daemon.start_again().await;
         daemon.wait_until_done("a", ((round + 1) * ITEMS) as u64).await;
-        daemon.wait_until("all is told", async |daemon: &Daemon| count(daemon, UNTOLD).await == 0).await;
+        daemon.wait_until("all is told", async |daemon: &Daemon| daemon.count(UNTOLD).await == 0).await;
         crew.dismiss().await;
         while let Some(event) = client.take("heard").await {
             hear(event);
@@ -61,10 +53,10 @@ async fn every_change_is_told_whenever_the_daemon_dies_and_a_repeat_has_its_id()
     unbound.await.expect("unbound");
     client.send("a", "unheard", &json!({})).await;
     daemon.die_at("changes.unheard").await;
-    assert_eq!(count(&daemon, UNTOLD).await, 1);
+    assert_eq!(daemon.count(UNTOLD).await, 1);
     client.listen_to(&["item.#"]).await;
     daemon.start_again().await;
-    daemon.wait_until("it is told", async |daemon: &Daemon| count(daemon, UNTOLD).await == 0).await;
+    daemon.wait_until("it is told", async |daemon: &Daemon| daemon.count(UNTOLD).await == 0).await;
     while let Some(event) = client.take("heard").await {
         hear(event);
     }
@@ -93,7 +85,7 @@ async fn what_is_not_kept_goes_whole_whenever_the_daemon_dies() {
     let numbers = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= {ITEMS})");
     let id = "printf('00000000-0000-0000-0000-%012d', n)";
     let now = jiff::Timestamp::now().as_microsecond();
-    let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
+    let mut mirror = daemon.mirror().await;
     for sql in [
         format!(
             "INSERT INTO items (id, queue, lane, reference, unique_reference, content_hash, state, place, size, priority, attempt, \
@@ -112,7 +104,7 @@ async fn what_is_not_kept_goes_whole_whenever_the_daemon_dies() {
     mirror.close().await.expect("closed");
 
     daemon.die_at("retention.removed").await;
-    let left = count(&daemon, "SELECT count(*) FROM items").await;
+    let left = daemon.count("SELECT count(*) FROM items").await;
     assert!((1..ITEMS).contains(&left), "a batch is gone, and no more: {left} are left");
     let together = [
         ("payloads", "SELECT count(*) FROM payloads"),
@@ -121,14 +113,14 @@ async fn what_is_not_kept_goes_whole_whenever_the_daemon_dies() {
         ("counts", "SELECT items FROM item_counts WHERE queue = 'a' AND state = 'processed'"),
     ];
     for (what, sql) in together {
-        assert_eq!(count(&daemon, sql).await, left, "{what}");
+        assert_eq!(daemon.count(sql).await, left, "{what}");
     }
     daemon.start_again().await;
     daemon
-        .wait_until("the rest is gone", async |daemon: &Daemon| count(daemon, "SELECT count(*) FROM items").await == 1)
+        .wait_until("the rest is gone", async |daemon: &Daemon| daemon.count("SELECT count(*) FROM items").await == 1)
         .await;
     for (what, sql) in together {
-        assert_eq!(count(&daemon, sql).await, 1, "{what}");
+        assert_eq!(daemon.count(sql).await, 1, "{what}");
     }
     let item = json!({"reference": "7", "payload": 7});
     assert_eq!(daemon.post("/api/v1/queues/a/items", &item).await.0, 409, "its reference stays taken");

@@ -10,8 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::support::amqp::{Client, headers, int_header, reference, text};
 use crate::support::crew::{Crew, Ending, Seen};
@@ -102,18 +100,6 @@ impl Workshop {
         self.sent.push((queue, reference));
     }
 
-    async fn mirror(&self) -> SqliteConnection {
-        SqliteConnectOptions::new().filename(self.daemon.mirror_path()).connect().await.expect("the mirror")
-    }
-
-    /// A number from the mirror of a daemon that is dead.
-    async fn count(&self, sql: &'static str) -> i64 {
-        let mut mirror = self.mirror().await;
-        let count = sqlx::query_scalar(sql).fetch_one(&mut mirror).await.expect("a number");
-        mirror.close().await.expect("closed");
-        count
-    }
-
     /// Messages of one of the daemon's own queues, once its connections are gone and what they held is back.
     async fn ready(&self, queue: &str) -> i64 {
         self.daemon
@@ -150,7 +136,9 @@ impl Workshop {
         }
         assert_eq!(self.daemon.get("/api/v1/parked").await["items"], json!([]));
         self.daemon
-            .wait_until("every answer is out", async |_: &Daemon| self.count("SELECT count(*) FROM answers").await == 0)
+            .wait_until("every answer is out", async |_: &Daemon| {
+                self.daemon.count("SELECT count(*) FROM answers").await == 0
+            })
             .await;
         assert!(self.daemon.stop().success());
     }
@@ -170,7 +158,7 @@ impl Workshop {
             let too_late = reference.ends_with("over") && answered[reference].contains("refused");
             assert!(answered[reference] == answers || too_late, "{reference}: {:?}", answered[reference]);
         }
-        let mut mirror = self.mirror().await;
+        let mut mirror = self.daemon.mirror().await;
         let doubled: Vec<String> = sqlx::query_scalar(
             "SELECT item || ' ' || event FROM timeline WHERE event <> 'noted' GROUP BY item, event, attempt, state \
              HAVING count(*) > 1",
@@ -193,7 +181,7 @@ impl Workshop {
 async fn check_what_is_left(shop: &Workshop, point: &str) {
     let all = ITEMS + 2;
     let before = shop.sent_to("m") - all;
-    let new = shop.count("SELECT count(*) FROM items WHERE queue = 'm'").await - before;
+    let new = shop.daemon.count("SELECT count(*) FROM items WHERE queue = 'm'").await - before;
     match point {
         "start.declared" | "start.claimed" | "intake.read" => {
             assert_eq!(new, 0, "nothing is committed");
@@ -208,43 +196,43 @@ async fn check_what_is_left(shop: &Workshop, point: &str) {
             assert!(shop.ready("wq.intake").await + new >= all, "each is in one place at least");
         }
         "dispatch.claimed" => {
-            assert!(shop.count("SELECT count(*) FROM items WHERE place = 'claimed'").await > 0);
+            assert!(shop.daemon.count("SELECT count(*) FROM items WHERE place = 'claimed'").await > 0);
             assert_eq!(shop.client.ready("wq.q.m").await, 0, "claimed and not published");
         }
         "publish.handed_over" => {
             let unmarked =
                 "SELECT (SELECT count(*) FROM answers) + (SELECT count(*) FROM items WHERE place = 'claimed')";
-            assert!(shop.count(unmarked).await > 0, "what was handed over is not marked");
+            assert!(shop.daemon.count(unmarked).await > 0, "what was handed over is not marked");
         }
         "answers.published" => {
-            assert!(shop.count("SELECT count(*) FROM answers").await > 0, "the outbox still has them");
+            assert!(shop.daemon.count("SELECT count(*) FROM answers").await > 0, "the outbox still has them");
             assert!(shop.client.ready("reply.p").await > 0, "and so has the producer");
         }
         "answers.removed" => assert!(shop.client.ready("reply.p").await > 0),
         "dispatch.published" => {
             // Fast robots' reports may have come in between.
-            assert!(shop.count("SELECT count(*) FROM items WHERE queue = 'm' AND attempt = 1").await > 0);
+            assert!(shop.daemon.count("SELECT count(*) FROM items WHERE queue = 'm' AND attempt = 1").await > 0);
         }
         "reports.read" => assert!(shop.ready("wq.reports").await > 0, "what was read is back"),
         "reports.committed" => {
             assert!(shop.ready("wq.reports").await > 0, "what was committed is not acked");
-            assert!(shop.count(ENDED).await > 0);
+            assert!(shop.daemon.count(ENDED).await > 0);
         }
-        "reports.acked" => assert!(shop.count(ENDED).await > 0),
+        "reports.acked" => assert!(shop.daemon.count(ENDED).await > 0),
         "reports.judged" => {
             let judged = "SELECT count(*) FROM items WHERE state = 'exception' AND kind = 'generic' AND queue = 'd'";
-            assert!(shop.count(judged).await > 0);
+            assert!(shop.daemon.count(judged).await > 0);
         }
         "tap.read" => assert_eq!(shop.copied().await, shop.sent_to("d") - ITEMS),
         "tap.committed" | "tap.acked" => {
             assert!(shop.copied().await > shop.sent_to("d") - ITEMS, "the offset is committed");
         }
         "timers.expired" => {
-            assert!(shop.count("SELECT count(*) FROM items WHERE kind = 'expired'").await > 0);
+            assert!(shop.daemon.count("SELECT count(*) FROM items WHERE kind = 'expired'").await > 0);
         }
         "timers.promoted" => {
             let ready = "SELECT count(*) FROM items WHERE not_before IS NOT NULL AND place <> 'delayed'";
-            assert!(shop.count(ready).await > 0);
+            assert!(shop.daemon.count(ready).await > 0);
         }
         other => panic!("nobody says what a crash at {other} leaves"),
     }
@@ -252,7 +240,7 @@ async fn check_what_is_left(shop: &Workshop, point: &str) {
 
 impl Workshop {
     async fn copied(&self) -> i64 {
-        self.count("SELECT coalesce(max(next_offset), 0) FROM tap").await
+        self.daemon.count("SELECT coalesce(max(next_offset), 0) FROM tap").await
     }
 
     fn sent_to(&self, queue: &str) -> i64 {

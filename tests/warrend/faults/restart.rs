@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::Connection as _;
 
 use crate::support::amqp::{Client, id, int_header, reference};
 use crate::support::crew::{Crew, Ending, Producer, Seen};
@@ -89,7 +88,7 @@ async fn what_was_published_and_not_marked_goes_out_again_as_the_same_attempt() 
     daemon.wait_until("all are with the broker", async |_: &Daemon| client.ready("wq.q.a").await == 5).await;
     daemon.kill();
     // As if it had died before it could mark them.
-    let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
+    let mut mirror = daemon.mirror().await;
     let unmarked = sqlx::query("UPDATE items SET place = 'claimed' WHERE queue = 'a' AND attempt = 1");
     assert_eq!(unmarked.execute(&mut mirror).await.expect("changed").rows_affected(), 5);
     mirror.close().await.expect("closed");

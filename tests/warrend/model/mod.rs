@@ -133,11 +133,16 @@ impl Run {
         self.agree(None).await;
         for queue in QUEUES {
             let ready = self.world.messages(queue);
-            let there = format!("{ready} messages of {queue} are ready, and no others");
-            let client = &self.client;
-            let robots = format!("wq.q.{queue}");
-            self.daemon.wait_until(&there, async |_: &Daemon| client.ready(&robots).await as usize == ready).await;
+            self.until(&format!("{ready} messages of {queue} are ready, and no others"), async |run: &Self| {
+                run.client.ready(&format!("wq.q.{queue}")).await as usize == ready
+            })
+            .await;
         }
+        // What is not marked as published would be published again by a daemon that starts.
+        self.until("dispatch is over", async |run: &Self| {
+            run.daemon.count("SELECT count(*) FROM items WHERE place = 'claimed'").await == 0
+        })
+        .await;
         // By now all that is to be dispatched is.
         let shown = self.agree(None).await;
         self.world.is_as_shown(&shown);
@@ -423,6 +428,16 @@ impl Run {
             }
             self.daemon.kill();
             self.daemon.start_again().await;
+        }
+    }
+
+    /// Waits for it, with a daemon that lives.
+    async fn until(&mut self, what: &str, it_is: impl AsyncFn(&Self) -> bool) {
+        let began = Instant::now();
+        while !it_is(self).await {
+            self.live_on().await;
+            assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

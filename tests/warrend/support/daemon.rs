@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tempfile::TempDir;
 use url::Url;
 
@@ -487,6 +489,19 @@ impl Daemon {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Its mirror, whether it runs or not.
+    pub async fn mirror(&self) -> SqliteConnection {
+        SqliteConnectOptions::new().filename(self.mirror_path()).connect().await.expect("the mirror")
+    }
+
+    /// A number from its mirror.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        let mut mirror = self.mirror().await;
+        let count = sqlx::query_scalar(sql).fetch_one(&mut mirror).await.expect("a number");
+        mirror.close().await.expect("closed");
+        count
     }
 
     pub fn path(&self) -> &Path {
