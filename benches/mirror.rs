@@ -292,10 +292,11 @@ async fn insert(connection: &mut SqliteConnection, rows: &[(Item, Vec<u8>)]) {
             .push("1");
     });
     query.build().execute(&mut *connection).await.expect("items");
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO payloads (item, body) ");
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO payloads (seq, body) SELECT seq, column2 FROM (");
     query.push_values(rows, |mut row, (item, payload)| {
         row.push_bind(item.id.to_string()).push_bind(payload.as_slice());
     });
+    query.push(") CROSS JOIN items WHERE items.id = column1");
     query.build().execute(&mut *connection).await.expect("payloads");
     let at = rows[0].0.enqueued_at.as_microsecond();
     lines(connection, rows, 1, at, "producer", "admitted", 0).await;
@@ -346,7 +347,7 @@ async fn rows(path: &Path) -> Vec<String> {
                || (SELECT group_concat(revision || actor || event || attempt || state) FROM timeline \
                    WHERE timeline.item = items.id) \
                || (SELECT explained FROM queue_acks WHERE queue_acks.queue = items.queue) AS row \
-               FROM items JOIN payloads ON payloads.item = items.id ORDER BY items.id";
+               FROM items JOIN payloads ON payloads.seq = items.seq ORDER BY items.id";
     let rows = sqlx::query(sql).fetch_all(&mut connection).await.expect("rows");
     rows.iter().map(|row| row.get::<Option<String>, _>(0).expect("nothing of it is null")).collect()
 }

@@ -269,7 +269,7 @@ async fn one_item_its_timeline_and_its_payload_are_read() {
 #[tokio::test]
 async fn payloads_never_run_in_a_browser() {
     let bench = Bench::with_item().await;
-    bench.run("INSERT INTO payloads (item, body) VALUES ('00000000-0000-0000-0000-000000000001', x'3c62')").await;
+    bench.run("INSERT INTO payloads (seq, body) SELECT seq, x'3c62' FROM items WHERE id = '00000000-0000-0000-0000-000000000001'").await;
     for (sql, content_type, attached) in [
         ("UPDATE items SET content_type = 'application/json; charset=utf-8'", "application/json; charset=utf-8", false),
         ("UPDATE items SET content_type = 'text/html'", "text/html", true),

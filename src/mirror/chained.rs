@@ -15,12 +15,18 @@ pub type End = (ItemId, u32, String);
 static ENDS: Many =
     Many::new(|places| format!("SELECT parent, attempt, reason FROM chained WHERE parent IN ({})", many::list(places)));
 static NOTE: Many = Many::new(|places| many::insert("chained", "parent, attempt, reason, child", places));
-static PAYLOADS: Many =
-    Many::new(|places| format!("SELECT item, body FROM payloads WHERE item IN ({})", many::list(places)));
+static PAYLOADS: Many = Many::new(|places| {
+    format!(
+        "SELECT items.id, payloads.body FROM items CROSS JOIN payloads WHERE items.id IN ({}) \
+         AND payloads.seq = items.seq",
+        many::list(places)
+    )
+});
 static COPY: Many = Many::new(|places| {
     format!(
-        "INSERT INTO payloads (item, body) SELECT copies.column1, payloads.body FROM {} AS copies \
-         CROSS JOIN payloads WHERE payloads.item = copies.column2",
+        "INSERT INTO payloads (seq, body) SELECT child.seq, payloads.body FROM {} AS copies \
+         CROSS JOIN items AS child CROSS JOIN items AS parent CROSS JOIN payloads \
+         WHERE child.id = copies.column1 AND parent.id = copies.column2 AND payloads.seq = parent.seq",
         many::values(places, 2)
     )
 });

@@ -38,7 +38,7 @@ static CLAIM: Many = Many::new(|places| {
     format!(
         "UPDATE items SET place = 'claimed', attempt = attempt + 1, deliveries = 0, silent = 0, rejected_at = NULL, \
          progress = NULL, revision = revision + 1, dispatched_at = ? WHERE place = 'ready' AND seq IN ({}) \
-         RETURNING {CLAIMED_COLUMNS}, (SELECT body FROM payloads WHERE item = items.id)",
+         RETURNING {CLAIMED_COLUMNS}, (SELECT body FROM payloads WHERE payloads.seq = items.seq)",
         many::list(places)
     )
 });
@@ -195,7 +195,7 @@ pub(super) fn unconfirmed_sql() -> String {
     format!(
         "{OUT_LEVELS} SELECT {CLAIMED_COLUMNS}, payloads.body FROM levels CROSS JOIN items CROSS JOIN payloads WHERE items.queue = $1 \
          AND items.priority = levels.priority AND items.place = 'claimed' AND items.place IN ('claimed', 'broker') \
-         AND items.rejected_at IS NULL AND payloads.item = items.id \
+         AND items.rejected_at IS NULL AND payloads.seq = items.seq \
          ORDER BY items.priority DESC, items.seq LIMIT $2"
     )
 }

@@ -15,13 +15,24 @@ use crate::item::{Item, ItemId, Timestamp};
 /// its whole history; whoever gives an identity to more open items than this has none.
 const SAME_REFERENCE: u32 = 50;
 
-static INSERT: Many = Many::new(|places| {
-    let columns = "id, queue, lane, reference, unique_reference, name, state, kind, place, code, reason, note, \
-         result, progress, priority, attempt, deliveries, retries, requeues, silent, rejected_at, possible_repeat, \
-         ran_anyway, ignored, stub, content_type, size, content_hash, labels, worker, traceparent, reply_to, \
-         correlation_id, enqueued_at, not_before, ready_at, due_at, expires_at, dispatched_at, started_at, \
-         finished_at, assignee, parent, pending, cancelled_from, at_risk_at, sla_next, fingerprint, revision";
-    many::insert("items", columns, places)
+/// What items may have when they come.
+const FRESH: &str = "id, queue, lane, reference, unique_reference, name, state, place, priority, attempt, possible_repeat, \
+     ignored, content_type, size, content_hash, labels, traceparent, reply_to, correlation_id, enqueued_at, not_before, \
+     ready_at, due_at, expires_at, dispatched_at, at_risk_at, sla_next, revision";
+
+/// What nearly none of them has, and what may not be null of it.
+const GROWN: &str = "deliveries, retries, requeues, silent, ran_anyway, stub, kind, code, reason, note, result, \
+     progress, rejected_at, worker, started_at, finished_at, assignee, parent, pending, cancelled_from, fingerprint";
+const GROWN_NUMBERS: &str = "deliveries, retries, requeues, silent, ran_anyway, stub";
+
+static INSERT: Many = Many::new(|places| many::insert("items", &format!("{FRESH}, {GROWN}"), places));
+
+/// Half of what there is to bind and to copy.
+static INSERT_FRESH: Many = Many::new(|places| {
+    let fresh = many::values(places, FRESH.split(',').count());
+    format!(
+        "INSERT INTO items ({FRESH}, {GROWN_NUMBERS}) SELECT *, 0, 0, 0, 0, 0, 0 FROM {fresh} WHERE column1 IS NOT NULL"
+    )
 });
 
 /// What can change after admission.
@@ -99,64 +110,96 @@ static BY_REFERENCE: Many = Many::new(|places| {
 /// # Errors
 /// Where SQL fails; a reserved reference that is taken is such a failure, the door asks before.
 pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorError> {
-    for rows in items.chunks(many::MOST) {
-        let mut query = INSERT.query(rows.len());
-        for (item, unique) in rows {
-            let moment = |at: Option<Timestamp>| at.map(micros);
-            query = query
-                .bind(item.id.to_string())
-                .bind(&item.queue)
-                .bind(item.lane.word())
-                .bind(&item.reference)
-                .bind(item.reference.as_ref().filter(|_| *unique))
-                .bind(&item.name)
-                .bind(item.state.word())
-                .bind(item.state.kind().map(crate::item::Kind::word))
-                .bind(item.place.word())
-                .bind(&item.code)
-                .bind(&item.reason)
-                .bind(&item.note)
-                .bind(item.result.as_ref().map(ToString::to_string))
-                .bind(item.progress)
-                .bind(item.priority)
-                .bind(item.attempt)
-                .bind(item.deliveries)
-                .bind(item.retries)
-                .bind(item.requeues)
-                .bind(item.silent)
-                .bind(moment(item.rejected_at))
-                .bind(item.possible_repeat)
-                .bind(item.ran_anyway)
-                .bind(json_list(&item.ignored))
-                .bind(item.stub)
-                .bind(&item.content_type)
-                .bind(item.size.map(u64::cast_signed))
-                .bind(&item.content_hash)
-                .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
-                .bind(&item.worker)
-                .bind(&item.traceparent)
-                .bind(&item.reply_to)
-                .bind(&item.correlation_id)
-                .bind(micros(item.enqueued_at))
-                .bind(moment(item.not_before))
-                .bind(micros(item.ready_at))
-                .bind(moment(item.due_at))
-                .bind(moment(item.expires_at))
-                .bind(moment(item.dispatched_at))
-                .bind(moment(item.started_at))
-                .bind(moment(item.finished_at))
-                .bind(&item.assignee)
-                .bind(item.parent.map(|parent| parent.to_string()))
-                .bind(json(item.pending.as_ref())?)
-                .bind(item.cancelled_from.map(|state| state.to_string()))
-                .bind(moment(item.at_risk_at))
-                .bind(moment(item.sla_next))
-                .bind(&item.fingerprint)
-                .bind(item.revision);
+    for alike in items.chunk_by(|(one, _), (next, _)| is_fresh(one) == is_fresh(next)) {
+        for rows in alike.chunks(many::MOST) {
+            let fresh = is_fresh(rows[0].0);
+            let mut query = if fresh { INSERT_FRESH.query(rows.len()) } else { INSERT.query(rows.len()) };
+            for (item, unique) in rows {
+                query = bind_fresh(query, item, *unique);
+                if !fresh {
+                    query = bind_grown(query, item)?;
+                }
+            }
+            query.execute(&mut *tx).await.map_err(failed("insert items"))?;
         }
-        query.execute(&mut *tx).await.map_err(failed("insert items"))?;
     }
     Ok(())
+}
+
+/// Whether it has nothing but what stands in [`FRESH`].
+fn is_fresh(item: &Item) -> bool {
+    let counts = [item.deliveries, item.retries, item.requeues];
+    let marks = [item.silent, item.ran_anyway, item.stub];
+    let times = [item.rejected_at, item.started_at, item.finished_at];
+    let texts = [&item.code, &item.reason, &item.note, &item.worker, &item.assignee, &item.fingerprint];
+    counts == [0; 3]
+        && marks == [false; 3]
+        && times == [None; 3]
+        && texts.into_iter().all(Option::is_none)
+        && (item.state.kind(), item.progress, item.parent, item.cancelled_from) == (None, None, None, None)
+        && item.result.is_none()
+        && item.pending.is_none()
+}
+
+type Rows<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+fn bind_fresh<'q>(query: Rows<'q>, item: &'q Item, unique: bool) -> Rows<'q> {
+    let moment = |at: Option<Timestamp>| at.map(micros);
+    query
+        .bind(item.id.to_string())
+        .bind(&item.queue)
+        .bind(item.lane.word())
+        .bind(&item.reference)
+        .bind(item.reference.as_ref().filter(|_| unique))
+        .bind(&item.name)
+        .bind(item.state.word())
+        .bind(item.place.word())
+        .bind(item.priority)
+        .bind(item.attempt)
+        .bind(item.possible_repeat)
+        .bind(json_list(&item.ignored))
+        .bind(&item.content_type)
+        .bind(item.size.map(u64::cast_signed))
+        .bind(&item.content_hash)
+        .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
+        .bind(&item.traceparent)
+        .bind(&item.reply_to)
+        .bind(&item.correlation_id)
+        .bind(micros(item.enqueued_at))
+        .bind(moment(item.not_before))
+        .bind(micros(item.ready_at))
+        .bind(moment(item.due_at))
+        .bind(moment(item.expires_at))
+        .bind(moment(item.dispatched_at))
+        .bind(moment(item.at_risk_at))
+        .bind(moment(item.sla_next))
+        .bind(item.revision)
+}
+
+fn bind_grown<'q>(query: Rows<'q>, item: &'q Item) -> Result<Rows<'q>, MirrorError> {
+    let moment = |at: Option<Timestamp>| at.map(micros);
+    Ok(query
+        .bind(item.deliveries)
+        .bind(item.retries)
+        .bind(item.requeues)
+        .bind(item.silent)
+        .bind(item.ran_anyway)
+        .bind(item.stub)
+        .bind(item.state.kind().map(crate::item::Kind::word))
+        .bind(&item.code)
+        .bind(&item.reason)
+        .bind(&item.note)
+        .bind(item.result.as_ref().map(ToString::to_string))
+        .bind(item.progress)
+        .bind(moment(item.rejected_at))
+        .bind(&item.worker)
+        .bind(moment(item.started_at))
+        .bind(moment(item.finished_at))
+        .bind(&item.assignee)
+        .bind(item.parent.map(|parent| parent.to_string()))
+        .bind(json(item.pending.as_ref())?)
+        .bind(item.cancelled_from.map(|state| state.to_string()))
+        .bind(&item.fingerprint))
 }
 
 /// Writes back items that were loaded in this transaction and changed since: everything that can change after

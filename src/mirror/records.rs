@@ -10,15 +10,20 @@ use crate::item::message::Message;
 use crate::item::timeline::Line;
 use crate::item::{ItemId, Timestamp};
 
-static PAYLOADS: Many =
-    Many::new(|places| format!("{} ON CONFLICT (item) DO NOTHING", many::insert("payloads", "item, body", places)));
+static PAYLOADS: Many = Many::new(|places| {
+    format!(
+        "INSERT INTO payloads (seq, body) SELECT items.seq, carried.column2 FROM {} AS carried CROSS JOIN items \
+         WHERE items.id = carried.column1 ON CONFLICT (seq) DO NOTHING",
+        many::values(places, 2)
+    )
+});
 static LINES: Many = Many::new(|places| {
     many::insert("timeline", "item, revision, at, actor, user, event, why, attempt, state, ended", places)
 });
 static ANSWERS: Many =
     Many::new(|places| many::insert("answers", "item, reply_to, correlation_id, type, body", places));
 
-/// Stores payloads of items that have none yet.
+/// Stores payloads of items that are there and have none yet.
 ///
 /// # Errors
 /// Where SQL fails.

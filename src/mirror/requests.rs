@@ -27,7 +27,7 @@ pub(super) const WAITING: &str = "SELECT id, queue, pending FROM items WHERE pen
 /// # Errors
 /// Where SQL fails.
 pub async fn payload(tx: &mut Tx, item: ItemId) -> Result<Option<Vec<u8>>, MirrorError> {
-    sqlx::query_scalar("SELECT body FROM payloads WHERE item = $1")
+    sqlx::query_scalar("SELECT body FROM payloads WHERE seq = (SELECT seq FROM items WHERE id = $1)")
         .bind(item.to_string())
         .fetch_optional(tx)
         .await
@@ -39,7 +39,7 @@ pub async fn payload(tx: &mut Tx, item: ItemId) -> Result<Option<Vec<u8>>, Mirro
 /// # Errors
 /// Where SQL fails.
 pub async fn has_payload(tx: &mut Tx, item: ItemId) -> Result<bool, MirrorError> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM payloads WHERE item = $1)")
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM items JOIN payloads ON payloads.seq = items.seq WHERE id = $1)")
         .bind(item.to_string())
         .fetch_one(tx)
         .await
@@ -51,7 +51,9 @@ pub async fn has_payload(tx: &mut Tx, item: ItemId) -> Result<bool, MirrorError>
 /// # Errors
 /// Where SQL fails.
 pub async fn replace_payload(tx: &mut Tx, item: ItemId, body: &[u8]) -> Result<(), MirrorError> {
-    put(tx, "payloads", item, body).await
+    let sql = "INSERT INTO payloads (seq, body) SELECT seq, $2 FROM items WHERE id = $1 \
+               ON CONFLICT (seq) DO UPDATE SET body = excluded.body";
+    put(tx, sql, item, body).await
 }
 
 /// The item is to carry this once its request is carried out.
@@ -59,14 +61,13 @@ pub async fn replace_payload(tx: &mut Tx, item: ItemId, body: &[u8]) -> Result<(
 /// # Errors
 /// Where SQL fails.
 pub async fn keep_payload(tx: &mut Tx, item: ItemId, body: &[u8]) -> Result<(), MirrorError> {
-    put(tx, "pending_payloads", item, body).await
+    let sql = "INSERT INTO pending_payloads (item, body) VALUES ($1, $2) \
+               ON CONFLICT (item) DO UPDATE SET body = excluded.body";
+    put(tx, sql, item, body).await
 }
 
-async fn put(tx: &mut Tx, table: &'static str, item: ItemId, body: &[u8]) -> Result<(), MirrorError> {
-    let sql = format!(
-        "INSERT INTO {table} (item, body) VALUES ($1, $2) ON CONFLICT (item) DO UPDATE SET body = excluded.body"
-    );
-    let put = sqlx::query(AssertSqlSafe(sql)).bind(item.to_string()).bind(body).execute(tx);
+async fn put(tx: &mut Tx, sql: &'static str, item: ItemId, body: &[u8]) -> Result<(), MirrorError> {
+    let put = sqlx::query(sql).bind(item.to_string()).bind(body).execute(tx);
     put.await.map(|_| ()).map_err(failed("store a payload"))
 }
 
@@ -78,8 +79,9 @@ pub async fn settle_payload(tx: &mut Tx, item: ItemId, carried_out: bool) -> Res
     let settled = failed("settle a payload");
     let id = item.to_string();
     if carried_out {
-        let sql = "INSERT INTO payloads (item, body) SELECT item, body FROM pending_payloads WHERE item = $1 \
-                   ON CONFLICT (item) DO UPDATE SET body = excluded.body";
+        let sql = "INSERT INTO payloads (seq, body) SELECT items.seq, kept.body FROM items \
+                   JOIN pending_payloads AS kept ON kept.item = items.id WHERE items.id = $1 \
+                   ON CONFLICT (seq) DO UPDATE SET body = excluded.body";
         sqlx::query(sql).bind(&id).execute(&mut *tx).await.map_err(failed("settle a payload"))?;
     }
     sqlx::query("DELETE FROM pending_payloads WHERE item = $1").bind(&id).execute(tx).await.map(|_| ()).map_err(settled)

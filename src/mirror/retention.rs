@@ -43,7 +43,9 @@ static SPEND: Many = Many::new(|places| {
         many::list(places)
     )
 });
-static PAYLOADS: Many = Many::new(|places| format!("DELETE FROM payloads WHERE item IN ({})", many::list(places)));
+static PAYLOADS: Many = Many::new(|places| {
+    format!("DELETE FROM payloads WHERE seq IN (SELECT seq FROM items WHERE id IN ({}))", many::list(places))
+});
 static ASIDE: Many = Many::new(|places| format!("DELETE FROM pending_payloads WHERE item IN ({})", many::list(places)));
 static TIMELINES: Many = Many::new(|places| format!("DELETE FROM timeline WHERE item IN ({})", many::list(places)));
 static REMOVE: Many = Many::new(|places| format!("DELETE FROM items WHERE id IN ({})", many::list(places)));

@@ -102,7 +102,7 @@ impl Mirror {
     /// Where the mirror cannot be read.
     pub async fn payload(&self, id: ItemId) -> Result<Option<Payload>, MirrorError> {
         let row: Option<(Option<String>, Vec<u8>)> = sqlx::query_as(
-            "SELECT content_type, body FROM items JOIN payloads ON payloads.item = items.id WHERE items.id = $1",
+            "SELECT content_type, body FROM items JOIN payloads ON payloads.seq = items.seq WHERE items.id = $1",
         )
         .bind(id.to_string())
         .fetch_optional(self.views())

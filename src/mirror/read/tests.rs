@@ -273,7 +273,7 @@ async fn counts_are_by_queue_state_and_kind() {
 #[tokio::test]
 async fn payload_timeline_and_the_unaccounted_are_read() {
     let (_folder, mirror) = mirror(vec![Sample::queued(1)]).await;
-    run(&mirror, "INSERT INTO payloads (item, body) SELECT id, x'00ff' FROM items").await;
+    run(&mirror, "INSERT INTO payloads (seq, body) SELECT seq, x'00ff' FROM items").await;
     run(&mirror, "INSERT INTO timeline (item, revision, at, actor, user, event, why, attempt, state) SELECT id, 2, 5, 'bot', 'u', 'retry', 'w', 1, 'queued' FROM items").await;
     run(&mirror, "INSERT INTO timeline (item, revision, at, actor, event, attempt, state) SELECT id, 1, 4, 'producer', 'admitted', 0, 'queued' FROM items").await;
     run(&mirror, "INSERT INTO queue_acks (queue, unaccounted) VALUES ('invoices', 3), ('orders', 0)").await;

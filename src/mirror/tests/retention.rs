@@ -29,7 +29,7 @@ async fn finished(bench: &Bench, queue: &str, state: &str, items: u32, lines: u3
          requeues, silent, possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) {numbers} \
          SELECT {id}, '{queue}', 'managed', n, 'hash', '{state}', {kind}, 'settled', 4, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, \
          CASE WHEN '{state}' <> 'on_hold' THEN n * 1000000 END, {lines} FROM n;\
-         INSERT INTO payloads {numbers} SELECT {id}, 'body' FROM n;\
+         INSERT INTO payloads {numbers} SELECT seq, 'body' FROM n JOIN items ON items.id = {id};\
          INSERT INTO timeline (item, revision, at, actor, event, attempt, state) {numbers}, l (l) AS (SELECT 1 UNION ALL SELECT l + 1 \
          FROM l WHERE l < {lines}) SELECT {id}, l, 1, 'x', 'noted', 0, 'queued' FROM n CROSS JOIN l"
     );

@@ -93,7 +93,7 @@ async fn what_is_not_kept_goes_whole_whenever_the_daemon_dies() {
              {numbers} SELECT {id}, 'a', 'managed', n, n, 'x', 'processed', 'settled', 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, \
              {now} - 172800000000 * (n <= {ITEMS}), 1 FROM n"
         ),
-        format!("INSERT INTO payloads {numbers} SELECT {id}, 'body' FROM n"),
+        format!("INSERT INTO payloads {numbers} SELECT seq, 'body' FROM n CROSS JOIN items WHERE items.id = {id}"),
         format!(
             "INSERT INTO timeline (item, revision, at, actor, event, attempt, state) {numbers} \
              SELECT {id}, 1, 1, 'x', 'processed', 1, 'processed' FROM n"

@@ -29,8 +29,10 @@ const QUEUES: [&str; 2] = ["m", "d"];
 const RETRY: &str = "retry:
   it: {limit: 2, backoff: {first: 1h, factor: 1, jitter: 0%}}
   generic: {limit: 1, backoff: {first: 1ms, factor: 1, jitter: 0%}}
+  timeout: {limit: 1, backoff: {first: 1ms, factor: 1, jitter: 0%}}
   requeue: {limit: 2}
 crash_limit: 30
+processing_timeout: 90m
 ";
 
 /// Where a daemon may die; where it dies with a claim it would publish twice, which crash tests of their own show.
@@ -109,7 +111,7 @@ async fn the_daemon_does_what_the_core_says() {
         run.step().await;
     }
     eprintln!("model: {} items, {:?}", run.world.things.len(), run.fates);
-    for fate in ["sent", "taken", "ended", "asked", "recalled", "refused", "jumped", "died"] {
+    for fate in ["sent", "taken", "ended", "asked", "recalled", "refused", "jumped", "timed out", "died"] {
         assert!(run.fates.contains_key(fate), "no item {fate}: the run has to be one");
     }
 }
@@ -213,15 +215,28 @@ impl Run {
         };
         let delivery = got.delivery;
         let reference = reference(&delivery);
+        let attempt =
+            int_header(&delivery, "wq-attempt").map_or(1, |attempt| u32::try_from(attempt).expect("a number"));
+        if self.world.is_stale(&reference, attempt) {
+            self.take_stale(reference, attempt, &channel, &delivery).await;
+            return;
+        }
         self.say("taken", format!("take {reference}"));
         assert!(ready.contains(&reference), "{reference} was handed out, and only {ready:?} are ready");
         let thing = self.world.things.get_mut(&reference).expect("it is known");
-        let attempt =
-            int_header(&delivery, "wq-attempt").map_or(1, |attempt| u32::try_from(attempt).expect("a number"));
         assert_eq!((attempt, delivery.data.as_slice()), (thing.item.attempt, thing.payload.as_bytes()), "{reference}");
         assert!(thing.handed != Handed::Never || !delivery.redelivered, "{reference} comes again");
         thing.in_hand = Some(attempt);
         self.hands.push(Hand { reference, attempt, channel, delivery });
+    }
+
+    /// A message that is there though its attempt is over: the robot does what it carries once more, which counts.
+    async fn take_stale(&mut self, reference: String, attempt: u32, channel: &Channel, delivery: &Delivery) {
+        self.say("stale", format!("take {reference} {attempt}, which is over"));
+        report(channel, delivery, "processed", &json!({"result": 1})).await;
+        delivery.ack(BasicAckOptions::default()).await.expect("acked");
+        self.world.stale.retain(|stale| *stale != (reference.clone(), attempt));
+        self.world.reported(&reference, attempt, processed());
     }
 
     /// A robot is through with what it has, or begins with it.
@@ -310,11 +325,7 @@ impl Run {
             5 => ("requeue", json!({"delay": "1h"}), again(Wait::For(Duration::from_secs(3600)))),
             6 => ("requeue", json!({}), again(Wait::None)),
             7 => ("hold", json!({}), Saying::Hold { note: None }),
-            _ => (
-                "processed",
-                json!({"result": 1}),
-                Saying::Processed { result: Some(json!(1)), note: None, started_at: None },
-            ),
+            _ => ("processed", json!({"result": 1}), processed()),
         }
     }
 
@@ -415,6 +426,9 @@ impl Run {
         self.world.ahead = SignedDuration::from_hours(self.hours);
         self.say("jumped", format!("its clock goes {by} h to {} h", self.hours));
         self.daemon.set_clock(self.world.ahead);
+        for reference in self.world.time_out() {
+            self.say("timed out", reference);
+        }
         self.world.come_to_rest();
     }
 
@@ -467,6 +481,10 @@ impl Run {
 /// Times of the API are whole microseconds; these are of whole seconds.
 fn whole(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).expect("in range")
+}
+
+fn processed() -> Saying {
+    Saying::Processed { result: Some(json!(1)), note: None, started_at: None }
 }
 
 fn requeue(changes: Changes) -> Verb {

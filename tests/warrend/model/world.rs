@@ -180,6 +180,33 @@ impl World {
         expected
     }
 
+    /// Its message is ready, and its attempt is over.
+    pub fn is_stale(&self, reference: &str, attempt: u32) -> bool {
+        self.stale.iter().any(|(stale, over)| stale == reference && *over == attempt)
+    }
+
+    /// Ends what robots began too long ago, and answers what that was. Who gave its message back said nothing of it.
+    pub fn time_out(&mut self) -> Vec<String> {
+        let now = self.now();
+        let mut over = Vec::new();
+        for reference in self.things.keys().cloned().collect::<Vec<_>>() {
+            let thing = &self.things[&reference];
+            let (ready, newest) = (thing.item.place == Place::Broker && !thing.is_in_hand(), thing.item.attempt);
+            let timeout = self.definition(&thing.item.queue).processing_timeout.expect("each queue has one");
+            let mut step = None;
+            self.decide(&reference, |item, rules, moment| {
+                step = lifecycle::time_out(item, timeout, now, rules, moment);
+            });
+            if step.is_some() {
+                if ready {
+                    self.stale.push((reference.clone(), newest));
+                }
+                over.push(reference);
+            }
+        }
+        over
+    }
+
     /// Everything that is ready in this one's queue comes back.
     fn recall(&mut self, reference: &str) {
         let queue = self.things[reference].item.queue.clone();
