@@ -24,6 +24,7 @@ const RULES: Rules = Rules {
     all_report: true,
     feeds: false,
     fed: false,
+    times_out: false,
 };
 
 fn publish(queue: &str) -> Publish {
