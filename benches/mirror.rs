@@ -257,6 +257,7 @@ async fn open(path: &Path) -> SqliteConnection {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("cache_size", "-65536")
+        .pragma("ignore_check_constraints", "on")
         .foreign_keys(true)
         .connect()
         .await
