@@ -8,6 +8,7 @@
 //! definition its queue has now, also a retired one; of a queue that nobody defines any more nothing goes. What `wq.events` is still to
 //! tell of stays until it is told, and while very much waits to be told nothing goes at all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -44,9 +45,10 @@ pub async fn run(mirror: Mirror, live: Live, stop: CancellationToken) {
         let definitions = live.definitions();
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&mirror, &definitions) => passed,
+            passed = pass(&mirror, &live, &definitions) => passed,
         };
         let wait = match passed {
+            Ok(Left::Redefined) => continue,
             Ok(Left::Untold) => Some(UNTIL_TOLD),
             Ok(Left::Nothing) => between_passes(&definitions),
             Err(error) => {
@@ -104,14 +106,20 @@ enum Left {
     Nothing,
     /// Items of which something is still to be told.
     Untold,
+    /// Whatever other definitions say.
+    Redefined,
 }
 
-async fn pass(mirror: &Mirror, definitions: &Definitions) -> Result<Left, MirrorError> {
+/// By these definitions, for as long as they are in force: who keeps more after all keeps what is left.
+async fn pass(mirror: &Mirror, live: &Live, definitions: &Arc<Definitions>) -> Result<Left, MirrorError> {
     let mut left = Left::Nothing;
     for definition in definitions.queues.values().chain(definitions.retired.values()) {
         for (what, state, until) in due(definition, now()) {
             let mut removed = 0;
             while mirror.anything_to_remove(&definition.key, state, until, what).await? {
+                if !Arc::ptr_eq(&live.definitions(), definitions) {
+                    return Ok(Left::Redefined);
+                }
                 if mirror.untold().await? > UNTOLD {
                     left = Left::Untold;
                     break;

@@ -8,8 +8,10 @@ use lapin::BasicProperties;
 use serde_json::json;
 
 use super::{define, definition, run};
+use crate::load::publish;
 use crate::support::amqp::Client;
 use crate::support::belt::{Belt, longest_pause};
+use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
 
 #[tokio::test]
@@ -84,4 +86,58 @@ async fn a_migration_of_a_hundred_thousand() {
         longest_pause(&seen).as_secs_f64(),
         steps.lock().unwrap()
     );
+}
+
+/// What is not kept goes beside work: the same work with and without it, in turns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, made by hand: see the top of its file"]
+async fn a_purge_beside_work() {
+    const OLD: i64 = 300_000;
+    const ITEMS: usize = 10_000;
+    let daemon = daemon("purge").queues("queue: old\n").queues("queue: m\nwindow: 1000\n").start().await;
+    let mut mirror = daemon.mirror().await;
+    for sql in finished_long_ago(OLD) {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("rows");
+    }
+    let crew = Crew::hire(&daemon.vhost, "m", 2, |_| Ending::AckOnly).await;
+    let left = || daemon.count("SELECT count(*) FROM items WHERE queue = 'old'");
+    let mut sent = 0;
+    for _ in 0..3 {
+        for keep in ["", "keep: {processed: 1d}\n"] {
+            definition(&daemon, 0, &format!("queue: old\n{keep}"));
+            let before = left().await;
+            daemon.wait_until("it is in force", async |_: &Daemon| keep.is_empty() || left().await < before).await;
+            let (before, began) = (left().await, Instant::now());
+            publish(&daemon.vhost, "m", sent..sent + ITEMS).await;
+            sent += ITEMS;
+            daemon.wait_until("all are worked", async |_: &Daemon| crew.settled() == sent).await;
+            let took = began.elapsed().as_secs_f64();
+            let gone = before - left().await;
+            #[expect(clippy::cast_precision_loss, reason = "counts of items")]
+            let (rate, purged) = (ITEMS as f64 / took, gone as f64 / took);
+            eprintln!("{rate:.0} items/s worked, {purged:.0} items/s removed");
+        }
+    }
+    assert!(left().await > 0, "it went on to the end");
+    crew.dismiss().await;
+}
+
+fn finished_long_ago(items: i64) -> [String; 3] {
+    let numbers = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {items})");
+    let id = "printf('00000000-0000-0000-0000-%012d', n)";
+    [
+        format!(
+            "INSERT INTO items (id, queue, lane, reference, content_hash, state, place, size, priority, attempt, deliveries, \
+             retries, requeues, silent, possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \
+             {numbers} SELECT {id}, 'old', 'managed', n, 'x', 'processed', 'settled', 1024, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, n, 3 \
+             FROM n"
+        ),
+        format!(
+            "INSERT INTO payloads {numbers} SELECT seq, zeroblob(1024) FROM n CROSS JOIN items WHERE items.id = {id}"
+        ),
+        format!(
+            "INSERT INTO timeline (item, revision, at, actor, event, attempt, state) {numbers}, r (r) AS (VALUES (1), (2), (3)) \
+             SELECT {id}, r, 1, 'x', 'processed', 1, 'processed' FROM n CROSS JOIN r"
+        ),
+    ]
 }

@@ -136,3 +136,30 @@ async fn what_is_finished_goes_after_its_time_and_its_reference_stays_taken() {
     daemon.wait_until("it is gone", async |daemon: &Daemon| left(daemon, "queue=forever").await.is_empty()).await;
     assert_eq!(daemon.queue("a").await["retired"], true);
 }
+
+#[tokio::test]
+async fn who_keeps_more_after_all_keeps_what_is_left() {
+    const ITEMS: u64 = 1000;
+    let mut daemon =
+        daemon("kept after all").queues("queue: a\nkeep: {processed: 1d}\n").queues("queue: b\n").start().await;
+    daemon.kill();
+    // With so many lines each takes a transaction of its own, so all of them take a minute.
+    let sql = format!(
+        "INSERT INTO items (id, queue, lane, state, place, priority, attempt, deliveries, retries, requeues, silent, \
+         possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \
+         WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {ITEMS}) \
+         SELECT printf('00000000-0000-0000-0000-%012d', n), iif(n = 0, 'b', 'a'), 'managed', 'processed', 'settled', 4, 1, 0, \
+         0, 0, 0, 0, 0, 0, 1, 1, 1, 2000 FROM n"
+    );
+    let mut mirror = daemon.mirror().await;
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("rows");
+    mirror.close().await.expect("closed");
+    daemon.start_again().await;
+    let processed = async |daemon: &Daemon, queue| daemon.queue(queue).await["counts"]["processed"].as_u64().unwrap();
+    daemon.wait_until("they go", async |daemon: &Daemon| processed(daemon, "a").await < ITEMS).await;
+
+    definition(&daemon, 0, "queue: a\n");
+    definition(&daemon, 1, "queue: b\nkeep: {processed: 1d}\n");
+    daemon.wait_until("others go", async |daemon: &Daemon| processed(daemon, "b").await == 0).await;
+    assert!(processed(&daemon, "a").await > 0, "the others went on");
+}

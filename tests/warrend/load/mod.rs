@@ -26,7 +26,7 @@ fn items() -> usize {
 }
 
 /// Sends items of these numbers to a queue, each confirmed.
-async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
+pub async fn publish(vhost: &Vhost, queue: &str, numbers: std::ops::Range<usize>) {
     publish_sized(vhost, queue, numbers, if items() > ITEMS { SOAK_BODY } else { BODY }).await;
 }
 
