@@ -30,8 +30,6 @@ pub struct Rules {
     /// Exceptions of [`CHAINING`] kinds make an item in the queue that nobody else feeds, see [`Self::fed`].
     pub feeds: bool,
     pub fed: bool,
-    /// Attempts end that take too long.
-    pub times_out: bool,
 }
 
 /// Kinds of exceptions that chain.
@@ -255,9 +253,7 @@ fn may_follow(from: &str, inferred: bool, to: &str) -> bool {
     }
     let kind = to.strip_prefix("exception: ");
     if to == "cancelled"
-        || kind.is_some_and(|kind| {
-            !matches!(kind, "business" | "it" | "generic" | "timeout" | "expired" | "poison" | "missing")
-        })
+        || kind.is_some_and(|kind| !matches!(kind, "business" | "it" | "generic" | "expired" | "poison" | "missing"))
     {
         return false;
     }
@@ -400,7 +396,6 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             let rejected = released(&[Release::Rejected, Release::Unsure]);
             said("generic_exception") || said("requeue") || rejected || nameless
         }
-        ("exception", "timeout") => queue.rules.times_out && said("started"),
         ("exception", "poison") => {
             let attempt = number(item, "attempt");
             let of_attempt = |hand: &&&&Hand| hand.attempt.map_or(attempt == 1, |of| of.unsigned_abs() == attempt);
@@ -425,8 +420,7 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
 fn last_word_counts(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, say: &mut impl FnMut(String)) {
     let (item, direct) = (&shown.item, queue.rules.direct);
     let touched = by_operator(shown, &MOVES).next().is_some();
-    if touched || is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired" | "timeout")
-    {
+    if touched || is_ambiguous(shown, queue, records) || matches!(text(item, "kind"), "poison" | "expired") {
         return;
     }
     let reports = of_item(&records.reports, shown, direct);

@@ -45,9 +45,6 @@ const ROBOTS_PER_QUEUE: usize = 4;
 
 const FEEDS: &str = "on_exception: {business: c, it: c, generic: c}\n";
 
-/// Slow robots take longer now and then.
-const TIMES_OUT: &str = "unique: true\nprocessing_timeout: 2s\n";
-
 /// Robots fail at random, so it opens now and then.
 const BREAKS: &str = "window: 20\nbreaker: {after: 2, pause: 1s}\n";
 
@@ -67,7 +64,15 @@ struct Queue {
 const QUEUES: [Queue; 7] = [
     Queue { key: "m", definition: FEEDS, direct: false, unique: false, named: true, silent: false, fed: false },
     Queue { key: "c", definition: "", direct: false, unique: false, named: true, silent: false, fed: true },
-    Queue { key: "u", definition: TIMES_OUT, direct: false, unique: true, named: true, silent: false, fed: false },
+    Queue {
+        key: "u",
+        definition: "unique: true\n",
+        direct: false,
+        unique: true,
+        named: true,
+        silent: false,
+        fed: false,
+    },
     Queue { key: "n", definition: BREAKS, direct: false, unique: false, named: false, silent: false, fed: false },
     Queue {
         key: "a",
@@ -261,7 +266,6 @@ async fn wait_for_rest(daemon: &Daemon, history: &History, says_what_was_out: bo
                 all_report: queue.named && !queue.silent,
                 feeds: queue.definition == FEEDS,
                 fed: queue.fed,
-                times_out: queue.definition == TIMES_OUT,
             };
             queues.insert(queue.key.to_owned(), QueueEnd { rules, unaccounted });
         }

@@ -42,8 +42,6 @@ pub enum Habit {
     Die,
     /// Says `started`, then dies.
     StartedThenDie,
-    /// Says `started`, takes its time, then as `Good`.
-    Slow,
     /// Holds its delivery a while, then dies.
     Hang,
     /// Reports `processed` twice.
@@ -69,7 +67,6 @@ const SPEAKING: &[(Habit, u32)] = &[
     (Habit::Nack, 4),
     (Habit::Die, 5),
     (Habit::StartedThenDie, 3),
-    (Habit::Slow, 3),
     (Habit::Hang, 2),
     (Habit::Twice, 5),
     (Habit::Contradict, 3),
@@ -230,13 +227,6 @@ impl Grip<'_> {
             Habit::StartedThenDie => {
                 self.say("started", &json!({})).await;
                 self.die().await
-            }
-            Habit::Slow => {
-                if self.say("started", &json!({})).await != Outcome::Confirmed {
-                    return self.lost();
-                }
-                self.wait(1000..6000).await;
-                self.say_and("processed", json!({"note": "slowly"}), Release::Acked).await
             }
             Habit::Hang => {
                 self.wait(500..3000).await;

@@ -24,7 +24,6 @@ const RULES: Rules = Rules {
     all_report: true,
     feeds: false,
     fed: false,
-    times_out: false,
 };
 
 fn publish(queue: &str) -> Publish {
