@@ -4,6 +4,6 @@ CREATE TABLE bodies (
     seq  INTEGER PRIMARY KEY REFERENCES items (seq),
     body BLOB NOT NULL
 );
-INSERT INTO bodies (seq, body) SELECT items.seq, payloads.body FROM items CROSS JOIN payloads WHERE payloads.item = items.id ORDER BY items.seq;
+INSERT INTO bodies (seq, body) SELECT items.seq, payloads.body FROM items NOT INDEXED CROSS JOIN payloads WHERE payloads.item = items.id ORDER BY items.seq;
 DROP TABLE payloads;
 ALTER TABLE bodies RENAME TO payloads;

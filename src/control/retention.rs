@@ -112,14 +112,12 @@ enum Left {
 
 /// By these definitions, for as long as they are in force: who keeps more after all keeps what is left.
 async fn pass(mirror: &Mirror, live: &Live, definitions: &Arc<Definitions>) -> Result<Left, MirrorError> {
+    let redefined = || !Arc::ptr_eq(&live.definitions(), definitions);
     let mut left = Left::Nothing;
     for definition in definitions.queues.values().chain(definitions.retired.values()) {
         for (what, state, until) in due(definition, now()) {
             let mut removed = 0;
-            while mirror.anything_to_remove(&definition.key, state, until, what).await? {
-                if !Arc::ptr_eq(&live.definitions(), definitions) {
-                    return Ok(Left::Redefined);
-                }
+            while !redefined() && mirror.anything_to_remove(&definition.key, state, until, what).await? {
                 if mirror.untold().await? > UNTOLD {
                     left = Left::Untold;
                     break;
@@ -148,6 +146,9 @@ async fn pass(mirror: &Mirror, live: &Live, definitions: &Arc<Definitions>) -> R
                     removed,
                     "{what} that are not kept any more were removed"
                 );
+            }
+            if redefined() {
+                return Ok(Left::Redefined);
             }
         }
     }

@@ -105,8 +105,13 @@ async fn a_purge_beside_work() {
     for _ in 0..3 {
         for keep in ["", "keep: {processed: 1d}\n"] {
             definition(&daemon, 0, &format!("queue: old\n{keep}"));
-            let before = left().await;
-            daemon.wait_until("it is in force", async |_: &Daemon| keep.is_empty() || left().await < before).await;
+            let is_going = async |_: &Daemon| {
+                let before = left().await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                left().await < before
+            };
+            let in_force = async |daemon: &Daemon| is_going(daemon).await != keep.is_empty();
+            daemon.wait_until("it is in force", in_force).await;
             let (before, began) = (left().await, Instant::now());
             publish(&daemon.vhost, "m", sent..sent + ITEMS).await;
             sent += ITEMS;

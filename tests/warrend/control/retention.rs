@@ -139,11 +139,11 @@ async fn what_is_finished_goes_after_its_time_and_its_reference_stays_taken() {
 
 #[tokio::test]
 async fn who_keeps_more_after_all_keeps_what_is_left() {
-    const ITEMS: u64 = 1000;
+    const ITEMS: u64 = 3000;
     let mut daemon =
         daemon("kept after all").queues("queue: a\nkeep: {processed: 1d}\n").queues("queue: b\n").start().await;
-    daemon.kill();
-    // With so many lines each takes a transaction of its own, so all of them take a minute.
+    assert!(daemon.stop().success());
+    // With so many lines each takes a transaction of its own, so all of them take minutes.
     let sql = format!(
         "INSERT INTO items (id, queue, lane, state, place, priority, attempt, deliveries, retries, requeues, silent, \
          possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \

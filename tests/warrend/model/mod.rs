@@ -130,7 +130,7 @@ impl Run {
             60..64 => self.late().await,
             64..90 => self.ask().await,
             90..95 => self.arm().await,
-            _ => self.jump(),
+            _ => self.jump().await,
         }
         self.agree(None).await;
         for queue in QUEUES {
@@ -247,9 +247,12 @@ impl Run {
         let at = self.dice.usize(0..self.hands.len());
         if self.dice.u32(0..5) < 2 {
             let (reference, attempt) = (self.hands[at].reference.clone(), self.hands[at].attempt);
-            self.say("started", format!("start {reference}"));
-            report(&self.hands[at].channel, &self.hands[at].delivery, "started", &json!({})).await;
-            self.world.reported(&reference, attempt, Saying::Started { note: None, percent: None });
+            // Each says something new, so that it is seen when it was read: by the clock of that moment.
+            let before = self.world.things[&reference].item.progress;
+            let percent = (before.unwrap_or(0) + self.dice.u8(1..=50)) % 101;
+            self.say("started", format!("start {reference}: {percent} %"));
+            report(&self.hands[at].channel, &self.hands[at].delivery, "started", &json!({"percent": percent})).await;
+            self.world.reported(&reference, attempt, Saying::Started { note: None, percent: Some(percent) });
             return;
         }
         let Hand { reference, attempt, channel, delivery } = self.hands.swap_remove(at);
@@ -420,7 +423,9 @@ impl Run {
     }
 
     /// Somebody sets the daemon's clock.
-    fn jump(&mut self) {
+    async fn jump(&mut self) {
+        // A daemon that died may read once more what was said to the one before.
+        self.until("reports are read", async |run: &Self| run.client.ready("wq.reports").await == 0).await;
         let by = [2, 2, 2, -2, -24][self.dice.usize(0..5)];
         self.hours += by;
         self.world.ahead = SignedDuration::from_hours(self.hours);

@@ -331,6 +331,7 @@ fn of_the_api(item: &Item) -> Value {
         "priority": item.priority,
         "name": item.name,
         "worker": item.worker,
+        "progress": item.progress,
         "code": item.code,
         "result": item.result,
         "ran_anyway": item.ran_anyway,
