@@ -15,80 +15,39 @@ use crate::item::{Item, ItemId, Timestamp};
 /// its whole history; whoever gives an identity to more open items than this has none.
 const SAME_REFERENCE: u32 = 50;
 
-/// What items may have when they come.
-const FRESH: &str = "id, queue, lane, reference, unique_reference, name, state, place, priority, attempt, possible_repeat, \
-     ignored, content_type, size, content_hash, labels, traceparent, reply_to, correlation_id, enqueued_at, not_before, \
-     ready_at, due_at, expires_at, dispatched_at, at_risk_at, sla_next, revision";
+/// What never changes but by statements of its own.
+const GIVEN: &str = "id, queue, reference, unique_reference, reply_to, correlation_id, dispatched_at";
 
-/// What nearly none of them has, and what may not be null of it.
-const GROWN: &str = "deliveries, retries, requeues, silent, ran_anyway, stub, kind, code, reason, note, result, \
-     progress, rejected_at, worker, started_at, finished_at, assignee, parent, pending, cancelled_from, fingerprint";
+/// What any item may have when it comes, and what may change later.
+const LIVE: &str = "lane, name, state, place, priority, attempt, possible_repeat, ignored, content_type, size, content_hash, \
+     labels, traceparent, enqueued_at, not_before, ready_at, due_at, expires_at, at_risk_at, sla_next, revision";
+
+/// What nearly none has when it comes, the numbers that may not be null first.
 const GROWN_NUMBERS: &str = "deliveries, retries, requeues, silent, ran_anyway, stub";
+const GROWN: &str = "kind, code, reason, note, result, progress, rejected_at, worker, started_at, finished_at, assignee, \
+     parent, pending, cancelled_from, fingerprint";
 
-static INSERT: Many = Many::new(|places| many::insert("items", &format!("{FRESH}, {GROWN}"), places));
+static INSERT: Many =
+    Many::new(|places| many::insert("items", &format!("{GIVEN}, {LIVE}, {GROWN_NUMBERS}, {GROWN}"), places));
 
 /// Half of what there is to bind and to copy.
 static INSERT_FRESH: Many = Many::new(|places| {
-    let fresh = many::values(places, FRESH.split(',').count());
+    let columns = format!("{GIVEN}, {LIVE}");
+    let fresh = many::values(places, columns.split(',').count());
     format!(
-        "INSERT INTO items ({FRESH}, {GROWN_NUMBERS}) SELECT *, 0, 0, 0, 0, 0, 0 FROM {fresh} WHERE column1 IS NOT NULL"
+        "INSERT INTO items ({columns}, {GROWN_NUMBERS}) SELECT *, 0, 0, 0, 0, 0, 0 FROM {fresh} WHERE column1 IS NOT NULL"
     )
 });
 
-/// What can change after admission.
-const CHANGING: [&str; 43] = [
-    "lane",
-    "state",
-    "kind",
-    "place",
-    "code",
-    "reason",
-    "note",
-    "result",
-    "progress",
-    "priority",
-    "attempt",
-    "deliveries",
-    "retries",
-    "requeues",
-    "silent",
-    "rejected_at",
-    "ran_anyway",
-    "ignored",
-    "stub",
-    "content_type",
-    "size",
-    "content_hash",
-    "worker",
-    "ready_at",
-    "due_at",
-    "expires_at",
-    "started_at",
-    "finished_at",
-    "assignee",
-    "parent",
-    "pending",
-    "cancelled_from",
-    "at_risk_at",
-    "sla_next",
-    "fingerprint",
-    "revision",
-    "name",
-    "labels",
-    "traceparent",
-    "enqueued_at",
-    "possible_repeat",
-    "not_before",
-    "payload_gone",
-];
-
 static SAVE: Many = Many::new(|places| {
-    let set: Vec<String> = CHANGING.iter().map(|column| format!("{column} = changed.{column}")).collect();
+    let columns = format!("{LIVE}, {GROWN_NUMBERS}, {GROWN}, payload_gone");
+    let columns: Vec<&str> = columns.split(", ").collect();
+    let set: Vec<String> = columns.iter().map(|column| format!("{column} = changed.{column}")).collect();
     format!(
         "WITH changed (id, {}) AS {} UPDATE items SET {} FROM changed \
          WHERE items.id = changed.id AND items.revision < changed.revision",
-        CHANGING.join(", "),
-        many::values(places, CHANGING.len() + 1),
+        columns.join(", "),
+        many::values(places, columns.len() + 1),
         set.join(", ")
     )
 });
@@ -115,7 +74,7 @@ pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorEr
             let fresh = is_fresh(rows[0].0);
             let mut query = if fresh { INSERT_FRESH.query(rows.len()) } else { INSERT.query(rows.len()) };
             for (item, unique) in rows {
-                query = bind_fresh(query, item, *unique);
+                query = bind_live(bind_given(query, item, *unique), item);
                 if !fresh {
                     query = bind_grown(query, item)?;
                 }
@@ -126,7 +85,7 @@ pub async fn insert(tx: &mut Tx, items: &[(&Item, bool)]) -> Result<(), MirrorEr
     Ok(())
 }
 
-/// Whether it has nothing but what stands in [`FRESH`].
+/// Whether it has nothing of what stands in [`GROWN`] and [`GROWN_NUMBERS`].
 fn is_fresh(item: &Item) -> bool {
     let counts = [item.deliveries, item.retries, item.requeues];
     let marks = [item.silent, item.ran_anyway, item.stub];
@@ -143,14 +102,21 @@ fn is_fresh(item: &Item) -> bool {
 
 type Rows<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-fn bind_fresh<'q>(query: Rows<'q>, item: &'q Item, unique: bool) -> Rows<'q> {
-    let moment = |at: Option<Timestamp>| at.map(micros);
+fn bind_given<'q>(query: Rows<'q>, item: &'q Item, unique: bool) -> Rows<'q> {
     query
         .bind(item.id.to_string())
         .bind(&item.queue)
-        .bind(item.lane.word())
         .bind(&item.reference)
         .bind(item.reference.as_ref().filter(|_| unique))
+        .bind(&item.reply_to)
+        .bind(&item.correlation_id)
+        .bind(item.dispatched_at.map(micros))
+}
+
+fn bind_live<'q>(query: Rows<'q>, item: &'q Item) -> Rows<'q> {
+    let moment = |at: Option<Timestamp>| at.map(micros);
+    query
+        .bind(item.lane.word())
         .bind(&item.name)
         .bind(item.state.word())
         .bind(item.place.word())
@@ -163,14 +129,11 @@ fn bind_fresh<'q>(query: Rows<'q>, item: &'q Item, unique: bool) -> Rows<'q> {
         .bind(&item.content_hash)
         .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
         .bind(&item.traceparent)
-        .bind(&item.reply_to)
-        .bind(&item.correlation_id)
         .bind(micros(item.enqueued_at))
         .bind(moment(item.not_before))
         .bind(micros(item.ready_at))
         .bind(moment(item.due_at))
         .bind(moment(item.expires_at))
-        .bind(moment(item.dispatched_at))
         .bind(moment(item.at_risk_at))
         .bind(moment(item.sla_next))
         .bind(item.revision)
@@ -211,52 +174,7 @@ pub async fn save(tx: &mut Tx, items: &[&Item]) -> Result<(), MirrorError> {
     for rows in items.chunks(many::MOST) {
         let mut query = SAVE.query(rows.len());
         for item in rows {
-            let moment = |at: Option<Timestamp>| at.map(micros);
-            query = query
-                .bind(item.id.to_string())
-                .bind(item.lane.word())
-                .bind(item.state.word())
-                .bind(item.state.kind().map(crate::item::Kind::word))
-                .bind(item.place.word())
-                .bind(&item.code)
-                .bind(&item.reason)
-                .bind(&item.note)
-                .bind(item.result.as_ref().map(ToString::to_string))
-                .bind(item.progress)
-                .bind(item.priority)
-                .bind(item.attempt)
-                .bind(item.deliveries)
-                .bind(item.retries)
-                .bind(item.requeues)
-                .bind(item.silent)
-                .bind(moment(item.rejected_at))
-                .bind(item.ran_anyway)
-                .bind(json_list(&item.ignored))
-                .bind(item.stub)
-                .bind(&item.content_type)
-                .bind(item.size.map(u64::cast_signed))
-                .bind(&item.content_hash)
-                .bind(&item.worker)
-                .bind(micros(item.ready_at))
-                .bind(moment(item.due_at))
-                .bind(moment(item.expires_at))
-                .bind(moment(item.started_at))
-                .bind(moment(item.finished_at))
-                .bind(&item.assignee)
-                .bind(item.parent.map(|parent| parent.to_string()))
-                .bind(json(item.pending.as_ref())?)
-                .bind(item.cancelled_from.map(|state| state.to_string()))
-                .bind(moment(item.at_risk_at))
-                .bind(moment(item.sla_next))
-                .bind(&item.fingerprint)
-                .bind(item.revision)
-                .bind(&item.name)
-                .bind((!item.labels.is_empty()).then(|| serde_json::json!(item.labels).to_string()))
-                .bind(&item.traceparent)
-                .bind(micros(item.enqueued_at))
-                .bind(item.possible_repeat)
-                .bind(moment(item.not_before))
-                .bind(item.payload_gone);
+            query = bind_grown(bind_live(query.bind(item.id.to_string()), item), item)?.bind(item.payload_gone);
         }
         let done = query.execute(&mut *tx).await.map_err(failed("change items"))?;
         if done.rows_affected() != rows.len() as u64 {

@@ -13,6 +13,7 @@ use crate::support::amqp::Client;
 use crate::support::belt::{Belt, longest_pause};
 use crate::support::crew::{Crew, Ending};
 use crate::support::daemon::{Daemon, daemon};
+use crate::support::finished::finished_long_ago;
 
 #[tokio::test]
 #[ignore = "a measurement, made by hand: see the top of its file"]
@@ -92,26 +93,18 @@ async fn a_migration_of_a_hundred_thousand() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, made by hand: see the top of its file"]
 async fn a_purge_beside_work() {
-    const OLD: i64 = 300_000;
     const ITEMS: usize = 10_000;
     let daemon = daemon("purge").queues("queue: old\n").queues("queue: m\nwindow: 1000\n").start().await;
-    let mut mirror = daemon.mirror().await;
-    for sql in finished_long_ago(OLD) {
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("rows");
-    }
+    finished_long_ago(&daemon, "old", 300_000, 3, 1024).await;
     let crew = Crew::hire(&daemon.vhost, "m", 2, |_| Ending::AckOnly).await;
     let left = || daemon.count("SELECT count(*) FROM items WHERE queue = 'old'");
-    let mut sent = 0;
+    let (mut sent, mut revision) = (0, 1);
     for _ in 0..3 {
-        for keep in ["", "keep: {processed: 1d}\n"] {
+        for keep in ["keep: {processed: 1d}\n", ""] {
             definition(&daemon, 0, &format!("queue: old\n{keep}"));
-            let is_going = async |_: &Daemon| {
-                let before = left().await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                left().await < before
-            };
-            let in_force = async |daemon: &Daemon| is_going(daemon).await != keep.is_empty();
-            daemon.wait_until("it is in force", in_force).await;
+            revision += 1;
+            let in_force = format!("in force revision={revision} ");
+            daemon.wait_until(&in_force, async |daemon: &Daemon| daemon.log().contains(&in_force)).await;
             let (before, began) = (left().await, Instant::now());
             publish(&daemon.vhost, "m", sent..sent + ITEMS).await;
             sent += ITEMS;
@@ -123,26 +116,6 @@ async fn a_purge_beside_work() {
             eprintln!("{rate:.0} items/s worked, {purged:.0} items/s removed");
         }
     }
-    assert!(left().await > 0, "it went on to the end");
+    assert!(left().await > 0, "there was something to remove to the end");
     crew.dismiss().await;
-}
-
-fn finished_long_ago(items: i64) -> [String; 3] {
-    let numbers = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {items})");
-    let id = "printf('00000000-0000-0000-0000-%012d', n)";
-    [
-        format!(
-            "INSERT INTO items (id, queue, lane, reference, content_hash, state, place, size, priority, attempt, deliveries, \
-             retries, requeues, silent, possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \
-             {numbers} SELECT {id}, 'old', 'managed', n, 'x', 'processed', 'settled', 1024, 4, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, n, 3 \
-             FROM n"
-        ),
-        format!(
-            "INSERT INTO payloads {numbers} SELECT seq, zeroblob(1024) FROM n CROSS JOIN items WHERE items.id = {id}"
-        ),
-        format!(
-            "INSERT INTO timeline (item, revision, at, actor, event, attempt, state) {numbers}, r (r) AS (VALUES (1), (2), (3)) \
-             SELECT {id}, r, 1, 'x', 'processed', 1, 'processed' FROM n CROSS JOIN r"
-        ),
-    ]
 }

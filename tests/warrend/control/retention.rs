@@ -1,22 +1,18 @@
 //! What is finished goes after its time, and what has to be known of it for ever stays.
 
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::definition;
 use crate::support::amqp::{Client, reference};
 use crate::support::daemon::{Daemon, daemon};
+use crate::support::finished::finished_long_ago;
 
 const KEPT: &str = "queue: a\nunique: true\nkeep: {processed: 7d, exception: 30d, payload: 1d}\n";
 
 /// Lets time pass for items that are finished: the daemon is stopped, and they ended so many days ago.
 async fn pass(daemon: &mut Daemon, days: i64, which: &'static str) {
     assert!(daemon.stop().success());
-    let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
-    let sql = format!("UPDATE items SET finished_at = finished_at - {days} * 86400000000 WHERE {which}");
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("time passes");
-    mirror.close().await.expect("closed");
+    daemon.alter(&format!("UPDATE items SET finished_at = finished_at - {days} * 86400000000 WHERE {which}")).await;
     daemon.start_again().await;
 }
 
@@ -139,24 +135,17 @@ async fn what_is_finished_goes_after_its_time_and_its_reference_stays_taken() {
 
 #[tokio::test]
 async fn who_keeps_more_after_all_keeps_what_is_left() {
-    const ITEMS: u64 = 3000;
+    const ITEMS: u32 = 3000;
     let mut daemon =
         daemon("kept after all").queues("queue: a\nkeep: {processed: 1d}\n").queues("queue: b\n").start().await;
     assert!(daemon.stop().success());
-    // With so many lines each takes a transaction of its own, so all of them take minutes.
-    let sql = format!(
-        "INSERT INTO items (id, queue, lane, state, place, priority, attempt, deliveries, retries, requeues, silent, \
-         possible_repeat, ran_anyway, stub, enqueued_at, ready_at, finished_at, revision) \
-         WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {ITEMS}) \
-         SELECT printf('00000000-0000-0000-0000-%012d', n), iif(n = 0, 'b', 'a'), 'managed', 'processed', 'settled', 4, 1, 0, \
-         0, 0, 0, 0, 0, 0, 1, 1, 1, 2000 FROM n"
-    );
-    let mut mirror = daemon.mirror().await;
-    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut mirror).await.expect("rows");
-    mirror.close().await.expect("closed");
+    finished_long_ago(&daemon, "a", ITEMS, 1, 4).await;
+    finished_long_ago(&daemon, "b", 1, 1, 4).await;
+    // By its revision each has so many lines that it takes a transaction of its own: all of them take minutes.
+    daemon.alter("UPDATE items SET revision = 2000").await;
     daemon.start_again().await;
     let processed = async |daemon: &Daemon, queue| daemon.queue(queue).await["counts"]["processed"].as_u64().unwrap();
-    daemon.wait_until("they go", async |daemon: &Daemon| processed(daemon, "a").await < ITEMS).await;
+    daemon.wait_until("they go", async |daemon: &Daemon| processed(daemon, "a").await < u64::from(ITEMS)).await;
 
     definition(&daemon, 0, "queue: a\n");
     definition(&daemon, 1, "queue: b\nkeep: {processed: 1d}\n");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::control::rebind::wait_for_ways;
 use crate::control::{definition, nothing_is_left, plan_is_empty};
 use crate::support::amqp::Client;
 use crate::support::belt::{Belt, balances, in_order};
@@ -95,6 +96,9 @@ async fn in_a_change_of_lane() {
         daemon.die_at(point).await;
         daemon.start_again().await;
         no_migration_is_left(&daemon).await;
+        // A stop before the way is open would leave nothing to rebind the next time.
+        let ways: &[&str] = if lane == "managed" { &["wq.intake"] } else { &["wq.q.a", "wq.tap"] };
+        wait_for_ways(&daemon, "a", ways).await;
     }
     let seen = belt.finish(&daemon).await;
     balances(&daemon, "a", &seen).await;

@@ -171,7 +171,7 @@ async fn acks_without_a_report_chain_by_a_report_alone_or_as_what_they_are() {
         .start()
         .await;
     let client = Client::connect(&daemon.vhost).await;
-    let mut deliveries = Vec::new();
+    let (mut deliveries, mut robots) = (Vec::new(), Vec::new());
     for queue in ["trusted", "required"] {
         let mut robot = client.robot(queue).await;
         for number in 0..2 {
@@ -180,7 +180,8 @@ async fn acks_without_a_report_chain_by_a_report_alone_or_as_what_they_are() {
             robot.ack(&delivery).await;
             deliveries.push(delivery);
         }
-        robot.die().await;
+        // An ack may die on its way with the channel, and nobody would take the item again.
+        robots.push(robot);
     }
     let inferred = item_in(&daemon, "trusted", "trusted-0", "processed").await;
     assert_eq!(json!([inferred["inferred"], inferred["children"]]), json!([true, []]));

@@ -504,6 +504,13 @@ impl Daemon {
         count
     }
 
+    /// Changes its mirror behind its back.
+    pub async fn alter(&self, sql: &str) {
+        let mut mirror = self.mirror().await;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut mirror).await.expect("it is done");
+        mirror.close().await.expect("closed");
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -5,6 +5,7 @@ pub mod belt;
 pub mod broker;
 pub mod crew;
 pub mod daemon;
+pub mod finished;
 pub mod frozen;
 pub mod own_broker;
 pub mod python;
