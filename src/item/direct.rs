@@ -67,6 +67,8 @@ pub fn stub(
     at: Timestamp,
 ) -> Item {
     let mut arrival = dead.map_or_else(Arrival::default, |message| read(message, at));
+    // The broker writes its own into a dead letter: nobody asked for anything by them.
+    arrival.ignored.retain(|line| !line.starts_with("x-"));
     arrival.new.reference = reference.map(str::to_owned);
     let mut item = item(definition, &arrival, id, at);
     // Without a reference no copy will ever find it.
@@ -156,6 +158,18 @@ mod tests {
         let item = item(&QueueDefinition::with_defaults("d"), &arrival, id(), AT);
         assert_eq!(item.priority, HIGHEST_PRIORITY);
         assert_eq!(item.expires_at, Timestamp::from_second(60).ok());
+    }
+
+    #[test]
+    fn what_the_broker_wrote_into_a_dead_letter_is_no_wish_of_the_producer() {
+        let mut dead = message();
+        dead.properties.headers = ["x-death", "x-first-death-reason", "wq-attempt"]
+            .map(|name| (name.to_owned(), Header::Text("rejected".to_owned())))
+            .into();
+        let stub = stub(&QueueDefinition::with_defaults("a"), None, Some(&dead), id(), AT);
+        let from_headers = |line: &&String| line.contains("only the daemon and the broker");
+        let lines: Vec<&String> = stub.ignored.iter().filter(from_headers).collect();
+        assert!(matches!(lines[..], [line] if line.starts_with("wq-attempt")), "{lines:?}");
     }
 
     #[test]
