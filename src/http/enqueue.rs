@@ -11,6 +11,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
@@ -29,6 +30,7 @@ const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at"
 /// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
 pub(super) async fn one(
     State(api): State<Api>,
+    caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
@@ -53,7 +55,7 @@ pub(super) async fn one(
     }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;
-    let admission = intake::enqueue(&api.mirror, definition, new).await?;
+    let admission = intake::enqueue(&api.mirror, definition, new, caller.name()).await?;
     if matches!(admission, Admission::Admitted(_)) {
         api.wakes.dispatch(&key);
         api.wakes.timers.notify_one();

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::Parameters;
 use super::problem::Problem;
 use super::view::{List, Timed};
@@ -14,12 +15,13 @@ use crate::mirror::Parked;
 /// `GET /api/v1/parked`: the newest first, with the beginning of each body.
 pub(super) async fn list(
     State(api): State<Api>,
+    caller: Caller,
     mut parameters: Parameters,
 ) -> Result<Json<List<ParkedView>>, Problem> {
     let limit = parameters.limit();
     let cursor = parameters.cursor();
     parameters.done()?;
-    let page = api.mirror.parked(limit, cursor).await?;
+    let page = api.mirror.parked(limit, cursor, caller.queues(&api).await?.as_deref()).await?;
     let items = page.items.into_iter().map(ParkedView::from).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
