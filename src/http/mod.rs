@@ -14,15 +14,19 @@
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/openapi.json` | `openapi` |
+//! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod attempts;
 mod attention;
 mod breaker;
 mod control;
+mod docs;
 mod enqueue;
 mod extract;
+mod frame;
 mod health;
+mod idempotency;
 mod items;
 mod members;
 mod openapi;
@@ -34,6 +38,7 @@ mod plan_view;
 mod problem;
 mod queues;
 mod spent;
+mod tags;
 mod view;
 mod words;
 
@@ -42,6 +47,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -78,6 +84,8 @@ pub struct Api {
     pub metrics: Exposition,
     /// What was last seen ahead of each queue.
     pub looks: outlook::Looks,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -85,7 +93,17 @@ impl Api {
     #[must_use]
     pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
-        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks: outlook::Looks::default() }
+        Self {
+            mirror,
+            live,
+            status,
+            wakes,
+            keeper: Some(keeper),
+            desk,
+            metrics,
+            looks: outlook::Looks::default(),
+            busy: idempotency::Busy::default(),
+        }
     }
 
     /// The definitions of this moment.
@@ -101,6 +119,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
         .routes(routes!(enqueue::one))
@@ -136,6 +156,8 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(api.clone(), idempotency::layer))
+        .layer(from_fn(frame::layer))
         .with_state(api)
 }
 
