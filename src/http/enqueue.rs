@@ -16,17 +16,20 @@ use serde_json::Value;
 
 use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
+use super::idempotency::told;
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::spent::SpentView;
+use super::tags::tagged;
 use super::view::{ItemView, Timed};
 use super::words::{PriorityBody, body};
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
-use crate::item::{ItemId, Kind, Lane, Timestamp};
+use crate::item::{Item, ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
+use crate::mirror::keys::Told;
 
 body! {
     /// A new item.
@@ -51,7 +54,7 @@ body! {
     params(("key" = String, Path, description = "The queue's key")), request_body = NewItemBody,
     responses(
         (status = 201, description = "A new item", body = ItemView,
-            headers(("Location" = String, description = "Where the item is found"))),
+            headers(("Location" = String, description = "Where the item is found"), ("ETag" = String, description = "The item's revision, in quotes"))),
         (status = 200, description = "It is there already, or was and is not kept any more", body = SameItem),
         (status = 409, description = "`duplicate`, `paused` or `direct_lane`"),
         (status = 422, description = "`invalid`: the queue's definition does not let it in, for these reasons"),
@@ -83,7 +86,12 @@ pub(super) async fn one(
     }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;
-    let admission = intake::enqueue(&api.mirror, definition, new, caller.name()).await?;
+    let at = now();
+    let tell = move |admission: &Admission| match admission {
+        Admission::Admitted(item) => admitted(item, at),
+        _ => None,
+    };
+    let admission = intake::enqueue(&api.mirror, definition, new, caller.name(), tell).await?;
     if matches!(admission, Admission::Admitted(_)) {
         api.wakes.dispatch(&key);
         api.wakes.timers.notify_one();
@@ -93,7 +101,7 @@ pub(super) async fn one(
         Admission::Same(item) => api.mirror.children_of(item.id).await?,
         _ => Vec::new(),
     };
-    answer(admission, &children, now())
+    answer(admission, &children, at)
 }
 
 /// An item that is there already, or what is left of it.
@@ -115,11 +123,18 @@ fn answer(admission: Admission, children: &[ItemId], now: Timestamp) -> Result<R
         Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
     };
     let location = HeaderValue::from_str(&format!("/api/v1/items/{}", item.id)).ok();
-    let mut response = (status, Json(ItemView::new(*item, now).with_children(children))).into_response();
+    let mut response = tagged(status, ItemView::new(*item, now).with_children(children));
     if let Some(location) = location.filter(|_| status == StatusCode::CREATED) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// The answer to a new item, to be kept with it.
+fn admitted(item: &Item, now: Timestamp) -> Option<Told> {
+    let (parts, _) = answer(Admission::Admitted(Box::new(item.clone())), &[], now).ok()?.into_parts();
+    let body = serde_json::to_vec(&ItemView::new(item.clone(), now)).ok()?;
+    Some(told(parts.status, &parts.headers, &body))
 }
 
 /// Asking for the type is what keeps other sites' forms from enqueueing through a browser.

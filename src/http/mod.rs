@@ -17,6 +17,7 @@
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/openapi.json` | `openapi` |
+//! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
@@ -25,10 +26,13 @@ mod attention;
 mod breaker;
 mod caller;
 mod control;
+mod docs;
 mod enqueue;
 mod extract;
+mod frame;
 mod gate;
 mod health;
+mod idempotency;
 mod items;
 mod members;
 mod openapi;
@@ -40,6 +44,7 @@ mod plan_view;
 mod problem;
 mod queues;
 mod spent;
+mod tags;
 mod view;
 mod words;
 
@@ -49,7 +54,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -89,6 +94,8 @@ pub struct Api {
     pub looks: outlook::Looks,
     /// What is asked of callers.
     pub gate: Gate,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -106,6 +113,7 @@ impl Api {
             metrics,
             looks: outlook::Looks::default(),
             gate,
+            busy: idempotency::Busy::default(),
         }
     }
 
@@ -122,6 +130,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
         .routes(routes!(enqueue::one))
@@ -157,7 +167,10 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn_with_state(api.clone(), idempotency::layer))
+        // Keys belong to their callers, so who asks is found out before.
+        .layer(from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn(frame::layer))
         .with_state(api)
 }
 

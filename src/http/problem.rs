@@ -122,6 +122,18 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
     }
 
+    /// 422: an idempotency key stands for another request.
+    pub(super) fn key_reused(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(status, "idempotency_key_reused", "The key belongs to another request", detail)
+    }
+
+    /// 412: the item is not as the request expects; the detail names the revision it has.
+    pub(super) fn precondition(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        Self::new(status, "precondition_failed", "The item is another by now", detail)
+    }
+
     /// 422: the directory of definitions holds mistakes.
     pub(super) fn definitions(detail: impl Into<String>, faults: Vec<Fault>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
