@@ -4,12 +4,15 @@
 //! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
 //! value laid out differently is the same content.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
 
 use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
@@ -17,7 +20,8 @@ use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::spent::SpentView;
 use super::view::ItemView;
-use super::{Api, MAX_BODY};
+use super::{Api, MAX_BODY, many};
+use crate::definition::QueueDefinition;
 use crate::item::door::NewItem;
 use crate::item::{ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
@@ -26,44 +30,129 @@ use crate::lanes::now;
 /// The members an item may have, in the order messages list them.
 const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
 
-/// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
-pub(super) async fn one(
+/// `POST /api/v1/queues/{key}/items`: one item or many, by the type of the body.
+pub(super) async fn enqueue(
     State(api): State<Api>,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Response, Problem> {
+    let definition = open(&api, &key)?;
+    let form = form(&headers)?;
+    let mut upload = body.into_data_stream();
+    if form != Form::Json {
+        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun: Bytes::new(), upload }).await;
+    }
+    // An object is one item and an array many: the first byte tells.
+    let mut begun = Vec::new();
+    while !begun.iter().any(|byte| !byte.is_ascii_whitespace()) {
+        match upload.next().await {
+            Some(piece) => begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?),
+            None => break,
+        }
+        if begun.len() > MAX_BODY {
+            return Err(Problem::too_large(MAX_BODY));
+        }
+    }
+    let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
+    if mark.trim_ascii_start().first() == Some(&b'[') {
+        let begun = Bytes::from(begun);
+        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun, upload }).await;
+    }
     parameters.done()?;
-    let definitions = api.definitions();
-    let definition = definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
-    if definition.lane == Lane::Direct {
-        // Robots get direct items from the broker itself, so only what reaches the broker can get there.
-        return Err(Problem::direct_lane(format!(
-            "queue '{key}' is direct: publish to the items exchange with routing key '{key}' instead"
-        )));
+    while let Some(piece) = upload.next().await {
+        begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?);
+        if begun.len() > MAX_BODY {
+            return Err(Problem::too_large(MAX_BODY));
+        }
     }
-    if !api.live.now().takes_in(&key) {
-        let why = if definitions.queues.contains_key(&key) {
-            format!("the intake of '{key}' is paused: it takes nothing new until it is resumed")
-        } else {
-            format!("'{key}' is retired: it is not defined any more and takes nothing new")
-        };
-        return Err(Problem::paused(why));
-    }
-    is_json(&headers)?;
-    let new = read(&body.map_err(unreadable_body)?)?;
-    let admission = intake::enqueue(&api.mirror, definition, new).await?;
+    one(&api, &key, &definition, &begun).await
+}
+
+/// Who enqueued, for the timeline.
+const BY: &str = "api";
+
+/// 201 and the new item, 200 and the one that is there already, or why not.
+async fn one(api: &Api, key: &str, definition: &Arc<QueueDefinition>, body: &[u8]) -> Result<Response, Problem> {
+    let admission = intake::enqueue(&api.mirror, definition, read(body)?).await?;
     if matches!(admission, Admission::Admitted(_)) {
-        api.wakes.dispatch(&key);
-        api.wakes.timers.notify_one();
-        api.wakes.events.notify_one();
+        wake(api, key);
     }
     let children = match &admission {
         Admission::Same(item) => api.mirror.children_of(item.id).await?,
         _ => Vec::new(),
     };
     answer(admission, &children, now())
+}
+
+/// New items want to be dispatched, woken when they are due, and told of.
+pub(super) fn wake(api: &Api, key: &str) {
+    api.wakes.dispatch(key);
+    api.wakes.timers.notify_one();
+    api.wakes.events.notify_one();
+}
+
+/// The definition of a queue that takes items over HTTP right now.
+pub(super) fn open(api: &Api, key: &str) -> Result<Arc<QueueDefinition>, Problem> {
+    let definitions = api.definitions();
+    let definition = definitions.get(key).ok_or_else(|| no_such_queue(key))?;
+    if definition.lane == Lane::Direct {
+        // Robots get direct items from the broker itself, so only what reaches the broker can get there.
+        return Err(Problem::direct_lane(format!(
+            "queue '{key}' is direct: publish to the items exchange with routing key '{key}' instead"
+        )));
+    }
+    if !api.live.now().takes_in(key) {
+        let why = if definitions.queues.contains_key(key) {
+            format!("the intake of '{key}' is paused: it takes nothing new until it is resumed")
+        } else {
+            format!("'{key}' is retired: it is not defined any more and takes nothing new")
+        };
+        return Err(Problem::paused(why));
+    }
+    Ok(Arc::clone(definition))
+}
+
+/// What a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// An object, or an array of them.
+    Json,
+    Ndjson,
+    Csv,
+}
+
+/// The form that the content type says. Asking for it is what keeps other sites' forms from enqueueing through a browser.
+fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let mut pieces = given.as_deref().unwrap_or_default().split(';').map(str::trim);
+    let form = match pieces.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "application/json" => Form::Json,
+        "application/x-ndjson" | "application/ndjson" => Form::Ndjson,
+        "text/csv" => Form::Csv,
+        _ => {
+            let given = given.as_deref().map_or("no content type".to_owned(), |given| format!("'{}'", shown(given)));
+            return Err(Problem::unsupported_media_type(format!(
+                "this takes application/json, application/x-ndjson or text/csv, not {given}; say so in Content-Type"
+            )));
+        }
+    };
+    for piece in pieces {
+        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+        let value = value.trim().trim_matches('"');
+        let utf8 = ["utf-8", "utf8", "us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known));
+        if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
+            let value = shown(value);
+            return Err(Problem::unsupported_media_type(format!("the charset is '{value}', and has to be UTF-8")));
+        }
+    }
+    Ok(form)
+}
+
+/// The connection broke while the body came. Mostly nobody is left to read this.
+pub(super) fn broken_off(error: &axum::Error) -> Problem {
+    Problem::bad_request(format!("the body could not be read to its end: {error}"), Vec::new())
 }
 
 /// What the door said, as HTTP says it.
@@ -104,7 +193,7 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 }
 
 /// Reads the body, finding everything wrong with it at once.
-fn read(body: &[u8]) -> Result<NewItem, Problem> {
+pub(super) fn read(body: &[u8]) -> Result<NewItem, Problem> {
     let mut reader = Reader::of(body, &MEMBERS)?;
     let payload = reader.payload();
     let new = NewItem {

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
-//! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
@@ -23,6 +23,7 @@ mod enqueue;
 mod extract;
 mod health;
 mod items;
+mod many;
 mod members;
 mod orders;
 mod outlook;
@@ -30,6 +31,7 @@ mod parked;
 mod problem;
 mod queues;
 mod spent;
+mod spool;
 mod view;
 
 use std::sync::Arc;
@@ -95,7 +97,7 @@ pub fn router(api: Api) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/queues/{key}", get(queues::one))
-        .route("/api/v1/queues/{key}/items", post(enqueue::one))
+        .route("/api/v1/queues/{key}/items", post(enqueue::enqueue))
         .route("/api/v1/queues/{key}/pause", post(control::pause))
         .route("/api/v1/queues/{key}/resume", post(control::resume))
         .route("/api/v1/plan", get(control::plan))

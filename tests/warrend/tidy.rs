@@ -10,6 +10,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("item", &["definition", "units"]),
     ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
+    ("rows", &["item"]),
     ("units", &[]),
     // The outside worlds, and what stands beside them.
     ("broker", &["item", "topology", "metrics", "failpoint"]),
@@ -22,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
+    ("http", &["item", "definition", "rows", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
     (
         "daemon",
         &[
@@ -42,12 +43,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     // Measures all of it from outside.
     ("bench", &["item", "definition", "topology", "broker", "settings"]),
-    ("cli", &["item", "definition", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
+    ("cli", &["item", "definition", "rows", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
     ("lib", &[]),
     ("main", &[]),
 ];
 
-const PURE: &[&str] = &["item", "definition", "topology", "units"];
+const PURE: &[&str] = &["item", "definition", "rows", "topology", "units"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
