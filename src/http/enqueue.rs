@@ -42,10 +42,20 @@ pub(super) async fn enqueue(
     let form = form(&headers)?;
     let mut upload = body.into_data_stream();
     if form != Form::Json {
-        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun: Bytes::new(), upload }).await;
+        return many::take(many::Request {
+            api,
+            key,
+            by: BY.to_owned(),
+            form,
+            parameters,
+            headers,
+            begun: Bytes::new(),
+            upload,
+        })
+        .await;
     }
     // An object is one item and an array many: the first byte tells.
-    let mut begun = Vec::new();
+    let mut begun: Vec<u8> = Vec::new();
     while !begun.iter().any(|byte| !byte.is_ascii_whitespace()) {
         match upload.next().await {
             Some(piece) => begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?),
@@ -58,7 +68,8 @@ pub(super) async fn enqueue(
     let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
     if mark.trim_ascii_start().first() == Some(&b'[') {
         let begun = Bytes::from(begun);
-        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun, upload }).await;
+        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun, upload })
+            .await;
     }
     parameters.done()?;
     while let Some(piece) = upload.next().await {

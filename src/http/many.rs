@@ -29,8 +29,11 @@ use crate::rows::{Broken, Reader, Row};
 /// How long a body may pause.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Rows that go in together or not at all.
-const MOST_ATOMIC: usize = 10_000;
+/// Rows that come in as one transaction.
+const MOST_WHOLE: usize = 10_000;
+
+/// Names a request, so that its repeat does nothing again.
+const KEY: &str = "idempotency-key";
 
 /// Bytes that are read at once into rows.
 const PIECE: usize = 64 * 1024;
@@ -55,6 +58,8 @@ pub(super) struct Request {
 pub(super) async fn take(request: Request) -> Result<Response, Problem> {
     let Request { api, key, by, form, mut parameters, headers, begun, mut upload } = request;
     let terms = terms(&mut parameters);
+    // Rows that are not to come in twice come in with their key, in one transaction.
+    let whole = terms == Terms::AllOrNothing || (terms == Terms::Each && headers.contains_key(KEY));
     let reader = reader(form, &mut parameters);
     parameters.done()?;
     let mut taking = Taking {
@@ -62,6 +67,7 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
         key,
         by,
         terms,
+        whole,
         reader,
         spool: Spool::default(),
         tally: Tally::default(),
@@ -118,7 +124,10 @@ fn columns(parameters: &mut Parameters) -> Columns {
         Some("tab") => columns.delimiter = b'\t',
         Some(c @ ("," | ";" | "|")) => columns.delimiter = c.as_bytes()[0],
         Some(other) => {
-            parameters.fault("delimiter", format!("'{}' does not do; allowed: , ; | (written %3B for ;) or tab", shown(other)));
+            parameters.fault(
+                "delimiter",
+                format!("'{}' does not do; allowed: , ; | (written %3B for ;) or tab", shown(other)),
+            );
         }
     }
     match parameters.one("map").as_deref().map(read_map) {
@@ -166,6 +175,8 @@ struct Taking {
     key: String,
     by: String,
     terms: Terms,
+    /// It goes in as one batch, and so as one transaction.
+    whole: bool,
     reader: Reader,
     spool: Spool,
     tally: Tally,
@@ -181,7 +192,7 @@ impl Taking {
     /// Reads to the end; what stops it before is the error.
     async fn read_all(&mut self, begun: Bytes, upload: &mut BodyDataStream) -> Result<(), Problem> {
         let read = self.read_body(begun, upload).await;
-        if self.terms == Terms::AllOrNothing {
+        if self.whole {
             read?;
             return self.commit().await;
         }
@@ -225,18 +236,15 @@ impl Taking {
             let item = row.item.and_then(|item| read(item.as_bytes()).map_err(Problem::reasons));
             let reference = item.as_ref().ok().and_then(|item| item.reference.clone());
             self.batch.push(Pending { index, line: row.line, reference, item });
-            match self.terms {
-                Terms::AllOrNothing if self.batch.len() > MOST_ATOMIC || self.bytes > MAX_BODY => {
+            if self.whole {
+                if self.batch.len() > MOST_WHOLE || self.bytes > MAX_BODY {
                     return Err(Problem::too_much(format!(
-                        "all or nothing takes at most {MOST_ATOMIC} rows with {MAX_BODY} bytes; send them in parts, or without atomic=true"
+                        "with atomic=true or an Idempotency-Key at most {MOST_WHOLE} rows with {MAX_BODY} bytes come in at once; \
+                         send them in parts"
                     )));
                 }
-                Terms::AllOrNothing => {}
-                Terms::Each | Terms::Rehearsal => {
-                    if self.batch.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
-                        self.commit().await?;
-                    }
-                }
+            } else if self.batch.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
+                self.commit().await?;
             }
         }
         Ok(())
@@ -266,7 +274,16 @@ impl Taking {
         let mut verdicts = self.decide(items, terms).await?.into_iter();
         let mut views = Vec::with_capacity(told.len());
         for (index, line, reference, unread) in told {
-            let row = RowView { index, line, reference, status: "refused", id: None, kind: None, code: None, reasons: Vec::new() };
+            let row = RowView {
+                index,
+                line,
+                reference,
+                status: "refused",
+                id: None,
+                kind: None,
+                code: None,
+                reasons: Vec::new(),
+            };
             views.push(match (unread, self.terms) {
                 (Some(reasons), _) => RowView { code: Some("unreadable"), reasons, ..row },
                 (None, terms) => self.view(row, verdicts.next(), terms),
@@ -325,7 +342,9 @@ impl Taking {
             Some(Verdict::Refused { kind, code, reasons }) => {
                 RowView { kind: Some(Kind::word(kind)), code: Some(code), reasons, ..row }
             }
-            None => RowView { code: Some("unreadable"), reasons: vec!["nothing was decided over it".to_owned()], ..row },
+            None => {
+                RowView { code: Some("unreadable"), reasons: vec!["nothing was decided over it".to_owned()], ..row }
+            }
         }
     }
 
@@ -379,7 +398,10 @@ fn unreadable(broken: Broken) -> Problem {
 }
 
 fn unspooled(error: &std::io::Error) -> Problem {
-    tracing::error!(error = error as &dyn std::error::Error, "results of many rows could not be kept in a temporary file");
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "results of many rows could not be kept in a temporary file"
+    );
     Problem::unavailable(
         "results",
         "the results could not be kept in a temporary file; rows before may have been taken in, so send references and send again",

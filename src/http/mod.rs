@@ -13,6 +13,7 @@
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod attempts;
@@ -20,6 +21,7 @@ mod attention;
 mod breaker;
 mod control;
 mod enqueue;
+mod export;
 mod extract;
 mod health;
 mod items;
@@ -115,6 +117,8 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/requeue", post(orders::requeue))
         .route("/api/v1/items/{id}/notes", post(orders::note))
         .route("/api/v1/items/{id}/assign", post(orders::assign))
+        .route("/api/v1/export/items", get(export::items))
+        .route("/api/v1/export/attempts", get(export::attempts))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)

@@ -158,7 +158,11 @@ impl Problem {
 
     /// Everything that is wrong, for where it is no answer of its own.
     pub(super) fn reasons(self) -> Vec<String> {
-        if self.errors.is_empty() { vec![self.detail] } else { self.errors.into_iter().map(|fault| fault.detail).collect() }
+        if self.errors.is_empty() {
+            vec![self.detail]
+        } else {
+            self.errors.into_iter().map(|fault| fault.detail).collect()
+        }
     }
 
     pub(super) const fn status(&self) -> StatusCode {

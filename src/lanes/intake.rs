@@ -305,7 +305,8 @@ pub(super) async fn judge_all<'c>(
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
         let spent = identity.as_ref().and_then(|identity| spent.get(identity));
-        let rehearsed = identity.as_ref().and_then(|(_, reference)| rehearsed.get(reference)).map_or(&[][..], Vec::as_slice);
+        let rehearsed =
+            identity.as_ref().and_then(|(_, reference)| rehearsed.get(reference)).map_or(&[][..], Vec::as_slice);
         match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice), rehearsed) {
             Decision::Same(id) if rehearsed.iter().any(|rehearsed| rehearsed.id == id) => {
                 say(Said::Same(&Item { id, ..candidate.item(at) }));

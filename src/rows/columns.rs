@@ -21,6 +21,9 @@ const TEXTS: [&str; 2] = ["reference", "name"];
 /// Members of an item that are times.
 const TIMES: [&str; 3] = ["due_at", "expires_at", "not_before"];
 
+/// Columns that an import adds to rows that were refused, and passes over when they come again.
+pub const REFUSED: [&str; 3] = ["refused_line", "refused_code", "refused_reasons"];
+
 /// Payload objects in one another.
 const DEEPEST: usize = 32;
 
@@ -260,6 +263,9 @@ impl Columns {
     fn of(&self, name: &str, foreign: &foreign::Heading) -> (Target, Cell) {
         let mapped = self.map.iter().find(|mapped| mapped.column == name);
         let by_heading = foreign.of(name).or_else(|| {
+            if REFUSED.contains(&name) {
+                return Some((Target::Nothing, Cell::Text));
+            }
             // With another product's headings ours are columns like any other.
             let target = own(name).filter(|_| self.foreign.is_none())?;
             let cell = match &target {

@@ -12,7 +12,7 @@
 //! (<https://docs.uipath.com/orchestrator/docs/bulk-uploading-queue-items-using-a-csv-file>). `DueDate`, `DeferDate` and `SpecificContent`,
 //! the names of its API, are taken too.
 
-use super::columns::{Cell, Target};
+use super::columns::{Cell, REFUSED, Target};
 use super::shown;
 
 /// Whose table it is.
@@ -80,7 +80,7 @@ impl Foreign {
             match known {
                 Some((target, cell)) => read.known.push((name.clone(), target, cell)),
                 // Beside a whole input there is no place for more.
-                None if whole => read.faults.push(format!(
+                None if whole && !REFUSED.contains(&name.as_str()) => read.faults.push(format!(
                     "there is no place for the column '{}' beside a column with the whole input; map it to label.<name> or -",
                     shown(name)
                 )),

@@ -9,6 +9,7 @@ pub mod dates;
 pub mod foreign;
 mod json;
 mod table;
+pub mod write;
 
 use columns::Columns;
 

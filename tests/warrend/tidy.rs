@@ -87,6 +87,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
     ("src/daemon/mod.rs", "Instant::now", "as above"),
     ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
+    ("src/cli/import/mod.rs", "now_v7", "tells a run that imports once more from all before"),
     ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
 ];
 

@@ -1,3 +1,5 @@
 mod bench;
 mod cli;
+mod export;
 mod http;
+mod many;
