@@ -4,6 +4,7 @@
 //! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
 //! value laid out differently is the same content.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,13 +14,15 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
+use serde_json::Value;
 
 use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::spent::SpentView;
-use super::view::ItemView;
+use super::view::{ItemView, Timed};
+use super::words::{PriorityBody, ResultsWord, body};
 use super::{Api, MAX_BODY, many};
 use crate::definition::QueueDefinition;
 use crate::item::door::NewItem;
@@ -27,10 +30,47 @@ use crate::item::{ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
 
-/// The members an item may have, in the order messages list them.
-const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
+body! {
+    /// A new item.
+    #[schema(as = NewItem)]
+    NewItemBody, MEMBERS {
+        /// Any JSON; `null` for an item that carries nothing.
+        #[schema(required)]
+        payload: Value,
+        /// The producer's own identity of it.
+        reference: Option<String>,
+        priority: Option<PriorityBody>,
+        name: Option<String>,
+        due_at: Option<Timed>,
+        expires_at: Option<Timed>,
+        not_before: Option<Timed>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+}
 
-/// `POST /api/v1/queues/{key}/items`: one item or many, by the type of the body.
+/// `POST /api/v1/queues/{key}/items`: puts in one item, or many.
+///
+/// One is answered with 201 and the item, or 200 where it is there already. Many (an array, NDJSON, CSV) are answered with a
+/// result for each row, once the request is read.
+#[utoipa::path(post, path = "/api/v1/queues/{key}/items", operation_id = "enqueue", tag = "items",
+    params(
+        ("key" = String, Path, description = "The queue's key"),
+        ("dry_run" = Option<bool>, Query, description = "Of many: check every row and keep nothing"),
+        ("atomic" = Option<bool>, Query, description = "Of many: all rows or none; at most 10,000"),
+        ("results" = Option<ResultsWord>, Query, description = "Of many: of all rows, or only of those that are refused"),
+        ("map" = Option<String>, Query, description = "Of CSV: what columns are for, `column:target:type,...`"),
+        ("delimiter" = Option<String>, Query, description = "Of CSV: `,`, `;`, `|` or `tab`"),
+    ),
+    request_body(content((NewItems = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"))),
+    responses(
+        (status = 201, description = "A new item", body = ItemView,
+            headers(("Location" = String, description = "Where the item is found"))),
+        (status = 200, description = "It is there already, or was and is not kept any more; of many, what became of each",
+            content((Answered = "application/json"), (String = "application/x-ndjson"))),
+        (status = 408, description = "Of many: the body stalled; rows before stand"),
+        (status = 409, description = "`duplicate`, `paused` or `direct_lane`"),
+        (status = 422, description = "`invalid`: the queue's definition does not let it in, for these reasons; `rows_refused`: none of many"),
+    ))]
 pub(super) async fn enqueue(
     State(api): State<Api>,
     Segment(key): Segment,
@@ -166,6 +206,26 @@ pub(super) fn broken_off(error: &axum::Error) -> Problem {
     Problem::bad_request(format!("the body could not be read to its end: {error}"), Vec::new())
 }
 
+/// One item, or many.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "documents what is read")]
+#[schema(as = NewItems)]
+#[serde(untagged)]
+enum NewItems {
+    One(NewItemBody),
+    Many(Vec<NewItemBody>),
+}
+
+/// An item that is there already, or what is left of it; of many, what became of each.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "documents what is answered")]
+enum Answered {
+    Item(Box<ItemView>),
+    Spent(SpentView),
+    Rows(many::RowsView),
+}
+
 /// What the door said, as HTTP says it.
 fn answer(admission: Admission, children: &[ItemId], now: Timestamp) -> Result<Response, Problem> {
     let (status, item) = match admission {
@@ -205,7 +265,7 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 
 /// Reads the body, finding everything wrong with it at once.
 pub(super) fn read(body: &[u8]) -> Result<NewItem, Problem> {
-    let mut reader = Reader::of(body, &MEMBERS)?;
+    let mut reader = Reader::of(body, MEMBERS)?;
     let payload = reader.payload();
     let new = NewItem {
         payload,

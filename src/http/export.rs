@@ -22,7 +22,8 @@ use super::items::read_filter;
 use super::many::flag;
 use super::members::compact;
 use super::problem::Problem;
-use super::view::ItemView;
+use super::view::{ItemView, Timed};
+use super::words::{ExceptionKind, FormatWord, ItemState};
 use crate::item::attempts::attempts as attempts_of;
 use crate::item::{Item, ItemId};
 use crate::lanes::now;
@@ -121,6 +122,25 @@ enum Format {
 }
 
 /// `GET /api/v1/export/items`: one row per item.
+#[utoipa::path(get, path = "/api/v1/export/items", operation_id = "export_items", tag = "items",
+    params(
+        ("format" = Option<FormatWord>, Query, description = "Without it, what `Accept` says, else CSV"),
+        ("raw" = Option<bool>, Query, description = "Of CSV: leaves texts as they are that a spreadsheet takes for formulas"),
+        ("payload" = Option<bool>, Query, description = "What they carry, too"),
+        ("queue" = Option<String>, Query, description = "The queue's key"),
+        ("state" = Option<Vec<ItemState>>, Query, style = Form, explode = false),
+        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
+        ("reference" = Option<String>, Query),
+        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
+        ("due" = Option<Timed>, Query, description = "Due before"),
+        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
+        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Items of one page; without it, all"),
+        ("cursor" = Option<String>, Query, description = "The `next-cursor` of a page before"),
+    ),
+    responses((status = 200, description = "A row per item",
+        content((String = "text/csv"), (String = "application/x-ndjson")),
+        headers(("next-cursor" = String, description = "Where the next page starts, where a limit left one")))))]
 pub(super) async fn items(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -131,6 +151,24 @@ pub(super) async fn items(
 }
 
 /// `GET /api/v1/export/attempts`: one row per attempt of the items that meet the filter.
+#[utoipa::path(get, path = "/api/v1/export/attempts", operation_id = "export_attempts", tag = "items",
+    params(
+        ("format" = Option<FormatWord>, Query, description = "Without it, what `Accept` says, else CSV"),
+        ("raw" = Option<bool>, Query, description = "Of CSV: leaves texts as they are that a spreadsheet takes for formulas"),
+        ("queue" = Option<String>, Query, description = "The queue's key"),
+        ("state" = Option<Vec<ItemState>>, Query, style = Form, explode = false),
+        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
+        ("reference" = Option<String>, Query),
+        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
+        ("due" = Option<Timed>, Query, description = "Due before"),
+        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
+        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Items of one page; without it, all"),
+        ("cursor" = Option<String>, Query, description = "The `next-cursor` of a page before"),
+    ),
+    responses((status = 200, description = "A row per attempt",
+        content((String = "text/csv"), (String = "application/x-ndjson")),
+        headers(("next-cursor" = String, description = "Where the next page starts, where a limit left one")))))]
 pub(super) async fn attempts(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -48,6 +48,11 @@ impl Parameters {
         Self { open, known: Vec::new(), faults: Vec::new() }
     }
 
+    /// What was not taken yet, as one text.
+    pub(super) fn text(&self) -> String {
+        format!("{:?}", self.open)
+    }
+
     /// Every value of a parameter that may stand more than once.
     pub(super) fn many(&mut self, name: &'static str) -> Vec<String> {
         self.known.push(name);
@@ -142,6 +147,18 @@ impl Parameters {
             faults => Err(Problem::bad_request(format!("{} parameters are wrong", faults.len()), self.faults)),
         }
     }
+}
+
+/// What a list takes that has pages.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documents what `limit` and `cursor` read")]
+pub(super) struct PageQuery {
+    /// Rows of the page; 100 where nothing is said.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of a page before.
+    cursor: Option<String>,
 }
 
 /// A client's text cut to what a message can hold.

@@ -5,6 +5,7 @@
 //! that was paused meanwhile, a mirror that cannot be written) ends it there: the answer is that problem, with the results of the rows before,
 //! which stand. With `atomic=true` nothing stands.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -12,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::control::to_its_end;
@@ -22,7 +24,7 @@ use super::spool::Spool;
 use super::{Api, MAX_BODY};
 use crate::item::Kind;
 use crate::item::door::NewItem;
-use crate::lanes::many::{BATCH_BYTES, BATCH_ROWS, MOST_REHEARSED, Rehearsed, Terms, Verdict, enqueue};
+use crate::lanes::many::{Answer, BATCH_BYTES, BATCH_ROWS, MOST_REHEARSED, Once, Rehearsed, Terms, Verdict, enqueue};
 use crate::rows::columns::{Columns, read_map};
 use crate::rows::{Broken, Reader, Row};
 
@@ -34,6 +36,7 @@ const MOST_WHOLE: usize = 10_000;
 
 /// Names a request, so that its repeat does nothing again.
 const KEY: &str = "idempotency-key";
+const LONGEST_KEY: usize = 255;
 
 /// Bytes that are read at once into rows.
 const PIECE: usize = 64 * 1024;
@@ -59,8 +62,19 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
     let Request { api, key, by, form, mut parameters, headers, begun, mut upload } = request;
     let terms = terms(&mut parameters);
     // Rows that are not to come in twice come in with their key, in one transaction.
-    let whole = terms == Terms::AllOrNothing || (terms == Terms::Each && headers.contains_key(KEY));
+    let key_given = idempotency_key(&headers)?.filter(|_| terms != Terms::Rehearsal);
+    let whole = terms == Terms::AllOrNothing || key_given.is_some();
+    let mut seen = Sha256::new();
+    seen.update(format!("{key}\n{form:?}\n{terms:?}\n{}\n", parameters.text()));
     let reader = reader(form, &mut parameters);
+    let all = match parameters.one("results").as_deref() {
+        None | Some("all") => true,
+        Some("refused") => false,
+        Some(other) => {
+            parameters.fault("results", format!("'{}' does not do; allowed: all, refused", shown(other)));
+            true
+        }
+    };
     parameters.done()?;
     let mut taking = Taking {
         api,
@@ -68,6 +82,9 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
         by,
         terms,
         whole,
+        once: key_given,
+        seen,
+        all,
         reader,
         spool: Spool::default(),
         tally: Tally::default(),
@@ -85,6 +102,18 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
         accept.contains("application/x-ndjson") || accept.contains("application/ndjson")
     });
     taking.answer(stopped, ndjson).await
+}
+
+/// The key that a request names itself by.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(given) = headers.get(KEY) else { return Ok(None) };
+    match given.to_str() {
+        Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Problem::bad_request(
+            format!("an Idempotency-Key has 1 to {LONGEST_KEY} printable characters"),
+            Vec::new(),
+        )),
+    }
 }
 
 fn terms(parameters: &mut Parameters) -> Terms {
@@ -146,8 +175,21 @@ struct Pending {
     item: Result<NewItem, Vec<String>>,
 }
 
+/// What became of many rows.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Rows)]
+#[allow(dead_code, reason = "documents what is written piece by piece")]
+pub(super) struct RowsView {
+    dry_run: bool,
+    created: u64,
+    same: u64,
+    refused: u64,
+    results: Vec<RowView>,
+}
+
 /// What became of a row, as the answer has it.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Row)]
 struct RowView {
     /// Of the row, from 0.
     index: u64,
@@ -159,7 +201,7 @@ struct RowView {
     /// The item; `null` where nothing is kept of the row.
     id: Option<String>,
     kind: Option<&'static str>,
-    code: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
     reasons: Vec<String>,
 }
 
@@ -177,6 +219,12 @@ struct Taking {
     terms: Terms,
     /// It goes in as one batch, and so as one transaction.
     whole: bool,
+    /// The key it comes in by once.
+    once: Option<String>,
+    /// Of all that was sent, where that matters.
+    seen: Sha256,
+    /// Results of all rows are answered, not only those that are refused.
+    all: bool,
     reader: Reader,
     spool: Spool,
     tally: Tally,
@@ -208,6 +256,9 @@ impl Taking {
         let mut rows = Vec::new();
         let mut next = Some(begun);
         while let Some(bytes) = next {
+            if self.once.is_some() {
+                self.seen.update(&bytes);
+            }
             for piece in bytes.chunks(PIECE) {
                 let fed = self.reader.feed(piece, &mut rows);
                 self.add(&mut rows).await?;
@@ -285,7 +336,7 @@ impl Taking {
                 reasons: Vec::new(),
             };
             views.push(match (unread, self.terms) {
-                (Some(reasons), _) => RowView { code: Some("unreadable"), reasons, ..row },
+                (Some(reasons), _) => RowView { code: Some("unreadable".into()), reasons, ..row },
                 (None, terms) => self.view(row, verdicts.next(), terms),
             });
         }
@@ -297,6 +348,9 @@ impl Taking {
                 _ if none => continue,
                 "created" => self.tally.created += 1,
                 _ => self.tally.same += 1,
+            }
+            if !self.all && view.status != "refused" {
+                continue;
             }
             self.spool.add(view).await.map_err(|error| unspooled(&error))?;
         }
@@ -317,17 +371,27 @@ impl Taking {
         let definition = open(&self.api, &self.key)?;
         let (api, key, by) = (self.api.clone(), self.key.clone(), self.by.clone());
         let rehearsed = std::mem::take(&mut self.rehearsed);
+        let fingerprint: String = self.seen.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let once = self.once.as_ref().filter(|_| terms != Terms::Rehearsal);
+        let once = once.map(|key| Once { key: format!("{by}\n{key}"), fingerprint });
         let work = async move {
-            let done = enqueue(&api.mirror, &definition, items, &by, terms, rehearsed).await;
+            let done = enqueue(&api.mirror, &definition, items, &by, terms, rehearsed, once).await;
             let created = |verdict: &Verdict| matches!(verdict, Verdict::Created(_));
-            if terms != Terms::Rehearsal && done.as_ref().is_ok_and(|(verdicts, _)| verdicts.iter().any(created)) {
+            if let Ok(Answer::Decided(verdicts, _)) = &done
+                && terms != Terms::Rehearsal
+                && verdicts.iter().any(created)
+            {
                 wake(&api, &key);
             }
             done
         };
-        let (verdicts, rehearsed) = to_its_end(work).await??;
-        self.rehearsed = rehearsed;
-        Ok(verdicts)
+        match to_its_end(work).await?? {
+            Answer::Decided(verdicts, rehearsed) => {
+                self.rehearsed = rehearsed;
+                Ok(verdicts)
+            }
+            Answer::OtherRows => Err(Problem::key_taken()),
+        }
     }
 
     fn view(&self, row: RowView, verdict: Option<Verdict>, terms: Terms) -> RowView {
@@ -342,16 +406,18 @@ impl Taking {
             Some(Verdict::Refused { kind, code, reasons }) => {
                 RowView { kind: Some(Kind::word(kind)), code: Some(code), reasons, ..row }
             }
-            None => {
-                RowView { code: Some("unreadable"), reasons: vec!["nothing was decided over it".to_owned()], ..row }
-            }
+            None => RowView {
+                code: Some("unreadable".into()),
+                reasons: vec!["nothing was decided over it".to_owned()],
+                ..row
+            },
         }
     }
 
     async fn answer(self, stopped: Option<Problem>, ndjson: bool) -> Result<Response, Problem> {
-        let Self { spool, tally, terms, .. } = self;
+        let Self { spool, tally, terms, read, .. } = self;
         if let Some(problem) = stopped {
-            if spool.is_empty() {
+            if read == 0 || (spool.is_empty() && terms == Terms::AllOrNothing) {
                 return Err(problem);
             }
             let status = problem.status();

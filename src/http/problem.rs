@@ -3,11 +3,12 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::mirror::MirrorError;
 
 /// An answer that says what went wrong, for machines by `type` and `status`, for people by the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// `urn:warrend:problem:<word>`: what kind of problem; the word never changes.
     #[serde(rename = "type")]
@@ -15,6 +16,7 @@ pub(super) struct Problem {
     /// The kind in words.
     title: &'static str,
     #[serde(serialize_with = "number")]
+    #[schema(value_type = u16, minimum = 400, maximum = 599)]
     status: StatusCode,
     /// This one in words.
     detail: String,
@@ -32,7 +34,7 @@ pub(super) struct Problem {
 const RETRY_AFTER: u32 = 5;
 
 /// One thing wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fault {
     /// The query parameter it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +99,12 @@ impl Problem {
     /// 408: the request stopped coming.
     pub(super) fn too_slow(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request did not come in time", detail)
+    }
+
+    /// 422: the request's key was used for another request.
+    pub(super) fn key_taken() -> Self {
+        let detail = "this Idempotency-Key was used for another request in the last 24 hours; send this one under a key of its own";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key", "The key is taken", detail)
     }
 
     /// 422: all or nothing was asked for, and some rows are refused.

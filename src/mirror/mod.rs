@@ -21,6 +21,7 @@ pub mod retention;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod uploads;
 pub mod working;
 mod writer;
 

@@ -249,12 +249,6 @@ async fn import(args: &ImportArgs, client: &Client, file: &Path) -> Result<Value
         if number <= state.chunks {
             continue;
         }
-        if args.atomic && number > 1 {
-            return Err(Failed::new(
-                Exit::Data,
-                format!("{}: all or nothing takes at most {MOST_ATOMIC} rows with 4 MiB", file.display()),
-            ));
-        }
         if args.atomic && source.chunk(1)?.is_some() {
             return Err(Failed::new(
                 Exit::Data,
@@ -299,7 +293,10 @@ fn begin(args: &ImportArgs, file: &Path, path: &Path) -> Result<Journal, Failed>
         options: format!("{:?} {maps:?} {:?} {zone} {:?}", args.format, args.delimiter, args.dates),
         ..Journal::default()
     };
-    if args.dry_run || args.atomic && !args.again {
+    if args.again {
+        fresh.again = Some(uuid::Uuid::now_v7().to_string());
+    }
+    if args.dry_run || args.atomic || args.again {
         return Ok(fresh);
     }
     let before: Option<Journal> = journal::read(path)?;
@@ -316,10 +313,6 @@ fn begin(args: &ImportArgs, file: &Path, path: &Path) -> Result<Journal, Failed>
                 ),
             )),
         };
-    }
-    if args.again {
-        fresh.again = Some(uuid::Uuid::now_v7().to_string());
-        return Ok(fresh);
     }
     match before {
         None => Ok(fresh),
@@ -378,13 +371,14 @@ async fn send<'c>(args: &ImportArgs, client: &Client, chunk: &'c Chunk, key: &st
     }
     // One row that cannot be read spoils all; the others are checked all the same.
     let spoilt = args.atomic && !sent.refused.is_empty();
-    let query: Vec<(&str, String)> = match (args.dry_run || spoilt, args.atomic) {
+    let mut query: Vec<(&str, String)> = match (args.dry_run || spoilt, args.atomic) {
         (true, _) => vec![("dry_run", "true".to_owned())],
         (false, true) => vec![("atomic", "true".to_owned())],
         (false, false) => Vec::new(),
     };
     if !rows.is_empty() {
-        let key = query.is_empty().then_some(key);
+        let key = (!args.dry_run && !spoilt).then_some(key);
+        query.push(("results", "refused".to_owned()));
         let (status, answer) = client.upload(&["queues", &args.queue, "items"], &query, key, body).await?;
         sent.kept = status.is_success() && !spoilt;
         if !status.is_success() && answer["type"] != "urn:warrend:problem:rows_refused" {

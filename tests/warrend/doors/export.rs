@@ -28,15 +28,23 @@ async fn fill(daemon: &Daemon, rows: String) {
 #[tokio::test]
 async fn items_go_out_as_they_are_shown() {
     let daemon = daemon("export items").queues(QUEUES).start().await;
-    let rows = json!({"payload": {"n": 1}, "reference": "=1+1", "name": "a, \"b\"", "labels": {"site": "oslo"}}).to_string()
+    let rows = json!({"payload": {"n": 1}, "reference": "=1+1", "name": "a, \"b\"", "labels": {"site": "oslo"}})
+        .to_string()
         + "\n{\"payload\": 1.10, \"reference\": \"two\"}\n{\"payload\": \"@x\", \"reference\": \"three\", \"priority\": \"high\"}\n";
     fill(&daemon, rows).await;
     let (status, media_type, next, csv) = export(&daemon, "items?payload=true").await;
     assert_eq!((status, media_type.as_str(), next), (200, "text/csv; charset=utf-8; header=present", None));
     let lines: Vec<&str> = csv.split("\r\n").collect();
-    assert!(lines[0].starts_with("id,queue,reference,name,state,") && lines[0].ends_with(",revision,payload,payload_encoding"));
+    assert!(
+        lines[0].starts_with("id,queue,reference,name,state,")
+            && lines[0].ends_with(",revision,payload,payload_encoding")
+    );
     assert_eq!((lines.len(), lines[4]), (5, ""), "{csv}");
-    assert!(lines[1].contains(",notes,'=1+1,\"a, \"\"b\"\"\",queued,") && lines[1].contains("\"{\"\"site\"\":\"\"oslo\"\"}\""), "{csv}");
+    assert!(
+        lines[1].contains(",notes,'=1+1,\"a, \"\"b\"\"\",queued,")
+            && lines[1].contains("\"{\"\"site\"\":\"\"oslo\"\"}\""),
+        "{csv}"
+    );
     assert!(lines[1].ends_with(",\"{\"\"n\"\":1}\",json") && lines[2].ends_with(",1.10,json"), "{csv}");
     let (_, _, _, raw) = export(&daemon, "items?raw=true&reference=%3D1%2B1").await;
     assert!(raw.contains(",notes,=1+1,"), "{raw}");
@@ -52,7 +60,14 @@ async fn items_go_out_as_they_are_shown() {
     item["payload_encoding"] = json!("json");
     assert_eq!(exported, item);
 
-    for target in ["items?format=xml", "items?limit=0", "items?cursor=x", "items?sort=due", "items?state=odd", "attempts?payload=true"] {
+    for target in [
+        "items?format=xml",
+        "items?limit=0",
+        "items?cursor=x",
+        "items?sort=due",
+        "items?state=odd",
+        "attempts?payload=true",
+    ] {
         let (status, media_type, ..) = export(&daemon, target).await;
         assert_eq!((status, media_type.as_str()), (400, "application/problem+json"), "{target}");
     }

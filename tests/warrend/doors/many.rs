@@ -54,12 +54,7 @@ async fn send(daemon: &Daemon, target: &str, media_type: &str, body: impl Into<r
     send_with(daemon, target, &[("content-type", media_type)], body).await
 }
 
-async fn send_with(
-    daemon: &Daemon,
-    target: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<reqwest::Body>,
-) -> Answer {
+async fn send_with(daemon: &Daemon, target: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
     let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
     let mut request = http.post(format!("{}/api/v1/queues/{target}", daemon.url())).body(body);
     for (name, value) in headers {
@@ -97,7 +92,10 @@ async fn every_row_has_a_result_in_every_form() {
     let reasons = results[4]["reasons"].to_string();
     assert!(reasons.contains("no field 'refrence'"), "{reasons}");
     let item = daemon.item("invoices", "a").await;
-    assert_eq!((&item["id"], &item["priority"], &item["labels"]), (&results[0]["id"], &json!(8), &json!({"site": "oslo"})));
+    assert_eq!(
+        (&item["id"], &item["priority"], &item["labels"]),
+        (&results[0]["id"], &json!(8), &json!({"site": "oslo"}))
+    );
     assert_eq!(daemon.payload(&item).await.unwrap(), r#"{"n":1.10}"#);
     // Refusals are answers, nothing of them is kept.
     assert_eq!(daemon.items("queue=invoices").await.len(), 2);
@@ -144,7 +142,11 @@ async fn what_cannot_be_taken_is_said_before_or_at_the_place() {
     ] {
         let body = if media_type == "text/csv" { "payload,a\n1,2\n" } else { row };
         let answer = send(&daemon, target, media_type, body).await;
-        assert_eq!((answer.status, answer.media_type.as_str()), (status, "application/problem+json"), "{target} {media_type}");
+        assert_eq!(
+            (answer.status, answer.media_type.as_str()),
+            (status, "application/problem+json"),
+            "{target} {media_type}"
+        );
         assert_eq!(answer.json()["type"], format!("urn:warrend:problem:{word}"), "{target} {media_type}");
     }
     assert_eq!(queued(&daemon, "notes").await, 0);
@@ -167,7 +169,11 @@ async fn a_dry_run_keeps_nothing_and_all_or_nothing_means_it() {
     let rows = |count: u32| -> String {
         (0..count).map(|n| format!("{{\"payload\": {{\"n\": {n}}}, \"reference\": \"r-{n}\"}}\n")).collect()
     };
-    let twice = format!("{}{}", rows(1200), "{\"payload\": {\"n\": 7}, \"reference\": \"r-3\"}\n{\"payload\": {\"n\": 4}, \"reference\": \"r-4\"}\n");
+    let twice = format!(
+        "{}{}",
+        rows(1200),
+        "{\"payload\": {\"n\": 7}, \"reference\": \"r-3\"}\n{\"payload\": {\"n\": 4}, \"reference\": \"r-4\"}\n"
+    );
     let answer = send(&daemon, "invoices/items?dry_run=true", NDJSON, twice.clone()).await;
     assert_eq!((answer.status, answer.tally()), (200, [1200, 1, 1]));
     let body = answer.json();
@@ -192,6 +198,32 @@ async fn a_dry_run_keeps_nothing_and_all_or_nothing_means_it() {
     assert_eq!((answer.status, answer.tally()), (200, [0, 1201, 1]));
 }
 
+#[tokio::test]
+async fn a_chunk_with_a_key_comes_in_once() {
+    let daemon = daemon("many keys").queues(QUEUES).start().await;
+    let rows: String = (0..1500).map(|n| format!("{{\"payload\":{n}}}\n")).collect::<String>() + "odd\n";
+    let headers = [("content-type", NDJSON), ("idempotency-key", "chunk-1")];
+    let first = send_with(&daemon, "notes/items", &headers, rows.clone()).await;
+    assert_eq!((first.status, first.tally()), (200, [1500, 0, 1]));
+    let again = send_with(&daemon, "notes/items", &headers, rows.clone()).await;
+    assert_eq!((again.status, again.text == first.text), (200, true));
+    assert_eq!(queued(&daemon, "notes").await, 1500);
+    for target in ["notes/items", "invoices/items"] {
+        let other = send_with(&daemon, target, &headers, "{\"payload\":{\"n\":1}}\n").await;
+        assert_eq!((other.status, other.json()["type"].as_str()), (422, Some("urn:warrend:problem:idempotency_key")));
+    }
+    let long = "x".repeat(256);
+    let bad =
+        send_with(&daemon, "notes/items", &[("content-type", NDJSON), ("idempotency-key", &long)], rows.clone()).await;
+    assert_eq!(bad.status, 400);
+    let many: String = (0..10_001).map(|n| format!("{{\"payload\":{n}}}\n")).collect();
+    assert_eq!(
+        send_with(&daemon, "notes/items", &[("content-type", NDJSON), ("idempotency-key", "k")], many).await.status,
+        413
+    );
+    assert_eq!(queued(&daemon, "notes").await, 1500);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_thousand_rows_take_no_more_memory_than_a_few_thousand() {
     rows_in_flat_memory("many memory", 50_000).await;
@@ -205,7 +237,8 @@ async fn a_million_rows_take_no_more_memory_than_a_few_thousand() {
 
 async fn rows_in_flat_memory(name: &str, count: u32) {
     let daemon = daemon(name).queues(QUEUES).start().await;
-    let row = |n: u32| format!("{{\"payload\":{{\"n\":{n},\"text\":\"{}\"}},\"reference\":\"r-{n}\"}}\n", "x".repeat(600));
+    let row =
+        |n: u32| format!("{{\"payload\":{{\"n\":{n},\"text\":\"{}\"}},\"reference\":\"r-{n}\"}}\n", "x".repeat(600));
     let warm: String = (0..5000).map(row).collect();
     assert_eq!(send(&daemon, "notes/items", NDJSON, warm).await.tally(), [5000, 0, 0]);
     let before = daemon.peak_memory();
@@ -289,10 +322,23 @@ async fn files_are_imported_and_refused_rows_come_back_to_be_repaired() {
     let daemon = daemon("import files").queues(QUEUES).start().await;
     let write = |name: &str, text: &str| std::fs::write(daemon.path().join(name), text).unwrap();
     write("a.csv", "no;n;due\nA-1;1;4.5.2031 08:00\nA-2;x;\nA-3;3;soon\nA-1;9;\n");
-    let words = ["a.csv", "--queue", "invoices", "--map", "no:reference,due:due_at,n::number", "--dates", "dmy", "--time-zone", "Europe/Oslo"];
+    let words = [
+        "a.csv",
+        "--queue",
+        "invoices",
+        "--map",
+        "no:reference,due:due_at,n::number",
+        "--dates",
+        "dmy",
+        "--time-zone",
+        "Europe/Oslo",
+    ];
     let (code, out, err) = import(&daemon, &[&words[..], &["--dry-run"]].concat()).await;
     assert_eq!(code, 65, "{out}{err}");
-    assert_eq!(out, "a.csv: 4 rows, 1 created, 0 there already, 3 refused, see a.csv.refused.csv (nothing was kept: a dry run)\n");
+    assert_eq!(
+        out,
+        "a.csv: 4 rows, 1 created, 0 there already, 3 refused, see a.csv.refused.csv (nothing was kept: a dry run)\n"
+    );
     assert_eq!(queued(&daemon, "invoices").await, 0);
     let (code, out, err) = import(&daemon, &words).await;
     assert_eq!((code, err.contains("some rows were refused")), (65, true), "{out}{err}");
@@ -308,15 +354,25 @@ async fn files_are_imported_and_refused_rows_come_back_to_be_repaired() {
     assert_eq!((code, out.as_str()), (0, "b.csv: 3 rows, 3 created, 0 there already, 0 refused\n"), "{err}");
     assert_eq!(daemon.payload(&daemon.item("invoices", "A-4").await).await.unwrap(), r#"{"n":9}"#);
 
-    write("pad.csv", "Name,Input,Expires in,Processing notes,Priority,Unique reference,Status,Delay until\n\
-        One,\"{\"\"n\"\": 1}\",12/31/2031,,100,P-1,0,\nTwo,\"{\"\"n\"\": 2}\",,,300,P-2,1,\n");
+    write(
+        "pad.csv",
+        "Name,Input,Expires in,Processing notes,Priority,Unique reference,Status,Delay until\n\
+        One,\"{\"\"n\"\": 1}\",12/31/2031,,100,P-1,0,\nTwo,\"{\"\"n\"\": 2}\",,,300,P-2,1,\n",
+    );
     write("up.csv", "Reference,Priority,Deadline,n\nU-1,High,2031-05-04,1\n");
     let (code, out, err) = import(&daemon, &["pad.csv", "up.csv", "--queue", "invoices", "--output", "json"]).await;
     assert_eq!(code, 65, "{out}{err}");
     let done: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&done[0]["created"], &done[0]["refused"], &done[1]["created"]), (&json!(1), &json!(1), &json!(1)), "{out}");
+    assert_eq!(
+        (&done[0]["created"], &done[0]["refused"], &done[1]["created"]),
+        (&json!(1), &json!(1), &json!(1)),
+        "{out}"
+    );
     let item = daemon.item("invoices", "P-1").await;
-    assert_eq!((&item["name"], &item["priority"], &item["expires_at"]), (&json!("One"), &json!(8), &json!("2031-12-31T00:00:00Z")));
+    assert_eq!(
+        (&item["name"], &item["priority"], &item["expires_at"]),
+        (&json!("One"), &json!(8), &json!("2031-12-31T00:00:00Z"))
+    );
     assert_eq!(daemon.item("invoices", "U-1").await["due_at"], "2031-05-04T00:00:00Z");
 
     write("c.json", "[{\"payload\": {\"n\": 1},\n\"reference\": \"C-1\"}, {\"payload\": 7}]");
@@ -343,7 +399,8 @@ async fn files_are_imported_and_refused_rows_come_back_to_be_repaired() {
 async fn an_import_that_broke_off_goes_on_without_doubling() {
     let mut daemon = daemon("import resume").queues(QUEUES).start().await;
     // Without references nothing but the chunks' keys tells rows from each other.
-    let rows: String = (0..5000).map(|n| if n % 1000 == 7 { "odd\n".to_owned() } else { format!("{{\"payload\":{n}}}\n") }).collect();
+    let rows: String =
+        (0..5000).map(|n| if n % 1000 == 7 { "odd\n".to_owned() } else { format!("{{\"payload\":{n}}}\n") }).collect();
     std::fs::write(daemon.path().join("r.ndjson"), rows).unwrap();
     daemon.kill();
     daemon.spawn_to_die_at("many.committed:3");
@@ -378,8 +435,9 @@ async fn what_many_rows_cost() {
     let mut took = Vec::new();
     let began = Instant::now();
     for first in (0..ROWS).step_by(1000) {
-        let rows: String =
-            (first..first + 1000).map(|n| format!("{{\"payload\":{},\"reference\":\"r-{n}\"}}\n", payload(n))).collect();
+        let rows: String = (first..first + 1000)
+            .map(|n| format!("{{\"payload\":{},\"reference\":\"r-{n}\"}}\n", payload(n)))
+            .collect();
         let sent = Instant::now();
         assert_eq!(send(&daemon, "http/items", NDJSON, rows).await.tally(), [1000, 0, 0]);
         took.push(sent.elapsed().as_secs_f64());
@@ -393,7 +451,8 @@ async fn what_many_rows_cost() {
         of(0.5),
         of(0.99)
     );
-    let whole: String = (0..ROWS).map(|n| format!("{{\"payload\":{},\"reference\":\"w-{n}\"}}\n", payload(n))).collect();
+    let whole: String =
+        (0..ROWS).map(|n| format!("{{\"payload\":{},\"reference\":\"w-{n}\"}}\n", payload(n))).collect();
     let began = Instant::now();
     assert_eq!(send(&daemon, "http/items", NDJSON, whole).await.tally(), [u64::from(ROWS), 0, 0]);
     eprintln!("HTTP, NDJSON in one request: {:.0} rows/s", f64::from(ROWS) / began.elapsed().as_secs_f64());
@@ -411,9 +470,7 @@ async fn what_many_rows_cost() {
         assert!(futures::future::join_all(sent).await.into_iter().all(|taken| taken));
     }
     let confirmed = began.elapsed().as_secs_f64();
-    daemon
-        .wait_until("all are in", async |daemon: &Daemon| queued(daemon, "amqp").await == u64::from(ROWS))
-        .await;
+    daemon.wait_until("all are in", async |daemon: &Daemon| queued(daemon, "amqp").await == u64::from(ROWS)).await;
     eprintln!(
         "AMQP: {:.0} rows/s confirmed, {:.0} rows/s in the mirror",
         f64::from(ROWS) / confirmed,
