@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use serde_json::Value;
 
+use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
@@ -73,6 +74,7 @@ body! {
     ))]
 pub(super) async fn enqueue(
     State(api): State<Api>,
+    caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
@@ -85,7 +87,7 @@ pub(super) async fn enqueue(
         return many::take(many::Request {
             api,
             key,
-            by: BY.to_owned(),
+            by: caller.name().to_owned(),
             form,
             parameters,
             headers,
@@ -108,8 +110,17 @@ pub(super) async fn enqueue(
     let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
     if mark.trim_ascii_start().first() == Some(&b'[') {
         let begun = Bytes::from(begun);
-        return many::take(many::Request { api, key, by: BY.to_owned(), form, parameters, headers, begun, upload })
-            .await;
+        return many::take(many::Request {
+            api,
+            key,
+            by: caller.name().to_owned(),
+            form,
+            parameters,
+            headers,
+            begun,
+            upload,
+        })
+        .await;
     }
     parameters.done()?;
     while let Some(piece) = upload.next().await {
@@ -118,15 +129,18 @@ pub(super) async fn enqueue(
             return Err(Problem::too_large(MAX_BODY));
         }
     }
-    one(&api, &key, &definition, &begun).await
+    one(&api, &caller, &key, &definition, &begun).await
 }
 
-/// Who enqueued, for the timeline.
-const BY: &str = "api";
-
 /// 201 and the new item, 200 and the one that is there already, or why not.
-async fn one(api: &Api, key: &str, definition: &Arc<QueueDefinition>, body: &[u8]) -> Result<Response, Problem> {
-    let admission = intake::enqueue(&api.mirror, definition, read(body)?).await?;
+async fn one(
+    api: &Api,
+    caller: &Caller,
+    key: &str,
+    definition: &Arc<QueueDefinition>,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let admission = intake::enqueue(&api.mirror, definition, read(body)?, caller.name()).await?;
     if matches!(admission, Admission::Admitted(_)) {
         wake(api, key);
     }

@@ -12,11 +12,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use futures::stream;
+use futures::{FutureExt as _, stream};
 use serde_json::{Map, Value};
 
 use super::Api;
 use super::attempts::AttemptView;
+use super::caller::Caller;
 use super::extract::{Parameters, shown};
 use super::items::read_filter;
 use super::many::flag;
@@ -143,11 +144,12 @@ enum Format {
         headers(("next-cursor" = String, description = "Where the next page starts, where a limit left one")))))]
 pub(super) async fn items(
     State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let payload = flag(&mut parameters, "payload");
-    export(api, What::Items { payload }, &headers, parameters).await
+    export(api, caller, What::Items { payload }, &headers, parameters).await
 }
 
 /// `GET /api/v1/export/attempts`: one row per attempt of the items that meet the filter.
@@ -171,15 +173,22 @@ pub(super) async fn items(
         headers(("next-cursor" = String, description = "Where the next page starts, where a limit left one")))))]
 pub(super) async fn attempts(
     State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    export(api, What::Attempts, &headers, parameters).await
+    export(api, caller, What::Attempts, &headers, parameters).await
 }
 
-async fn export(api: Api, what: What, headers: &HeaderMap, mut parameters: Parameters) -> Result<Response, Problem> {
+async fn export(
+    api: Api,
+    caller: Caller,
+    what: What,
+    headers: &HeaderMap,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
     let format = format(headers, &mut parameters);
-    let filter = read_filter(&mut parameters);
+    let mut filter = read_filter(&mut parameters);
     let limit = parameters.one("limit").map(|value| match value.parse() {
         Ok(limit) if (1..=MAX_PAGE).contains(&limit) => limit,
         _ => {
@@ -193,6 +202,7 @@ async fn export(api: Api, what: What, headers: &HeaderMap, mut parameters: Param
         parameters.fault("cursor", "is of another list; allowed: the next-cursor of an export, or none");
     }
     parameters.done()?;
+    filter.within = caller.queues(&api).await?;
 
     let mut pages = Pages { api, what, format, filter, cursor, limit, items: VecDeque::new(), over: false };
     // The first page before the answer begins: what cannot be read is a problem then, and a cursor may go ahead of it.
@@ -203,12 +213,19 @@ async fn export(api: Api, what: What, headers: &HeaderMap, mut parameters: Param
         Format::Csv { .. } => Some(heading(what)),
         Format::Ndjson => None,
     };
-    let pieces = stream::try_unfold((heading, pages), |(heading, mut pages)| async move {
+    let pieces = stream::try_unfold((heading, pages, caller), |(heading, mut pages, caller)| async move {
         if let Some(heading) = heading {
-            return Ok(Some((Bytes::from(heading), (None, pages))));
+            return Ok(Some((Bytes::from(heading), (None, pages, caller))));
         }
-        let piece = pages.piece().await?;
-        Ok::<_, MirrorError>(piece.map(|piece| (Bytes::from(piece), (None, pages))))
+        // What was shown at the beginning may be good no more.
+        if caller.gone().now_or_never().is_some() {
+            return Err(std::io::Error::other("the caller's rights ended"));
+        }
+        let piece = pages.piece().await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "an export broke off in the mirror");
+            std::io::Error::other(error)
+        })?;
+        Ok(piece.map(|piece| (Bytes::from(piece), (None, pages, caller))))
     });
     let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
