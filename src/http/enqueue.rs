@@ -84,17 +84,8 @@ pub(super) async fn enqueue(
     let form = form(&headers)?;
     let mut upload = body.into_data_stream();
     if form != Form::Json {
-        return many::take(many::Request {
-            api,
-            key,
-            by: caller.name().to_owned(),
-            form,
-            parameters,
-            headers,
-            begun: Bytes::new(),
-            upload,
-        })
-        .await;
+        return many::take(many::Request { api, key, caller, form, parameters, headers, begun: Bytes::new(), upload })
+            .await;
     }
     // An object is one item and an array many: the first byte tells.
     let mut begun: Vec<u8> = Vec::new();
@@ -110,17 +101,7 @@ pub(super) async fn enqueue(
     let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
     if mark.trim_ascii_start().first() == Some(&b'[') {
         let begun = Bytes::from(begun);
-        return many::take(many::Request {
-            api,
-            key,
-            by: caller.name().to_owned(),
-            form,
-            parameters,
-            headers,
-            begun,
-            upload,
-        })
-        .await;
+        return many::take(many::Request { api, key, caller, form, parameters, headers, begun, upload }).await;
     }
     parameters.done()?;
     while let Some(piece) = upload.next().await {

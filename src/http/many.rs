@@ -11,11 +11,12 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
+use super::caller::Caller;
 use super::control::to_its_end;
 use super::enqueue::{Form, broken_off, open, read, wake};
 use super::extract::{Parameters, shown};
@@ -49,7 +50,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Request {
     pub api: Api,
     pub key: String,
-    pub by: String,
+    pub caller: Caller,
     pub form: Form,
     pub parameters: Parameters,
     pub headers: HeaderMap,
@@ -59,7 +60,7 @@ pub(super) struct Request {
 
 /// Takes them, and answers a result per row.
 pub(super) async fn take(request: Request) -> Result<Response, Problem> {
-    let Request { api, key, by, form, mut parameters, headers, begun, mut upload } = request;
+    let Request { api, key, caller, form, mut parameters, headers, begun, mut upload } = request;
     let terms = terms(&mut parameters);
     // Rows that are not to come in twice come in with their key, in one transaction.
     let key_given = idempotency_key(&headers)?.filter(|_| terms != Terms::Rehearsal);
@@ -79,7 +80,7 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
     let mut taking = Taking {
         api,
         key,
-        by,
+        caller,
         terms,
         whole,
         once: key_given,
@@ -215,7 +216,7 @@ struct Tally {
 struct Taking {
     api: Api,
     key: String,
-    by: String,
+    caller: Caller,
     terms: Terms,
     /// It goes in as one batch, and so as one transaction.
     whole: bool,
@@ -367,9 +368,12 @@ impl Taking {
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        // Definitions change and queues are paused while a long body is read.
+        // Rights end, definitions change and queues are paused while a long body is read.
+        if self.caller.gone().now_or_never().is_some() {
+            return Err(Problem::unauthorized());
+        }
         let definition = open(&self.api, &self.key)?;
-        let (api, key, by) = (self.api.clone(), self.key.clone(), self.by.clone());
+        let (api, key, by) = (self.api.clone(), self.key.clone(), self.caller.name().to_owned());
         let rehearsed = std::mem::take(&mut self.rehearsed);
         let fingerprint: String = self.seen.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let once = self.once.as_ref().filter(|_| terms != Terms::Rehearsal);
