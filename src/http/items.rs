@@ -137,8 +137,9 @@ struct Query {
     cursor: Option<ItemCursor>,
 }
 
-fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
-    let filter = ItemFilter {
+/// Which items are meant.
+pub(super) fn read_filter(parameters: &mut Parameters) -> ItemFilter {
+    ItemFilter {
         queue: parameters.one("queue"),
         within: None,
         states: parameters.words(
@@ -148,11 +149,15 @@ fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
         ),
         kinds: parameters.words("kind", Kind::from_word, &words(Kind::ALL.iter().map(|kind| kind.word()))),
         reference: parameters.one("reference"),
-        labels: labels(&mut parameters),
+        labels: labels(parameters),
         due: parameters.time("due"),
         since: parameters.time("since"),
-        q: search(&mut parameters),
-    };
+        q: search(parameters),
+    }
+}
+
+fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
+    let filter = read_filter(&mut parameters);
     let sort = parameters.one("sort");
     let limit = parameters.limit();
     let cursor: Option<ItemCursor> = parameters.cursor();

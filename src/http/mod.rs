@@ -11,11 +11,12 @@
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
-//! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/openapi.json` | `openapi` |
 //! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
@@ -28,12 +29,14 @@ mod caller;
 mod control;
 mod docs;
 mod enqueue;
+mod export;
 mod extract;
 mod frame;
 mod gate;
 mod health;
 mod idempotency;
 mod items;
+mod many;
 mod members;
 mod openapi;
 mod order_bodies;
@@ -44,6 +47,7 @@ mod plan_view;
 mod problem;
 mod queues;
 mod spent;
+mod spool;
 mod tags;
 mod view;
 mod words;
@@ -134,7 +138,7 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
-        .routes(routes!(enqueue::one))
+        .routes(routes!(enqueue::enqueue))
         .routes(routes!(control::pause))
         .routes(routes!(control::resume))
         .routes(routes!(control::plan))
@@ -152,6 +156,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(orders::requeue))
         .routes(routes!(orders::note))
         .routes(routes!(orders::assign))
+        .routes(routes!(export::items))
+        .routes(routes!(export::attempts))
         .routes(routes!(parked::list))
         .routes(routes!(parked::unrouted))
 }

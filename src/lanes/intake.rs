@@ -181,7 +181,7 @@ pub async fn enqueue(
 }
 
 /// An arrival that was read and checked, for one queue.
-struct Candidate {
+pub(super) struct Candidate {
     definition: Arc<QueueDefinition>,
     /// Shared by the copies for several queues.
     arrival: Arc<Arrival>,
@@ -192,7 +192,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(definition: Arc<QueueDefinition>, arrival: Arc<Arrival>) -> Self {
+    pub(super) fn new(definition: Arc<QueueDefinition>, arrival: Arc<Arrival>) -> Self {
         let (priority, checked) = door::check(&definition, &arrival.new);
         let problems = arrival.problems.iter().cloned().chain(checked).collect();
         let content_hash = door::content_hash(&arrival.new.payload);
@@ -200,7 +200,7 @@ impl Candidate {
     }
 
     /// The key under which the identity rules look for earlier items.
-    fn identity(&self) -> Option<(String, String)> {
+    pub(super) fn identity(&self) -> Option<(String, String)> {
         Some((self.definition.key.clone(), self.arrival.new.reference.clone()?))
     }
 }
@@ -253,13 +253,13 @@ fn destinations(
 
 /// Whether a refused item stays in the mirror or is only answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusals {
+pub(super) enum Refusals {
     Keep,
     Drop,
 }
 
 /// What the door says to one candidate, while it is written.
-enum Said<'i> {
+pub(super) enum Said<'i> {
     Admitted(&'i Item),
     Same(&'i Item),
     Gone(&'i Spent),
@@ -288,8 +288,20 @@ async fn admit_all(
     candidates: &[Candidate],
     refusals: Refusals,
     at: Timestamp,
-    mut say: impl FnMut(Said<'_>) + Send,
+    say: impl FnMut(Said<'_>) + Send,
 ) -> Result<Vec<Item>, MirrorError> {
+    judge_all(tx, candidates, refusals, &HashMap::new(), at, say).await?.write(tx).await
+}
+
+/// As [`admit_all`], and what follows is not written yet. `rehearsed` is what would be there too, by its reference.
+pub(super) async fn judge_all<'c>(
+    tx: &mut Tx,
+    candidates: &'c [Candidate],
+    refusals: Refusals,
+    rehearsed: &HashMap<String, Vec<Known>>,
+    at: Timestamp,
+    mut say: impl FnMut(Said<'_>) + Send,
+) -> Result<Book<'c>, MirrorError> {
     let mut references = HashSet::with_capacity(candidates.len());
     // Only these have to see each other; everybody else is spared the copies.
     let mut repeated = HashSet::new();
@@ -306,7 +318,12 @@ async fn admit_all(
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
         let spent = identity.as_ref().and_then(|identity| spent.get(identity));
-        match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice)) {
+        let rehearsed =
+            identity.as_ref().and_then(|(_, reference)| rehearsed.get(reference)).map_or(&[][..], Vec::as_slice);
+        match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice), rehearsed) {
+            Decision::Same(id) if rehearsed.iter().any(|rehearsed| rehearsed.id == id) => {
+                say(Said::Same(&Item { id, ..candidate.item(at) }));
+            }
             Decision::Same(id) => match (known.and_then(|items| items.iter_mut().find(|item| item.id == id)), spent) {
                 (Some(item), _) => {
                     book.sent_again(item, candidate, at);
@@ -351,7 +368,7 @@ async fn admit_all(
             }
         }
     }
-    book.write(tx).await
+    Ok(book)
 }
 
 enum Decision {
@@ -360,9 +377,10 @@ enum Decision {
     Refuse(Kind, Vec<Problem>),
 }
 
-fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item]) -> Decision {
+fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item], rehearsed: &[Known]) -> Decision {
     // What is gone was there before everything that is there.
-    let known: Vec<Known> = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of)).collect();
+    let known = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of));
+    let known: Vec<Known> = known.chain(rehearsed.iter().cloned()).collect();
     let identity =
         door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
     match identity {
@@ -389,7 +407,7 @@ impl Candidate {
 
 /// What a batch of admissions writes.
 #[derive(Default)]
-struct Book<'c> {
+pub(super) struct Book<'c> {
     new: Vec<(Item, bool)>,
     again: HashMap<ItemId, Item>,
     payloads: Vec<(ItemId, &'c [u8])>,
@@ -437,7 +455,8 @@ impl<'c> Book<'c> {
         self.answers.extend(answer::at_the_door(&Item { id: spent.item, ..candidate.item(at) }));
     }
 
-    async fn write(self, tx: &mut Tx) -> Result<Vec<Item>, MirrorError> {
+    /// Writes it, and answers the refusals that chain.
+    pub(super) async fn write(self, tx: &mut Tx) -> Result<Vec<Item>, MirrorError> {
         let new: Vec<(&Item, bool)> = self.new.iter().map(|(item, unique)| (item, *unique)).collect();
         items::insert(tx, &new).await?;
         let again: Vec<&Item> = self.again.values().collect();

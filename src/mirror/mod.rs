@@ -24,6 +24,7 @@ mod row;
 pub mod standing;
 pub mod tap;
 pub mod tokens;
+pub mod uploads;
 pub mod working;
 mod writer;
 

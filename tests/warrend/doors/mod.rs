@@ -1,4 +1,6 @@
 mod bench;
 mod cli;
+mod export;
 mod http;
+mod many;
 mod schemathesis;
