@@ -14,6 +14,7 @@ pub mod dispatch;
 mod health;
 pub mod items;
 mod many;
+pub mod outward;
 mod read;
 pub mod records;
 pub mod requests;
@@ -175,6 +176,12 @@ impl Mirror {
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// Counts what was committed. It says nothing of what: whoever is woken by it looks for itself.
+    #[must_use]
+    pub fn commits(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.writer.commits()
     }
 
     /// What is wrong with it right now, in words for people: why the last commit did not work, and damage that was met
