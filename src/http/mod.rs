@@ -14,12 +14,15 @@
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
+//! | `/api/v1/events` | `events` |
+//! | `/api/v1/webhooks`, `/api/v1/webhooks/{id}`, `.../test`, `.../resume`, `.../deliveries` | `webhooks` |
 
 mod attempts;
 mod attention;
 mod breaker;
 mod control;
 mod enqueue;
+mod events;
 mod extract;
 mod health;
 mod items;
@@ -31,6 +34,7 @@ mod problem;
 mod queues;
 mod spent;
 mod view;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -44,10 +48,12 @@ use tokio_util::sync::CancellationToken;
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 use crate::definition::Definitions;
+use crate::lanes::feed::Feed;
 use crate::lanes::live::Live;
 use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
+use crate::outward::Outward;
 use crate::status::Status;
 use problem::Problem;
 
@@ -71,14 +77,26 @@ pub struct Api {
     pub metrics: Exposition,
     /// What was last seen ahead of each queue.
     pub looks: outlook::Looks,
+    /// What happens, for whoever listens.
+    pub feed: Feed,
+    /// The way to webhooks.
+    pub outward: Outward,
 }
 
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
+    pub fn new(
+        context: Context,
+        keeper: Keeper,
+        desk: Desk,
+        metrics: Exposition,
+        feed: Feed,
+        outward: Outward,
+    ) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
-        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks: outlook::Looks::default() }
+        let looks = outlook::Looks::default();
+        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks, feed, outward }
     }
 
     /// The definitions of this moment.
@@ -115,6 +133,12 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/assign", post(orders::assign))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
+        .route("/api/v1/events", get(events::stream))
+        .route("/api/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/api/v1/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
+        .route("/api/v1/webhooks/{id}/test", post(webhooks::test))
+        .route("/api/v1/webhooks/{id}/resume", post(webhooks::resume))
+        .route("/api/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -69,8 +69,10 @@ impl Event {
     /// One of control, as its outbox has it: the queue's key, where it has one, stands behind its kind and in its body.
     #[must_use]
     pub fn of_control(id: String, routing_key: String, at: Timestamp, body: String) -> Self {
-        let queue = serde_json::from_str::<Value>(&body).ok().and_then(|body| Some(body.get("queue")?.as_str()?.to_owned()));
-        let kind = queue.as_ref().and_then(|queue| routing_key.strip_suffix(queue)?.strip_suffix('.').map(str::to_owned));
+        let queue =
+            serde_json::from_str::<Value>(&body).ok().and_then(|body| Some(body.get("queue")?.as_str()?.to_owned()));
+        let kind =
+            queue.as_ref().and_then(|queue| routing_key.strip_suffix(queue)?.strip_suffix('.').map(str::to_owned));
         let queue = queue.filter(|_| kind.is_some());
         Self { id, kind: kind.unwrap_or(routing_key), queue, subject: None, at, body }
     }
@@ -238,7 +240,8 @@ mod tests {
             (r#"{"a":{"b":1}}"#, json!({"at": "1970-01-01T00:00:00Z", "a": {"b": 1}})),
         ] {
             let (id, kind) = ("1".to_owned(), "x".to_owned());
-            let event = Event { id, kind, queue: None, subject: None, at: Timestamp::UNIX_EPOCH, body: body.to_owned() };
+            let event =
+                Event { id, kind, queue: None, subject: None, at: Timestamp::UNIX_EPOCH, body: body.to_owned() };
             assert_eq!(serde_json::from_str::<Value>(&event.timed_body()).unwrap(), expected);
         }
     }
@@ -257,7 +260,8 @@ mod tests {
             ("noted", Some("r"), 0),
         ] {
             let told = told(line(event, "queued"), reference, &["wq-colour: nobody knows it"]);
-            let told: Vec<&Event> = told.iter().filter(|event| event.routing_key() == "item.ignored_header.a.b").collect();
+            let told: Vec<&Event> =
+                told.iter().filter(|event| event.routing_key() == "item.ignored_header.a.b").collect();
             assert_eq!(told.len(), expected, "{event} {reference:?}");
             assert!(
                 told.iter().all(|event| event.body.contains("wq-colour") && event.id.ends_with("/3/ignored_header"))

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn a_pattern_that_would_be_silence_is_wrong() {
-        for (pattern, right) in [("item.*", true), ("*", true), ("item.exeption.*", false), ("", false), ("sla.late", true)] {
+        for (pattern, right) in
+            [("item.*", true), ("*", true), ("item.exeption.*", false), ("", false), ("sla.late", true)]
+        {
             assert_eq!(wrong_type(pattern).is_none(), right, "{pattern}");
         }
         for (pattern, right) in [("a.*", true), ("*", true), ("", false), ("A", false), ("a b", false)] {

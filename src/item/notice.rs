@@ -111,9 +111,7 @@ impl Limit {
 
     fn has_room(&mut self, rate: Rate, now: Timestamp) -> bool {
         // A clock that was set back must not close a limit for longer than its own time.
-        let within = |sent: &Timestamp| {
-            *sent <= now && sent.checked_add(rate.within).is_ok_and(|end| end > now)
-        };
+        let within = |sent: &Timestamp| *sent <= now && sent.checked_add(rate.within).is_ok_and(|end| end > now);
         self.sent.retain(within);
         self.sent.len() < usize::try_from(rate.times).unwrap_or(usize::MAX)
     }
@@ -171,7 +169,9 @@ mod tests {
     fn a_limit_lets_so_many_out_and_counts_the_rest() {
         let mut limit = Limit::default();
         let rate = rate(2, 60);
-        for (second, sent) in [(0, Some(0)), (10, Some(0)), (20, None), (30, None), (59, None), (60, Some(3)), (61, None)] {
+        for (second, sent) in
+            [(0, Some(0)), (10, Some(0)), (20, None), (30, None), (59, None), (60, Some(3)), (61, None)]
+        {
             let due = limit.offer(rate, at(second), told(second));
             assert_eq!(due.as_ref().map(|due| due.more), sent, "{second}");
             if let Some(due) = due {

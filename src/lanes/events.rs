@@ -120,7 +120,9 @@ impl Teller {
             }
             _ => {}
         }
-        let Some(newest) = self.context.mirror.newest_change(Reader::Broker).await? else { return Ok(Told::All(LOOK_AGAIN)) };
+        let Some(newest) = self.context.mirror.newest_change(Reader::Broker).await? else {
+            return Ok(Told::All(LOOK_AGAIN));
+        };
         if let Audience::Absent(None) = self.audience {
             self.audience = Audience::Absent(Some((newest, Instant::now())));
             return Ok(Told::All(SETTLE));

@@ -191,7 +191,8 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn newest_change(&self, reader: Reader) -> Result<Option<i64>, MirrorError> {
-        let sql = "SELECT max(seq) FROM changes HAVING max(seq) > coalesce((SELECT seq FROM readers WHERE name = $1), 0)";
+        let sql =
+            "SELECT max(seq) FROM changes HAVING max(seq) > coalesce((SELECT seq FROM readers WHERE name = $1), 0)";
         let newest = sqlx::query_scalar(sql).bind(reader.name()).fetch_optional(self.reads());
         newest.await.map_err(self.failed("find the newest change"))
     }

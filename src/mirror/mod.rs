@@ -22,6 +22,7 @@ pub mod retention;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod webhooks;
 pub mod working;
 mod writer;
 

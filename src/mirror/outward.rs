@@ -1,4 +1,4 @@
-//! What is sent outward over HTTP and by mail: webhooks, what waits to be sent to whom, how that went, and the limits of notices.
+//! What is sent outward over HTTP and by mail: what waits to be sent to whom, how that went, and the limits of notices.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,12 @@ use super::items::failed;
 use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::item::Timestamp;
 use crate::item::event::Event;
-use crate::item::listening::Wish;
 
 /// So many may wait for one target; what comes then is counted and told as a gap.
 pub const MOST_WAITING: i64 = 10_000;
 
 /// Attempts that are kept of each target.
 pub const KEPT_DELIVERIES: i64 = 100;
-
-/// Whom people asked to be told.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Webhook {
-    /// `wh_...`
-    pub id: String,
-    pub url: String,
-    pub wish: Wish,
-    /// `whsec_...`
-    pub secret: String,
-    /// What signs as well, and until when.
-    pub old_secret: Option<(String, Timestamp)>,
-    /// `None` while it is enabled; else by whom or why it is not.
-    pub disabled: Option<String>,
-    pub created: (Timestamp, String),
-    pub changed: (Timestamp, String),
-}
 
 /// How it stands with whom something is sent to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -106,84 +88,7 @@ pub struct Delivery {
     pub took_ms: u64,
 }
 
-/// Writes a webhook, new or changed.
-///
-/// # Errors
-/// Where SQL fails.
-pub async fn save_webhook(tx: &mut Tx, webhook: &Webhook) -> Result<(), MirrorError> {
-    let list = |list: &[String]| serde_json::json!(list).to_string();
-    sqlx::query(
-        "INSERT INTO webhooks (id, url, types, queues, secret, old_secret, old_until, enabled, disabled_why, created_at, created_by, \
-         changed_at, changed_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
-         url = excluded.url, types = excluded.types, queues = excluded.queues, secret = excluded.secret, old_secret = excluded.old_secret, \
-         old_until = excluded.old_until, enabled = excluded.enabled, disabled_why = excluded.disabled_why, \
-         changed_at = excluded.changed_at, changed_by = excluded.changed_by",
-    )
-    .bind(&webhook.id)
-    .bind(&webhook.url)
-    .bind(list(&webhook.wish.types))
-    .bind(list(&webhook.wish.queues))
-    .bind(&webhook.secret)
-    .bind(webhook.old_secret.as_ref().map(|(secret, _)| secret))
-    .bind(webhook.old_secret.as_ref().map(|(_, until)| micros(*until)))
-    .bind(webhook.disabled.is_none())
-    .bind(&webhook.disabled)
-    .bind(micros(webhook.created.0))
-    .bind(&webhook.created.1)
-    .bind(micros(webhook.changed.0))
-    .bind(&webhook.changed.1)
-    .execute(&mut *tx)
-    .await
-    .map_err(failed("write a webhook"))?;
-    add_target(tx, &webhook.id).await
-}
-
-/// The webhook as it is in this transaction.
-///
-/// # Errors
-/// Where SQL fails or it cannot be read.
-pub async fn load_webhook(tx: &mut Tx, id: &str) -> Result<Option<Webhook>, MirrorError> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(one_webhook())).bind(id).fetch_optional(tx).await;
-    row.map_err(failed("read a webhook"))?.as_ref().map(webhook).transpose()
-}
-
-/// Those that are enabled, as they are in this transaction.
-///
-/// # Errors
-/// Where SQL fails or one cannot be read.
-pub async fn enabled_webhooks(tx: &mut Tx) -> Result<Vec<Webhook>, MirrorError> {
-    let sql = format!("SELECT {WEBHOOK} FROM webhooks WHERE enabled ORDER BY id");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(tx).await.map_err(failed("read webhooks"))?;
-    rows.iter().map(webhook).collect()
-}
-
-/// Whether there is any that is enabled.
-///
-/// # Errors
-/// Where SQL fails.
-pub async fn any_enabled(tx: &mut Tx) -> Result<bool, MirrorError> {
-    let any = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM webhooks WHERE enabled)").fetch_one(tx).await;
-    any.map_err(failed("look for webhooks"))
-}
-
-/// Takes a webhook away, with what waits for it. Answers whether it was there.
-///
-/// # Errors
-/// Where SQL fails.
-pub async fn remove_webhook(tx: &mut Tx, id: &str) -> Result<bool, MirrorError> {
-    let gone = sqlx::query("DELETE FROM webhooks WHERE id = $1").bind(id).execute(&mut *tx).await;
-    let gone = gone.map_err(failed("remove a webhook"))?.rows_affected() == 1;
-    for sql in [
-        "DELETE FROM targets WHERE id = $1",
-        "DELETE FROM outgoing WHERE target = $1",
-        "DELETE FROM deliveries WHERE target = $1",
-    ] {
-        sqlx::query(sql).bind(id).execute(&mut *tx).await.map_err(failed("remove a webhook"))?;
-    }
-    Ok(gone)
-}
-
-async fn add_target(tx: &mut Tx, id: &str) -> Result<(), MirrorError> {
+pub(super) async fn add_target(tx: &mut Tx, id: &str) -> Result<(), MirrorError> {
     let added = sqlx::query("INSERT INTO targets (id) VALUES ($1) ON CONFLICT (id) DO NOTHING").bind(id).execute(tx);
     added.await.map(|_| ()).map_err(failed("write a target"))
 }
@@ -262,6 +167,16 @@ pub async fn forget_outgoing(tx: &mut Tx, target: &str) -> Result<u64, MirrorErr
     Ok(done.map_err(failed("remove what waits"))?.rows_affected())
 }
 
+/// A target that failed or was given up is tried again, at once.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn resume_target(tx: &mut Tx, id: &str) -> Result<(), MirrorError> {
+    let sql = "UPDATE targets SET failures = 0, failing_since = NULL, next_at = NULL, paused_at = NULL WHERE id = $1";
+    let done = sqlx::query(sql).bind(id).execute(tx).await;
+    done.map(|_| ()).map_err(failed("resume a target"))
+}
+
 /// Writes how it stands with a target, but for what it missed. Nothing changes where it is gone.
 ///
 /// # Errors
@@ -322,7 +237,8 @@ pub async fn add_delivery(tx: &mut Tx, target: &str, delivery: &Delivery) -> Res
 /// Where SQL fails.
 pub async fn save_notices(tx: &mut Tx, states: &BTreeMap<String, String>) -> Result<(), MirrorError> {
     for (rule, state) in states {
-        let sql = "INSERT INTO notices (rule, state) VALUES ($1, $2) ON CONFLICT (rule) DO UPDATE SET state = excluded.state";
+        let sql =
+            "INSERT INTO notices (rule, state) VALUES ($1, $2) ON CONFLICT (rule) DO UPDATE SET state = excluded.state";
         sqlx::query(sql).bind(rule).bind(state).execute(&mut *tx).await.map_err(failed("write a limit"))?;
     }
     Ok(())
@@ -337,19 +253,12 @@ pub async fn forget_notices(tx: &mut Tx, rules: &[String]) -> Result<(), MirrorE
         let gone = sqlx::query("DELETE FROM notices WHERE rule = $1").bind(rule).execute(&mut *tx).await;
         gone.map_err(failed("forget a limit"))?;
     }
-    let idle = "DELETE FROM targets WHERE id LIKE '%:%' AND NOT EXISTS (SELECT 1 FROM outgoing WHERE target = targets.id)";
+    let idle =
+        "DELETE FROM targets WHERE id LIKE '%:%' AND NOT EXISTS (SELECT 1 FROM outgoing WHERE target = targets.id)";
     sqlx::query(idle).execute(tx).await.map(|_| ()).map_err(failed("forget targets"))
 }
 
-const WEBHOOK: &str =
-    "id, url, types, queues, secret, old_secret, old_until, enabled, disabled_why, created_at, created_by, changed_at, changed_by";
-
-fn one_webhook() -> String {
-    format!("SELECT {WEBHOOK} FROM webhooks WHERE id = $1")
-}
-
-const TARGET: &str =
-    "id, failures, failing_since, next_at, last_error, last_ok_at, paused_at, missed, missed_since";
+const TARGET: &str = "id, failures, failing_since, next_at, last_error, last_ok_at, paused_at, missed, missed_since";
 
 /// Targets that something waits for, or that missed something, and that may be tried by now.
 pub(super) fn due_sql() -> String {
@@ -363,31 +272,14 @@ pub(super) const NEXT: &str =
     "SELECT seq, id, type, at, body FROM outgoing WHERE target = $1 AND seq > $2 ORDER BY seq LIMIT $3";
 
 impl Mirror {
-    /// Every webhook, in the order of their ids.
-    ///
-    /// # Errors
-    /// Where SQL fails or one cannot be read.
-    pub async fn webhooks(&self) -> Result<Vec<Webhook>, MirrorError> {
-        let sql = format!("SELECT {WEBHOOK} FROM webhooks ORDER BY id");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(self.reads()).await;
-        rows.map_err(self.failed("read webhooks"))?.iter().map(webhook).collect()
-    }
-
-    /// One webhook.
-    ///
-    /// # Errors
-    /// Where SQL fails or it cannot be read.
-    pub async fn webhook(&self, id: &str) -> Result<Option<Webhook>, MirrorError> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(one_webhook())).bind(id).fetch_optional(self.reads()).await;
-        row.map_err(self.failed("read a webhook"))?.as_ref().map(webhook).transpose()
-    }
-
     /// Every target, and how many messages wait for it.
     ///
     /// # Errors
     /// Where SQL fails or one cannot be read.
     pub async fn targets(&self) -> Result<Vec<(Target, u64)>, MirrorError> {
-        let sql = format!("SELECT {TARGET}, (SELECT count(*) FROM outgoing WHERE target = targets.id) FROM targets ORDER BY id");
+        let sql = format!(
+            "SELECT {TARGET}, (SELECT count(*) FROM outgoing WHERE target = targets.id) FROM targets ORDER BY id"
+        );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(self.views()).await;
         let rows = rows.map_err(self.failed("read targets"))?;
         let read = |row: &SqliteRow| {
@@ -493,32 +385,6 @@ impl Mirror {
         let read = |row: &SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?));
         rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed("read limits"))
     }
-}
-
-fn webhook(row: &SqliteRow) -> Result<Webhook, MirrorError> {
-    let read = || -> Result<(Webhook, String, String), sqlx::Error> {
-        let secret: Option<String> = row.try_get(5)?;
-        let until: Option<i64> = row.try_get(6)?;
-        let disabled: Option<String> = row.try_get(8)?;
-        let enabled: bool = row.try_get(7)?;
-        let webhook = Webhook {
-            id: row.try_get(0)?,
-            url: row.try_get(1)?,
-            wish: Wish::default(),
-            secret: row.try_get(4)?,
-            old_secret: secret.zip(until.map(timestamp)),
-            disabled: (!enabled).then(|| disabled.unwrap_or_default()),
-            created: (timestamp(row.try_get(9)?), row.try_get(10)?),
-            changed: (timestamp(row.try_get(11)?), row.try_get(12)?),
-        };
-        Ok((webhook, row.try_get(2)?, row.try_get(3)?))
-    };
-    let (mut webhook, types, queues) = read().map_err(failed("read a webhook"))?;
-    let list = |text: &str| {
-        serde_json::from_str(text).map_err(|error| MirrorError::Unreadable(format!("the patterns of a webhook: {error}")))
-    };
-    webhook.wish = Wish { types: list(&types)?, queues: list(&queues)? };
-    Ok(webhook)
 }
 
 fn target(row: &SqliteRow) -> Result<Target, MirrorError> {

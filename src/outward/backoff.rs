@@ -25,10 +25,16 @@ const LONGEST_WISH: Duration = Duration::from_hours(24);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// With a status of the 200s, or by the mail server.
-    Taken { status: Option<u16> },
+    Taken {
+        status: Option<u16>,
+    },
     /// Not taken, and nothing is wanted there any more: 410.
     Gone,
-    Failed { status: Option<u16>, error: String, retry_after: Option<Duration> },
+    Failed {
+        status: Option<u16>,
+        error: String,
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What is done next.

@@ -19,14 +19,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{self, Next, Outcome};
-use super::{Outward, text};
+use super::{Outward, Sent, text};
 use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::Timestamp;
 use crate::lanes::{moment, now};
 use crate::metrics;
 use crate::mirror::control::{Event, add_events};
-use crate::mirror::outward::{self, Delivery, Target, Waiting, Webhook};
+use crate::mirror::outward::{self, Delivery, Message, Target, Waiting};
+use crate::mirror::webhooks::{self, Webhook};
 use crate::mirror::{MirrorError, Tx};
 use crate::status::Attention;
 
@@ -41,6 +42,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is on its way gets so long when the daemon stops; what is not noted by then is sent again.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+const GONE: &str = "it answered 410 Gone";
 
 /// Words of what a queue is shown with.
 const NO_MAIL: &str = "notify_no_mail_server";
@@ -95,7 +98,11 @@ async fn start(
         }
     }
     let lag = outward.mirror.outward_lag().await?;
-    metrics::outward(lag.waiting, lag.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64()), lag.paused);
+    metrics::outward(
+        lag.waiting,
+        lag.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64()),
+        lag.paused,
+    );
     let next = outward.mirror.next_target_at(now).await?;
     Ok(next.map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default()))
 }
@@ -177,7 +184,7 @@ fn after(mut target: Target, outcome: &Outcome, next: Next, now: Timestamp) -> T
             target.next_at = None;
             return target;
         }
-        Outcome::Gone => target.last_error = Some("it answered 410 Gone".to_owned()),
+        Outcome::Gone => target.last_error = Some(GONE.to_owned()),
         Outcome::Failed { error, .. } => target.last_error = Some(error.clone()),
     }
     target.failures = target.failures.saturating_add(1);
@@ -187,6 +194,28 @@ fn after(mut target: Target, outcome: &Outcome, next: Next, now: Timestamp) -> T
         Next::Done | Next::GiveUp => None,
     };
     target
+}
+
+fn delivery(message: &Message, attempt: u32, outcome: &Outcome, began: Timestamp, now: Timestamp) -> Delivery {
+    let (status, error) = match outcome {
+        Outcome::Taken { status } => (*status, None),
+        Outcome::Gone => (Some(410), Some(GONE.to_owned())),
+        Outcome::Failed { status, error, .. } => (*status, Some(error.clone())),
+    };
+    let took_ms = u64::try_from(now.duration_since(began).as_millis()).unwrap_or(0);
+    Delivery { seq: 0, event: message.id.clone(), kind: message.kind.clone(), at: now, attempt, status, error, took_ms }
+}
+
+pub(super) async fn test(outward: &Outward, webhook: &Webhook, message: Message) -> Result<Sent, MirrorError> {
+    let began = now();
+    let outcome = outward.sender.send(&webhook.url, &signing(webhook, began), &message).await;
+    let delivery = delivery(&message, 1, &outcome, began, now());
+    let (id, took_ms) = (webhook.id.clone(), delivery.took_ms);
+    let noted = outward
+        .mirror
+        .write(move |tx: &mut Tx| Box::pin(async move { outward::add_delivery(tx, &id, &delivery).await }));
+    noted.await?;
+    Ok(Sent { outcome, took_ms })
 }
 
 async fn note(
@@ -199,23 +228,7 @@ async fn note(
 ) -> Result<Target, MirrorError> {
     let now = now();
     let next = backoff::after(&outcome, target.failures, now, moment().chance);
-    let delivery = Delivery {
-        seq: 0,
-        event: waiting.message.id,
-        kind: waiting.message.kind,
-        at: now,
-        attempt: target.failures.saturating_add(1),
-        status: match outcome {
-            Outcome::Taken { status } | Outcome::Failed { status, .. } => status,
-            Outcome::Gone => Some(410),
-        },
-        error: match &outcome {
-            Outcome::Taken { .. } => None,
-            Outcome::Gone => Some("it answered 410 Gone".to_owned()),
-            Outcome::Failed { error, .. } => Some(error.clone()),
-        },
-        took_ms: u64::try_from(now.duration_since(began).as_millis()).unwrap_or(0),
-    };
+    let delivery = delivery(&waiting.message, target.failures.saturating_add(1), &outcome, began, now);
     let was_failing = target.failures;
     let mut target = after(target, &outcome, next, now);
     let is_webhook = matches!(endpoint, Endpoint::Webhook(_));
@@ -244,11 +257,11 @@ async fn note(
                     return Ok(false);
                 }
                 // It may be gone, or changed, since it was sent to.
-                let Some(mut webhook) = outward::load_webhook(tx, &saved.id).await? else { return Ok(false) };
+                let Some(mut webhook) = webhooks::load_webhook(tx, &saved.id).await? else { return Ok(false) };
                 if gone {
-                    webhook.disabled = Some("it answered 410 Gone".to_owned());
+                    webhook.disabled = Some(GONE.to_owned());
                     webhook.changed = (now, "daemon".to_owned());
-                    outward::save_webhook(tx, &webhook).await?;
+                    webhooks::save_webhook(tx, &webhook).await?;
                     outward::forget_outgoing(tx, &saved.id).await?;
                 }
                 let host = url::Url::parse(&webhook.url).ok().and_then(|url| url.host_str().map(str::to_owned));
@@ -313,7 +326,10 @@ pub(super) fn tell_of_missing_mail(outward: &Outward, definitions: &Arc<Definiti
     }
     if !without.is_empty() {
         let queues = without.into_iter().collect::<Vec<_>>().join(", ");
-        tracing::warn!(queues, "notify rules write mails, and smtp.url is not set: they wait for it, at most a day each");
+        tracing::warn!(
+            queues,
+            "notify rules write mails, and smtp.url is not set: they wait for it, at most a day each"
+        );
     }
 }
 
@@ -348,6 +364,9 @@ mod tests {
             created: (at(0), String::new()),
             changed: (at(0), String::new()),
         };
-        assert_eq!((signing(&webhook, at(9)), signing(&webhook, at(10))), (vec!["new".to_owned(), "old".to_owned()], vec!["new".to_owned()]));
+        assert_eq!(
+            (signing(&webhook, at(9)), signing(&webhook, at(10))),
+            (vec!["new".to_owned(), "old".to_owned()], vec!["new".to_owned()])
+        );
     }
 }

@@ -25,7 +25,7 @@ use crate::item::notice::{self, Limit, Told};
 use crate::lanes::now;
 use crate::mirror::changes::{self, Reader, WaitingChange};
 use crate::mirror::outward::{self, Message};
-use crate::mirror::{MirrorError, Tx};
+use crate::mirror::{MirrorError, Tx, webhooks};
 
 /// Rows read together.
 const ROWS: u32 = 500;
@@ -146,9 +146,9 @@ impl Distributor {
         if full {
             return Ok(Round::More);
         }
-        let next = self.next_release(&definitions).map(|at| {
-            Duration::try_from(at.duration_since(now)).unwrap_or_default().max(GATHER)
-        });
+        let next = self
+            .next_release(&definitions)
+            .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(GATHER));
         Ok(Round::All(next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)))
     }
 
@@ -167,8 +167,7 @@ impl Distributor {
             return Ok(());
         }
         let kept: BTreeMap<String, String> = self.outward.mirror.notices().await?;
-        let names: BTreeMap<String, &Notice> =
-            rules_by_name(definitions).map(|(name, _, rule)| (name, rule)).collect();
+        let names: BTreeMap<String, &Notice> = rules_by_name(definitions).map(|(name, _, rule)| (name, rule)).collect();
         let gone: Vec<String> = kept.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
         self.write(move |tx| Box::pin(async move { outward::forget_notices(tx, &gone).await })).await?;
         // What cannot be read is a limit that lets everything out once more.
@@ -201,7 +200,7 @@ impl Distributor {
                 .write(move |tx| {
                     Box::pin(async move {
                         let mut waits = false;
-                        for webhook in outward::enabled_webhooks(tx).await? {
+                        for webhook in webhooks::enabled_webhooks(tx).await? {
                             let wanted: Vec<Message> =
                                 events.iter().filter(|event| webhook.wish.wants(event)).map(Message::of).collect();
                             waits |= !wanted.is_empty();
@@ -230,8 +229,8 @@ impl Distributor {
 
     /// Looked at beside the writer; who asks for something meanwhile has it from the next batch on.
     async fn anybody_wants(&self, events: &[Event]) -> Result<bool, MirrorError> {
-        let webhooks = self.outward.mirror.webhooks().await?;
-        let enabled = webhooks.iter().filter(|webhook| webhook.disabled.is_none());
+        let all = self.outward.mirror.webhooks().await?;
+        let enabled = all.iter().filter(|webhook| webhook.disabled.is_none());
         Ok(enabled.into_iter().any(|webhook| events.iter().any(|event| webhook.wish.wants(event))))
     }
 
@@ -276,7 +275,7 @@ impl Distributor {
 /// Leaves the feed where nobody wants anything of it any more; answers whether somebody does. Decided in the transaction, so that
 /// a webhook that comes meanwhile is not missed.
 async fn stay(tx: &mut Tx) -> Result<bool, MirrorError> {
-    let any = outward::any_enabled(tx).await?;
+    let any = webhooks::any_enabled(tx).await?;
     if !any {
         changes::leave(tx, Reader::Outward).await?;
     }

@@ -22,9 +22,11 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::lanes::live::Live;
 use crate::lanes::Wakes;
-use crate::mirror::Mirror;
+use crate::lanes::live::Live;
+use crate::mirror::outward::Message;
+use crate::mirror::webhooks::Webhook;
+use crate::mirror::{Mirror, MirrorError};
 use crate::status::Status;
 pub use mail::Post;
 use send::Sender;
@@ -51,6 +53,21 @@ pub struct Bells {
     pub webhooks: Notify,
     /// Something can be sent.
     pub outgoing: Notify,
+}
+
+/// How an attempt went that somebody waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub outcome: backoff::Outcome,
+    pub took_ms: u64,
+}
+
+/// Sends one message to a webhook now, past what waits, and notes the attempt. Nothing follows from how it goes.
+///
+/// # Errors
+/// Where the mirror cannot note it.
+pub async fn test(outward: &Outward, webhook: &Webhook, message: Message) -> Result<Sent, MirrorError> {
+    courier::test(outward, webhook, message).await
 }
 
 impl Outward {

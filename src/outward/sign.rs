@@ -53,14 +53,25 @@ mod tests {
         let other = secret(&[7; 32]);
         let both = signatures([SECRET, &other], "a", 1, "b");
         let (one, two) = both.split_once(' ').unwrap();
-        assert_eq!((one, two), (signatures([SECRET], "a", 1, "b").as_str(), signatures([other.as_str()], "a", 1, "b").as_str()));
+        assert_eq!(
+            (one, two),
+            (signatures([SECRET], "a", 1, "b").as_str(), signatures([other.as_str()], "a", 1, "b").as_str())
+        );
         assert_ne!(one, two);
     }
 
     #[test]
     fn what_is_a_secret() {
         assert_eq!(key(&secret(&[1; 32])), Some(vec![1; 32]));
-        for text in ["", "whsec_", "whsec_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_%%%%", &secret(&[1; 65]), &secret(&[1; 23])] {
+        for text in [
+            "",
+            "whsec_",
+            "whsec_AAAA",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "whsec_%%%%",
+            &secret(&[1; 65]),
+            &secret(&[1; 23]),
+        ] {
             assert_eq!(key(text), None, "{text}");
         }
     }

@@ -113,7 +113,10 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         for message in [notice(&queue, "late", &due(1), now), gap("g", 3, Some(now), now), gap("g", 3, None, now)] {
             let body: Value = serde_json::from_str(&body(&message)).unwrap();
-            assert_eq!((body["type"].as_str(), body["timestamp"].as_str()), (Some(message.kind.as_str()), Some("1970-01-01T00:00:00Z")));
+            assert_eq!(
+                (body["type"].as_str(), body["timestamp"].as_str()),
+                (Some(message.kind.as_str()), Some("1970-01-01T00:00:00Z"))
+            );
             assert!(body["data"].is_object(), "{body}");
         }
     }

@@ -21,8 +21,13 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // The daemon's work.
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
+    // What is sent to others than the broker: beside control, and knows of it no more than of broker and topology.
+    ("outward", &["item", "definition", "mirror", "status", "metrics", "lanes", "failpoint"]),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
+    (
+        "http",
+        &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "outward", "units"],
+    ),
     (
         "daemon",
         &[
@@ -37,6 +42,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "failpoint",
             "lanes",
             "control",
+            "outward",
             "http",
         ],
     ),
@@ -55,12 +61,13 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
-    ("reqwest", &["broker", "bench", "cli"]),
+    ("reqwest", &["broker", "outward", "bench", "cli"]),
+    ("lettre", &["outward"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
     ("notify", &["control"]),
     ("metrics_exporter_prometheus", &["metrics"]),
-    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "bench", "cli", "failpoint"]),
+    ("tokio", &["broker", "mirror", "lanes", "control", "outward", "http", "daemon", "bench", "cli", "failpoint"]),
 ];
 
 /// What reads a clock or throws dice. Everybody else is handed the time and the number.
