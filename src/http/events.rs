@@ -49,7 +49,23 @@ impl Place {
     }
 }
 
-/// `GET /api/v1/events`
+/// What is wanted of the feed, and from where on.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documents what is read")]
+pub(super) struct EventsQuery {
+    /// Patterns for types of events, like `item.exception.*`; several by commas or by repeating it. None: all.
+    r#type: Option<String>,
+    /// Patterns for keys of queues, likewise. None: all, and what is about no queue.
+    queue: Option<String>,
+    /// The id of an event: what came behind it, instead of what comes from now on. `Last-Event-ID` goes before it.
+    after: Option<String>,
+}
+
+/// `GET /api/v1/events`: what happens, as it happens, without an end (Server-Sent Events).
+#[utoipa::path(get, path = "/api/v1/events", operation_id = "stream_events", tag = "events",
+    params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was heard")),
+    responses((status = 200, description = "Events, until the client or the daemon ends it", body = String, content_type = "text/event-stream")))]
 pub(super) async fn stream(
     State(api): State<Api>,
     headers: HeaderMap,

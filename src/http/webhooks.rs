@@ -7,25 +7,25 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use url::Url;
 
 use super::Api;
 use super::control::{name, to_its_end};
 use super::enqueue::{is_json, unreadable_body};
-use super::extract::{Parameters, Segment, shown};
+use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::List;
+use super::webhook_view::{BY, ByBody, CHANGES, DeliveryView, NEW, NewWebhookBody, TestView, WebhookBody, WebhookView};
 use crate::item::Timestamp;
 use crate::item::listening::{self, Wish};
 use crate::lanes::{new_id, now};
 use crate::mirror::changes;
-use crate::mirror::outward::{self, Delivery, Message, Target};
+use crate::mirror::outward::{self, Message};
 use crate::mirror::webhooks::{self, Webhook};
 use crate::mirror::{MirrorError, Tx};
-use crate::outward::backoff::Outcome;
-use crate::outward::{self as way, Sent, sign, text};
+use crate::outward::{self as way, sign, text};
 
 /// Webhooks there may be.
 const MOST: usize = 200;
@@ -38,9 +38,6 @@ const LONGEST_URL: usize = 2_000;
 
 /// How long an old secret signs as well.
 const ROTATION: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-
-const MEMBERS: [&str; 5] = ["url", "events", "queues", "enabled", "by"];
-const CHANGES: [&str; 6] = ["url", "events", "queues", "enabled", "rotate_secret", "by"];
 
 /// A request about one webhook, with its body.
 pub(super) struct Call {
@@ -69,30 +66,40 @@ async fn body_of(api: &Api, request: Request) -> Result<Bytes, Problem> {
     Ok(if body.is_empty() { Bytes::from_static(b"{}") } else { body })
 }
 
-/// `GET /api/v1/webhooks`
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<Value>>, Problem> {
+/// `GET /api/v1/webhooks`: every webhook, and how it stands with it.
+#[utoipa::path(get, path = "/api/v1/webhooks", operation_id = "list_webhooks", tag = "events",
+    responses((status = 200, description = "All of them, in one page", body = List<WebhookView>)))]
+pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<WebhookView>>, Problem> {
     parameters.done()?;
-    let targets = api.mirror.targets().await?;
-    let webhooks = api.mirror.webhooks().await?;
-    let items =
-        webhooks.iter().map(|webhook| view(webhook, targets.iter().find(|(target, _)| target.id == webhook.id)));
-    Ok(Json(List { items: items.collect(), next: None }))
+    let (targets, now) = (api.mirror.targets().await?, now());
+    let items = api.mirror.webhooks().await?.into_iter().map(|webhook| {
+        let target = targets.iter().find(|(target, _)| target.id == webhook.id).cloned();
+        WebhookView::new(webhook, target, now)
+    });
+    Ok(Json(List::whole(items.collect())))
 }
 
-/// `GET /api/v1/webhooks/{id}`
+/// `GET /api/v1/webhooks/{id}`: one webhook, and how it stands with it.
+#[utoipa::path(get, path = "/api/v1/webhooks/{id}", operation_id = "get_webhook", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses((status = 200, description = "It", body = WebhookView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
     parameters: Parameters,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<WebhookView>, Problem> {
     parameters.done()?;
     Ok(Json(shown_as_it_is(&api, &id).await?))
 }
 
 /// `POST /api/v1/webhooks`: from now on it is told; answers with its secret.
+#[utoipa::path(post, path = "/api/v1/webhooks", operation_id = "create_webhook", tag = "events",
+    request_body = NewWebhookBody,
+    responses((status = 201, description = "It is there, with its secret", body = WebhookView),
+        (status = 409, description = "`too_many_webhooks`")))]
 pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let body = body_of(&api, request).await?;
-    let mut reader = Reader::of(&body, &MEMBERS)?;
+    let mut reader = Reader::of(&body, NEW)?;
     let url = url(&api, &mut reader);
     if url.is_none() && !reader.has_faults() {
         reader.fault("url", "url is missing; write where to send to, like https://example.com/hook".to_owned());
@@ -123,8 +130,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
         let detail = format!("there are {MOST} webhooks already; remove one that is not needed any more");
         return Err(Problem::conflict("too_many_webhooks", detail));
     }
-    let mut answer = shown_as_it_is(&api, &webhook.id).await?;
-    answer["secret"] = webhook.secret.into();
+    let answer = shown_as_it_is(&api, &webhook.id).await?.with_secret(Some(webhook.secret));
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
@@ -151,9 +157,12 @@ struct Change {
 }
 
 /// `PATCH /api/v1/webhooks/{id}`: what is left out stays. `rotate_secret`: a new secret, beside which the old one signs for a day.
-pub(super) async fn change(call: Call) -> Result<Json<Value>, Problem> {
+#[utoipa::path(patch, path = "/api/v1/webhooks/{id}", operation_id = "change_webhook", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id")), request_body = WebhookBody,
+    responses((status = 200, description = "It is so", body = WebhookView)))]
+pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
     let api = &call.api;
-    let mut reader = Reader::of(&call.body, &CHANGES)?;
+    let mut reader = Reader::of(&call.body, CHANGES)?;
     let change = Change {
         url: url(api, &mut reader),
         types: types(&mut reader),
@@ -175,11 +184,7 @@ pub(super) async fn change(call: Call) -> Result<Json<Value>, Problem> {
     if !found.await?? {
         return Err(no_such_webhook(&call.id));
     }
-    let mut answer = shown_as_it_is(api, &call.id).await?;
-    if let Some(secret) = secret {
-        answer["secret"] = secret.into();
-    }
-    Ok(Json(answer))
+    Ok(Json(shown_as_it_is(api, &call.id).await?.with_secret(secret)))
 }
 
 async fn alter(tx: &mut Tx, id: &str, change: Change) -> Result<bool, MirrorError> {
@@ -219,6 +224,9 @@ async fn alter(tx: &mut Tx, id: &str, change: Change) -> Result<bool, MirrorErro
 }
 
 /// `DELETE /api/v1/webhooks/{id}`: it is told of nothing more, nor of what waits.
+#[utoipa::path(delete, path = "/api/v1/webhooks/{id}", operation_id = "remove_webhook", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses((status = 204, description = "It is gone")))]
 pub(super) async fn remove(
     State(api): State<Api>,
     Segment(id): Segment,
@@ -237,8 +245,11 @@ pub(super) async fn remove(
 }
 
 /// `POST /api/v1/webhooks/{id}/test`: sends it a `webhook.test` now, whatever waits; answers how that went.
-pub(super) async fn test(call: Call) -> Result<Json<Value>, Problem> {
-    let mut reader = Reader::of(&call.body, &["by"])?;
+#[utoipa::path(post, path = "/api/v1/webhooks/{id}/test", operation_id = "test_webhook", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id")), request_body = ByBody,
+    responses((status = 200, description = "How it went", body = TestView)))]
+pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
+    let mut reader = Reader::of(&call.body, BY)?;
     let who = name(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };
@@ -250,18 +261,16 @@ pub(super) async fn test(call: Call) -> Result<Json<Value>, Problem> {
     };
     let outward = call.api.outward.clone();
     let sent = to_its_end(async move { way::test(&outward, &webhook, message).await }).await??;
-    let Sent { outcome, took_ms } = sent;
-    let (taken, status, error) = match outcome {
-        Outcome::Taken { status } => (true, status, None),
-        Outcome::Gone => (false, Some(410), Some("it answered 410 Gone".to_owned())),
-        Outcome::Failed { status, error, .. } => (false, status, Some(error)),
-    };
-    Ok(Json(json!({ "taken": taken, "status": status, "error": error, "took_ms": took_ms })))
+    Ok(Json(sent.into()))
 }
 
 /// `POST /api/v1/webhooks/{id}/resume`: one that was given up is tried again, now.
-pub(super) async fn resume(call: Call) -> Result<Json<Value>, Problem> {
-    let mut reader = Reader::of(&call.body, &["by"])?;
+#[utoipa::path(post, path = "/api/v1/webhooks/{id}/resume", operation_id = "resume_webhook", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id")), request_body = ByBody,
+    responses((status = 200, description = "It is tried", body = WebhookView),
+        (status = 409, description = "`webhook_disabled`")))]
+pub(super) async fn resume(call: Call) -> Result<Json<WebhookView>, Problem> {
+    let mut reader = Reader::of(&call.body, BY)?;
     name(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };
@@ -282,11 +291,14 @@ pub(super) async fn resume(call: Call) -> Result<Json<Value>, Problem> {
 }
 
 /// `GET /api/v1/webhooks/{id}/deliveries`: the last attempts, the newest first.
+#[utoipa::path(get, path = "/api/v1/webhooks/{id}/deliveries", operation_id = "list_webhook_deliveries", tag = "events",
+    params(("id" = String, Path, description = "The webhook's id"), PageQuery),
+    responses((status = 200, description = "A page of the last 100", body = List<DeliveryView>)))]
 pub(super) async fn deliveries(
     State(api): State<Api>,
     Segment(id): Segment,
     mut parameters: Parameters,
-) -> Result<Json<List<Value>>, Problem> {
+) -> Result<Json<List<DeliveryView>>, Problem> {
     let limit = parameters.limit();
     let before: i64 = parameters.cursor().unwrap_or(i64::MAX);
     parameters.done()?;
@@ -297,59 +309,13 @@ pub(super) async fn deliveries(
     let more = deliveries.len() > limit as usize;
     deliveries.truncate(limit as usize);
     let next = deliveries.last().filter(|_| more).map(|last| last.seq.to_string());
-    Ok(Json(List { items: deliveries.iter().map(delivery).collect(), next }))
+    Ok(Json(List { items: deliveries.into_iter().map(DeliveryView::from).collect(), next }))
 }
 
-fn delivery(delivery: &Delivery) -> Value {
-    json!({
-        "event": delivery.event,
-        "type": delivery.kind,
-        "at": delivery.at.to_string(),
-        "attempt": delivery.attempt,
-        "taken": delivery.error.is_none(),
-        "status": delivery.status,
-        "error": delivery.error,
-        "took_ms": delivery.took_ms,
-    })
-}
-
-async fn shown_as_it_is(api: &Api, id: &str) -> Result<Value, Problem> {
+async fn shown_as_it_is(api: &Api, id: &str) -> Result<WebhookView, Problem> {
     let Some(webhook) = api.mirror.webhook(id).await? else { return Err(no_such_webhook(id)) };
-    let targets = api.mirror.targets().await?;
-    Ok(view(&webhook, targets.iter().find(|(target, _)| target.id == id)))
-}
-
-fn view(webhook: &Webhook, target: Option<&(Target, u64)>) -> Value {
-    let (target, waiting) = target.cloned().unwrap_or_default();
-    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
-    let state = match (&webhook.disabled, target.paused_at, target.failures) {
-        (Some(_), ..) => "disabled",
-        (None, Some(_), _) => "paused",
-        (None, None, 1..) => "failing",
-        (None, None, 0) => "ok",
-    };
-    json!({
-        "id": webhook.id,
-        "url": webhook.url,
-        "events": webhook.wish.types,
-        "queues": webhook.wish.queues,
-        "enabled": webhook.disabled.is_none(),
-        "disabled_why": webhook.disabled,
-        "state": state,
-        "waiting": waiting,
-        "missed": target.missed,
-        "failures": target.failures,
-        "failing_since": time(target.failing_since),
-        "next_at": time(target.next_at),
-        "paused_at": time(target.paused_at),
-        "last_error": target.last_error,
-        "last_ok_at": time(target.last_ok_at),
-        "old_secret_until": time(webhook.old_secret.as_ref().map(|(_, until)| *until)),
-        "created_at": webhook.created.0.to_string(),
-        "created_by": webhook.created.1,
-        "changed_at": webhook.changed.0.to_string(),
-        "changed_by": webhook.changed.1,
-    })
+    let target = api.mirror.targets().await?.into_iter().find(|(target, _)| target.id == id);
+    Ok(WebhookView::new(webhook, target, now()))
 }
 
 fn url(api: &Api, reader: &mut Reader) -> Option<String> {

@@ -61,6 +61,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
+    ("utoipa", &["http"]),
+    ("utoipa_axum", &["http"]),
     ("reqwest", &["broker", "outward", "bench", "cli"]),
     ("lettre", &["outward"]),
     ("clap", &["cli"]),
