@@ -21,3 +21,4 @@ pub mod settings;
 pub mod status;
 pub mod topology;
 pub mod units;
+pub mod who;

@@ -94,10 +94,12 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let doors_close = CancellationToken::new();
     let counted = metrics::install();
     let desk = Desk::default();
+    let gate = http::Gate::default();
+    gate.read_tokens(&mirror).await?;
     let feed = Feed::new(mirror.clone(), stop.clone());
     let outward = outward(&settings, &context)?;
-    let api =
-        http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), feed.clone(), outward.clone());
+    let telling = (feed.clone(), outward.clone());
+    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), gate.clone(), telling);
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
     crew.spawn("feed", async move {
         feed.run().await;

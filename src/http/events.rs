@@ -15,8 +15,10 @@ use futures::stream;
 use serde_json::json;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{Parameters, shown};
 use super::problem::Problem;
+use crate::item::event::Event;
 use crate::item::listening::{self, Wish};
 use crate::lanes::feed::{Heard, Listener, MOST_STREAMS};
 use crate::mirror::changes::WaitingChange;
@@ -68,6 +70,7 @@ pub(super) struct EventsQuery {
     responses((status = 200, description = "Events, until the client or the daemon ends it", body = String, content_type = "text/event-stream")))]
 pub(super) async fn stream(
     State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -89,7 +92,7 @@ pub(super) async fn stream(
         let detail = format!("{MOST_STREAMS} streams are open already; close some, or ask again later");
         return Err(Problem::unavailable("too_many_streams", detail));
     };
-    let mut telling = Telling { listener, wish, mirror, place, told: None };
+    let mut telling = Telling { listener, caller, wish, mirror, place, told: None };
     let mut begin = format!("retry: {COME_BACK}\n\n");
     match (&from, place) {
         // Of another mirror, or no place at all: nobody knows what was heard.
@@ -134,6 +137,7 @@ fn short(identity: &str) -> String {
 /// One stream.
 struct Telling {
     listener: Listener,
+    caller: Caller,
     wish: Wish,
     mirror: String,
     /// Where it began, until what comes next is told.
@@ -147,7 +151,12 @@ impl Telling {
     async fn next(&mut self) -> Option<String> {
         loop {
             let mut piece = String::new();
-            match self.listener.next().await {
+            let heard = tokio::select! {
+                heard = self.listener.next() => heard,
+                // Who may not ask any more is not told any more.
+                () = self.caller.gone() => return None,
+            };
+            match heard {
                 Ok(Heard::Rows(rows)) => {
                     for row in &rows {
                         self.tell(&mut piece, row);
@@ -178,6 +187,15 @@ impl Telling {
         }
     }
 
+    /// It is wanted, and may be known: who has some queues only hears of nothing else.
+    fn tells(&self, event: &Event) -> bool {
+        let may = match &event.queue {
+            Some(queue) => self.caller.may(queue),
+            None => self.caller.everywhere(),
+        };
+        may && self.wish.wants(event)
+    }
+
     fn tell(&mut self, piece: &mut String, row: &WaitingChange) {
         let place = self.place.take().filter(|place| place.number + 1 == row.seq);
         let heard = place.map_or(0, |place| place.of_next);
@@ -188,7 +206,10 @@ impl Telling {
             self.told = Some(row.seq);
             return;
         };
-        for (index, event) in events.iter().enumerate().skip(heard).filter(|(_, event)| self.wish.wants(event)) {
+        for (index, event) in events.iter().enumerate().skip(heard) {
+            if !self.tells(event) {
+                continue;
+            }
             let place =
                 if index + 1 == events.len() { whole } else { Place { number: row.seq - 1, of_next: index + 1 } };
             write(piece, &event.kind, &place.text(&self.mirror), &event.timed_body());

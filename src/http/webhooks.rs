@@ -11,7 +11,8 @@ use serde_json::json;
 use url::Url;
 
 use super::Api;
-use super::control::{name, to_its_end};
+use super::caller::Caller;
+use super::control::to_its_end;
 use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::members::Reader;
@@ -21,6 +22,7 @@ use super::webhook_view::{BY, ByBody, CHANGES, DeliveryView, NEW, NewWebhookBody
 use crate::item::Timestamp;
 use crate::item::listening::{self, Wish};
 use crate::lanes::{new_id, now};
+use crate::mirror::audit::{self, Entry};
 use crate::mirror::changes;
 use crate::mirror::outward::{self, Message};
 use crate::mirror::webhooks::{self, Webhook};
@@ -42,6 +44,7 @@ const ROTATION: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 /// A request about one webhook, with its body.
 pub(super) struct Call {
     api: Api,
+    caller: Caller,
     id: String,
     body: Bytes,
 }
@@ -52,8 +55,9 @@ impl FromRequest<Api> for Call {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
         let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
+        let caller = Caller::from_request_parts(&mut parts, api).await?;
         let body = body_of(api, Request::from_parts(parts, body)).await?;
-        Ok(Self { api: api.clone(), id, body })
+        Ok(Self { api: api.clone(), caller, id, body })
     }
 }
 
@@ -97,7 +101,7 @@ pub(super) async fn one(
     request_body = NewWebhookBody,
     responses((status = 201, description = "It is there, with its secret", body = WebhookView),
         (status = 409, description = "`too_many_webhooks`")))]
-pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn create(State(api): State<Api>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let body = body_of(&api, request).await?;
     let mut reader = Reader::of(&body, NEW)?;
     let url = url(&api, &mut reader);
@@ -106,7 +110,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
     }
     let wish = Wish { types: types(&mut reader).unwrap_or_default(), queues: queues(&mut reader).unwrap_or_default() };
     let enabled = reader.flag("enabled").unwrap_or(true);
-    let who = name(reader.text("by"))?;
+    let who = caller.actor(reader.text("by"))?;
     reader.done()?;
     let Some(url) = url else { return Err(Problem::bad_request("url is missing", Vec::new())) };
     let now = now();
@@ -118,11 +122,12 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
         old_secret: None,
         disabled: (!enabled).then(|| format!("by {who}")),
         created: (now, who.clone()),
-        changed: (now, who),
+        changed: (now, who.clone()),
     };
     let (own, saved) = (api.clone(), webhook.clone());
+    let entry = entry(&caller, who, "webhook.create", &webhook.id, json!({ "host": host(&webhook.url) }));
     let written = to_its_end(async move {
-        let written = own.mirror.write(move |tx: &mut Tx| Box::pin(async move { add(tx, &saved).await })).await;
+        let written = own.mirror.write(move |tx: &mut Tx| Box::pin(async move { add(tx, &saved, &entry).await })).await;
         own.outward.bells.webhooks.notify_one();
         written
     });
@@ -134,7 +139,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-async fn add(tx: &mut Tx, webhook: &Webhook) -> Result<bool, MirrorError> {
+async fn add(tx: &mut Tx, webhook: &Webhook, entry: &Entry) -> Result<bool, MirrorError> {
     if webhooks::count_webhooks(tx).await? >= MOST as u64 {
         return Ok(false);
     }
@@ -142,6 +147,7 @@ async fn add(tx: &mut Tx, webhook: &Webhook) -> Result<bool, MirrorError> {
     if webhook.disabled.is_none() {
         changes::follow(tx, changes::Reader::Outward).await?;
     }
+    audit::append(tx, entry).await?;
     Ok(true)
 }
 
@@ -169,14 +175,21 @@ pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
         queues: queues(&mut reader),
         enabled: reader.flag("enabled"),
         secret: if reader.boolean("rotate_secret") { Some(new_secret()?) } else { None },
-        who: name(reader.text("by"))?,
+        who: call.caller.actor(reader.text("by"))?,
         now: now(),
     };
     reader.done()?;
     let secret = change.secret.clone();
     let (own, id) = (api.clone(), call.id.clone());
+    let detail = json!({
+        "host": change.url.as_deref().map(host),
+        "enabled": change.enabled,
+        "secret_rotated": change.secret.is_some(),
+    });
+    let entry = entry(&call.caller, change.who.clone(), "webhook.change", &id, detail);
     let found = to_its_end(async move {
-        let written = own.mirror.write(move |tx: &mut Tx| Box::pin(async move { alter(tx, &id, change).await })).await;
+        let written =
+            own.mirror.write(move |tx: &mut Tx| Box::pin(async move { alter(tx, &id, change, &entry).await })).await;
         own.outward.bells.webhooks.notify_one();
         own.outward.bells.outgoing.notify_one();
         written
@@ -187,7 +200,7 @@ pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
     Ok(Json(shown_as_it_is(api, &call.id).await?.with_secret(secret)))
 }
 
-async fn alter(tx: &mut Tx, id: &str, change: Change) -> Result<bool, MirrorError> {
+async fn alter(tx: &mut Tx, id: &str, change: Change, entry: &Entry) -> Result<bool, MirrorError> {
     let Some(mut webhook) = webhooks::load_webhook(tx, id).await? else { return Ok(false) };
     let was_disabled = webhook.disabled.is_some();
     let disabled_at = webhook.changed.0;
@@ -220,6 +233,7 @@ async fn alter(tx: &mut Tx, id: &str, change: Change) -> Result<bool, MirrorErro
         _ if another => outward::resume_target(tx, id).await?,
         _ => {}
     }
+    audit::append(tx, entry).await?;
     Ok(true)
 }
 
@@ -229,14 +243,23 @@ async fn alter(tx: &mut Tx, id: &str, change: Change) -> Result<bool, MirrorErro
     responses((status = 204, description = "It is gone")))]
 pub(super) async fn remove(
     State(api): State<Api>,
+    caller: Caller,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<StatusCode, Problem> {
     parameters.done()?;
     let (own, gone) = (api.clone(), id.clone());
+    let entry = entry(&caller, caller.name().to_owned(), "webhook.remove", &id, json!(null));
     let removed = to_its_end(async move {
-        let removed =
-            own.mirror.write(move |tx: &mut Tx| Box::pin(async move { webhooks::remove_webhook(tx, &gone).await }));
+        let removed = own.mirror.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let there = webhooks::remove_webhook(tx, &gone).await?;
+                if there {
+                    audit::append(tx, &entry).await?;
+                }
+                Ok(there)
+            })
+        });
         let removed = removed.await;
         own.outward.bells.webhooks.notify_one();
         removed
@@ -250,7 +273,7 @@ pub(super) async fn remove(
     responses((status = 200, description = "How it went", body = TestView)))]
 pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
     let mut reader = Reader::of(&call.body, BY)?;
-    let who = name(reader.text("by"))?;
+    let who = call.caller.actor(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };
     let message = Message {
@@ -271,7 +294,7 @@ pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
         (status = 409, description = "`webhook_disabled`")))]
 pub(super) async fn resume(call: Call) -> Result<Json<WebhookView>, Problem> {
     let mut reader = Reader::of(&call.body, BY)?;
-    name(reader.text("by"))?;
+    let who = call.caller.actor(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };
     if let Some(why) = webhook.disabled {
@@ -279,9 +302,14 @@ pub(super) async fn resume(call: Call) -> Result<Json<WebhookView>, Problem> {
         return Err(Problem::conflict("webhook_disabled", detail));
     }
     let (own, id) = (call.api.clone(), call.id.clone());
+    let entry = entry(&call.caller, who, "webhook.resume", &id, json!(null));
     to_its_end(async move {
-        let resumed =
-            own.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::resume_target(tx, &id).await }));
+        let resumed = own.mirror.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                outward::resume_target(tx, &id).await?;
+                audit::append(tx, &entry).await
+            })
+        });
         let resumed = resumed.await;
         own.outward.bells.outgoing.notify_one();
         resumed
@@ -350,6 +378,16 @@ fn patterns(reader: &mut Reader, member: &str, wrong: fn(&str) -> Option<String>
         reader.fault(member, problem);
     }
     Some(patterns)
+}
+
+fn entry(caller: &Caller, who: String, action: &'static str, id: &str, detail: serde_json::Value) -> Entry {
+    let actor = caller.audited(who);
+    Entry { at: now(), actor, action, target: Some(id.to_owned()), outcome: "done", detail }
+}
+
+/// Of a URL what is no secret: its path may be one.
+fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
 fn new_secret() -> Result<String, Problem> {

@@ -11,9 +11,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
     ("units", &[]),
+    ("who", &[]),
     // The outside worlds, and what stands beside them.
     ("broker", &["item", "topology", "metrics", "failpoint"]),
-    ("mirror", &["item", "definition", "metrics", "failpoint"]),
+    ("mirror", &["item", "definition", "metrics", "failpoint", "who"]),
     ("settings", &["units"]),
     ("status", &["item"]),
     ("metrics", &[]),
@@ -26,7 +27,19 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // The doors.
     (
         "http",
-        &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "outward", "units"],
+        &[
+            "item",
+            "definition",
+            "topology",
+            "mirror",
+            "status",
+            "metrics",
+            "lanes",
+            "control",
+            "outward",
+            "units",
+            "who",
+        ],
     ),
     (
         "daemon",
@@ -53,7 +66,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-const PURE: &[&str] = &["item", "definition", "topology", "units"];
+const PURE: &[&str] = &["item", "definition", "topology", "units", "who"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
