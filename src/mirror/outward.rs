@@ -264,6 +264,7 @@ const TARGET: &str = "id, failures, failing_since, next_at, last_error, last_ok_
 pub(super) fn due_sql() -> String {
     format!(
         "SELECT {TARGET} FROM targets WHERE paused_at IS NULL AND (next_at IS NULL OR next_at <= $1) \
+         AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = targets.id AND NOT enabled) \
          AND (missed > 0 OR EXISTS (SELECT 1 FROM outgoing WHERE target = targets.id))"
     )
 }

@@ -52,8 +52,14 @@ const UNHEARD: &str = "notify_not_taken";
 pub(super) async fn run(outward: Outward, stop: CancellationToken) {
     let mut at_work: JoinSet<String> = JoinSet::new();
     let mut busy: HashSet<String> = HashSet::new();
+    let mut measured = Timestamp::MIN;
     loop {
         let mut wait = LOOK_AGAIN;
+        // Everything that waits is counted for it, so not with each message.
+        if now().duration_since(measured).as_secs() >= LOOK_AGAIN.as_secs().cast_signed() {
+            measured = now();
+            measure(&outward, measured).await;
+        }
         match start(&outward, &mut at_work, &mut busy).await {
             Ok(next) => wait = next.map_or(wait, |next| wait.min(next)),
             Err(error) if error.trouble().is_some() => {}
@@ -97,14 +103,15 @@ async fn start(
             });
         }
     }
-    let lag = outward.mirror.outward_lag().await?;
-    metrics::outward(
-        lag.waiting,
-        lag.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64()),
-        lag.paused,
-    );
     let next = outward.mirror.next_target_at(now).await?;
     Ok(next.map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default()))
+}
+
+async fn measure(outward: &Outward, now: Timestamp) {
+    // A mirror that cannot be read is told of by who needs it.
+    let Ok(lag) = outward.mirror.outward_lag().await else { return };
+    let oldest = lag.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64());
+    metrics::outward(lag.waiting, oldest, lag.paused);
 }
 
 /// Whom a target stands for.

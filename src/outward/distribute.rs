@@ -122,7 +122,9 @@ impl Distributor {
             self.write(|tx| Box::pin(changes::follow(tx, Reader::Outward))).await?;
             return Ok(Round::More);
         };
-        if !rules && !self.write(|tx| Box::pin(stay(tx))).await? {
+        // Looked at beside the writer first: a commit for nothing would wake this task again.
+        let enabled = rules || self.outward.mirror.webhooks().await?.iter().any(|webhook| webhook.disabled.is_none());
+        if !enabled && !self.write(|tx| Box::pin(stay(tx))).await? {
             return Ok(Round::Nobody);
         }
         // Somebody else may have come back to it meanwhile.

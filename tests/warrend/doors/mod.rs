@@ -1,3 +1,6 @@
 mod bench;
 mod cli;
 mod http;
+mod notify;
+mod sse;
+mod webhooks;
