@@ -14,6 +14,10 @@ const PUBLISHED: &str = "warrend_published_total";
 const TAKEN: &str = "warrend_deliveries_committed_total";
 const COMMITS: &str = "warrend_mirror_commits_total";
 const COMMIT_SECONDS: &str = "warrend_mirror_commit_seconds";
+const OUTWARD: &str = "warrend_outward_sent_total";
+const OUTWARD_WAITING: &str = "warrend_outward_waiting";
+const OUTWARD_LAG: &str = "warrend_outward_lag_seconds";
+const WEBHOOKS_PAUSED: &str = "warrend_webhooks_paused";
 
 /// What was counted up to now, as text; clones share it.
 #[derive(Clone)]
@@ -57,6 +61,10 @@ fn describe() {
     describe_counter!(TAKEN, "Deliveries committed to the mirror, by pipeline");
     describe_counter!(COMMITS, "Transactions of the mirror, by result: committed, failed");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a transaction of the mirror took");
+    describe_counter!(OUTWARD, "Attempts to send outward, by kind (webhook, notice) and result: ok, failed");
+    describe_gauge!(OUTWARD_WAITING, "Messages that wait to be sent outward, also to webhooks that are paused");
+    describe_gauge!(OUTWARD_LAG, Unit::Seconds, "How long ago the oldest of them happened");
+    describe_gauge!(WEBHOOKS_PAUSED, "Webhooks that took nothing for a day and are left alone");
     gauge!(CONNECTED).set(0);
     gauge!(BLOCKED).set(0);
 }
@@ -96,6 +104,18 @@ pub(crate) fn taken(pipeline: &'static str, deliveries: usize) {
 pub(crate) fn committed(took: Duration, worked: bool) {
     counter!(COMMITS, "result" => if worked { "committed" } else { "failed" }).increment(1);
     histogram!(COMMIT_SECONDS).record(took);
+}
+
+pub(crate) fn sent_outward(webhook: bool, taken: bool) {
+    let (kind, result) = (if webhook { "webhook" } else { "notice" }, if taken { "ok" } else { "failed" });
+    counter!(OUTWARD, "kind" => kind, "result" => result).increment(1);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn outward(waiting: u64, lag_seconds: f64, paused: u64) {
+    gauge!(OUTWARD_WAITING).set(waiting as f64);
+    gauge!(OUTWARD_LAG).set(lag_seconds);
+    gauge!(WEBHOOKS_PAUSED).set(paused as f64);
 }
 
 #[cfg(test)]

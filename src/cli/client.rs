@@ -134,6 +134,31 @@ impl Client {
         Ok(url)
     }
 
+    /// Takes away what lies at `path`.
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<(), Failed> {
+        self.send(self.http.delete(self.url(path, &[])?)).await.map(|_| ())
+    }
+
+    /// A stream of events, behind the last one that was heard.
+    pub(super) async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        last: Option<&str>,
+    ) -> Result<Response, Failed> {
+        let mut request = self.http.get(self.url(path, query)?);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        self.send(request).await
+    }
+
+    /// The next bytes of a stream; `None` at its end.
+    pub(super) async fn next(&self, response: &mut Response) -> Result<Option<Vec<u8>>, Failed> {
+        let bytes = response.chunk().await.map_err(|error| self.unreachable(&error))?;
+        Ok(bytes.map(|bytes| bytes.to_vec()))
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failed> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {

@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod client;
 mod enqueue;
+mod events;
 mod exit;
 mod export;
 mod import;
@@ -23,6 +24,7 @@ mod particulars;
 mod plan;
 mod queues;
 mod serve;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -110,6 +112,12 @@ enum Command {
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
+    /// Print what happens, a JSON line for each event, as it happens
+    #[command(after_help = EXIT_CODES)]
+    Events(events::EventsArgs),
+    /// Have events sent to URLs (webhooks), and see how it stands with them
+    #[command(after_help = EXIT_CODES)]
+    Webhooks(webhooks::WebhooksArgs),
     /// Look after the mirror, on the daemon's machine
     #[command(after_help = mirror::STEPS)]
     Mirror(mirror::MirrorArgs),
@@ -180,6 +188,8 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
         Command::Import(args) => wait_for(import::run(&args, &args.daemon.client(config)?)),
         Command::Export(args) => args.run(config),
+        Command::Events(args) => wait_for(events::run(&args, &args.daemon.client(config)?)),
+        Command::Webhooks(args) => args.run(config),
         Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),

@@ -27,9 +27,12 @@ pub use crate::control::rebuild::Rebuilt;
 use crate::control::{keys, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
+use crate::lanes::feed::Feed;
 use crate::lanes::{Context, Replies, Wakes};
 use crate::metrics;
 use crate::mirror::Mirror;
+use crate::outward::send::{Allowed, Sender};
+use crate::outward::{Outward, Post};
 use crate::settings::{Drift, Settings};
 use crate::status::Status;
 use crate::topology::names::Names;
@@ -93,8 +96,20 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let desk = Desk::default();
     let gate = http::Gate::default();
     gate.read_tokens(&mirror).await?;
-    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), gate.clone());
+    let feed = Feed::new(mirror.clone(), stop.clone());
+    let outward = outward(&settings, &context)?;
+    let telling = (feed.clone(), outward.clone());
+    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), gate.clone(), telling);
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
+    crew.spawn("feed", async move {
+        feed.run().await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let told = outward.run(stop.clone());
+    crew.spawn("outward", async move {
+        told.await;
+        Ok::<(), anyhow::Error>(())
+    });
     let purge = retention::run(mirror.clone(), live.clone(), stop.clone());
     crew.spawn("retention", async move {
         purge.await;
@@ -160,6 +175,28 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         Some((name, Ok(()))) => anyhow::bail!("{name} ended without being told to"),
         Some((name, Err(error))) => Err(error.context(format!("{name} ended"))),
     }
+}
+
+/// The way to webhooks, and of notices.
+fn outward(settings: &Settings, context: &Context) -> anyhow::Result<Outward> {
+    let post = match &settings.smtp {
+        Some(smtp) => {
+            let url = url::Url::parse(smtp.url.first()).context("smtp.url")?;
+            Some(Post::new(&url, &smtp.from).map_err(anyhow::Error::msg)?)
+        }
+        None => None,
+    };
+    let allowed = Allowed { private: settings.webhooks.allow_private, http: settings.webhooks.allow_http };
+    Ok(Outward {
+        mirror: context.mirror.clone(),
+        live: context.live.clone(),
+        status: Arc::clone(&context.status),
+        wakes: Arc::clone(&context.wakes),
+        sender: Sender::new(allowed),
+        post,
+        secrets: settings.notify.secret.iter().map(|secret| secret.expose().to_owned()).collect(),
+        bells: Arc::default(),
+    })
 }
 
 /// A token that the first SIGTERM or SIGINT cancels. The second ends the process.

@@ -40,7 +40,7 @@ pub use diagnostics::{Diagnostic, Diagnostics};
 pub use kept::from_kept_files;
 pub use load::{Fingerprint, LoadError, Loaded, load, read_dir};
 pub use payload::PayloadSchema;
-pub use rules::{Acks, Breaker, Keep, Notice};
+pub use rules::{Acks, Breaker, Keep, Notice, Occasion, Rate};
 pub(crate) use suggest::nearest;
 
 use crate::item::retry::RetryPolicy;

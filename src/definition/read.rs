@@ -73,6 +73,16 @@ const NOTICE_KEYS: &[(&str, Set<NoticeDraft>)] = &[
 
 const OCCASIONS: &[(&str, Occasion)] = &[
     ("exception", Occasion::Exception),
+    ("exception.business", Occasion::Kind(Kind::Business)),
+    ("exception.it", Occasion::Kind(Kind::It)),
+    ("exception.generic", Occasion::Kind(Kind::Generic)),
+    ("exception.timeout", Occasion::Kind(Kind::Timeout)),
+    ("exception.expired", Occasion::Kind(Kind::Expired)),
+    ("exception.poison", Occasion::Kind(Kind::Poison)),
+    ("exception.invalid", Occasion::Kind(Kind::Invalid)),
+    ("exception.duplicate", Occasion::Kind(Kind::Duplicate)),
+    ("exception.missing", Occasion::Kind(Kind::Missing)),
+    ("exception.unreported", Occasion::Kind(Kind::Unreported)),
     ("at_risk", Occasion::AtRisk),
     ("late", Occasion::Late),
     ("breaker", Occasion::Breaker),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::item::Kind;
+
 /// What an ack without a report means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acks {
@@ -43,6 +45,8 @@ pub struct Notice {
 pub enum Occasion {
     /// An item became an exception.
     Exception,
+    /// An item became an exception of this kind.
+    Kind(Kind),
     /// An item is at risk of being late.
     AtRisk,
     /// An item is late.

@@ -92,6 +92,7 @@ pub(super) const TABLE: &[Rule] = &[
     rule("DELETE", "/api/v1/webhooks/{id}", Need::Administer, Scope::Whole),
     rule("POST", "/api/v1/webhooks/{id}/resume", Need::Administer, Scope::Whole),
     rule("POST", "/api/v1/webhooks/{id}/test", Need::Administer, Scope::Whole),
+    rule("GET", "/api/v1/webhooks/{id}/deliveries", Need::Administer, Scope::Whole),
     rule("GET", "/api/v1/tokens", Need::Administer, Scope::Whole),
     rule("POST", "/api/v1/tokens", Need::Administer, Scope::Whole),
     rule("DELETE", "/api/v1/tokens/{id}", Need::Administer, Scope::Whole),

@@ -74,6 +74,21 @@ impl Reader {
         self.value(name, "true or false").unwrap_or_default()
     }
 
+    /// True or false, or nothing said.
+    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+        self.value(name, "true or false")
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&mut self, name: &str) -> Option<Vec<String>> {
+        self.value(name, "a list of texts")
+    }
+
+    /// Whether anything was wrong so far.
+    pub(super) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// The payload where there is one.
     pub(super) fn another_payload(&mut self) -> Option<Vec<u8>> {
         self.take("payload").map(|raw| compact(raw.get()).into_bytes())

@@ -20,6 +20,8 @@
 //! | `/api/openapi.json` | `openapi` |
 //! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
+//! | `/api/v1/events` | `events` |
+//! | `/api/v1/webhooks`, `/api/v1/webhooks/{id}`, `.../test`, `.../resume`, `.../deliveries` | `webhooks` |
 
 mod access;
 mod attempts;
@@ -29,6 +31,7 @@ mod caller;
 mod control;
 mod docs;
 mod enqueue;
+mod events;
 mod export;
 mod extract;
 mod frame;
@@ -50,6 +53,8 @@ mod spent;
 mod spool;
 mod tags;
 mod view;
+mod webhook_view;
+mod webhooks;
 mod words;
 
 use std::net::SocketAddr;
@@ -68,10 +73,12 @@ use utoipa_axum::routes;
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 use crate::definition::Definitions;
+use crate::lanes::feed::Feed;
 use crate::lanes::live::Live;
 use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
+use crate::outward::Outward;
 use crate::status::Status;
 pub use gate::Gate;
 use problem::Problem;
@@ -100,12 +107,23 @@ pub struct Api {
     pub gate: Gate,
     /// Idempotency keys whose request is being worked on.
     pub busy: idempotency::Busy,
+    /// What happens, for whoever listens.
+    pub feed: Feed,
+    /// The way to webhooks.
+    pub outward: Outward,
 }
 
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition, gate: Gate) -> Self {
+    pub fn new(
+        context: Context,
+        keeper: Keeper,
+        desk: Desk,
+        metrics: Exposition,
+        gate: Gate,
+        (feed, outward): (Feed, Outward),
+    ) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
         Self {
             mirror,
@@ -118,6 +136,8 @@ impl Api {
             looks: outlook::Looks::default(),
             gate,
             busy: idempotency::Busy::default(),
+            feed,
+            outward,
         }
     }
 
@@ -160,6 +180,12 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(export::attempts))
         .routes(routes!(parked::list))
         .routes(routes!(parked::unrouted))
+        .routes(routes!(events::stream))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::one, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::resume))
+        .routes(routes!(webhooks::deliveries))
 }
 
 /// What the API says of itself.

@@ -33,6 +33,7 @@ const TAGS: &[(&str, &str)] = &[
     ("items", "Items: put in, found, looked into"),
     ("operators", "What people ask of an item"),
     ("control", "Plans, their application, revisions, messages that belong to no item"),
+    ("events", "What happens: a stream of it, and webhooks"),
     ("daemon", "Health, figures, and this document"),
 ];
 

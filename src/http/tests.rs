@@ -11,6 +11,7 @@ use super::*;
 use crate::definition::QueueDefinition;
 use crate::item::{Lane, Timestamp};
 use crate::lanes::live::InForce;
+use crate::outward::send::{Allowed, Sender};
 use crate::status::{Attention, Broker, Held, QueueSeen};
 
 mod contract;
@@ -63,11 +64,25 @@ impl Bench {
         let queues = queues.into_iter().map(|queue| (queue.key.clone(), queue)).collect();
         let definitions = Arc::new(Definitions { queues, ..Definitions::default() });
         let live = Live::new(InForce { definitions, ..InForce::default() });
+        let (status, wakes) = (Arc::<Status>::default(), Arc::<Wakes>::default());
+        let feed = Feed::new(mirror.clone(), CancellationToken::new());
+        let outward = Outward {
+            mirror: mirror.clone(),
+            live: live.clone(),
+            status: Arc::clone(&status),
+            wakes: Arc::clone(&wakes),
+            sender: Sender::new(Allowed::default()),
+            post: None,
+            secrets: Vec::new(),
+            bells: Arc::default(),
+        };
         let api = Api {
+            feed,
+            outward,
             mirror,
             live,
-            status: Arc::default(),
-            wakes: Arc::default(),
+            status,
+            wakes,
             keeper: None,
             desk: Desk::default(),
             metrics: crate::metrics::install(),

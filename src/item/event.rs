@@ -1,4 +1,4 @@
-//! What `wq.events` tells of items: which lines of a timeline are changes, and what the event of one says (docs/events.md).
+//! What is told of items: which lines of a timeline are changes, and what the event of one says (docs/events.md).
 //!
 //! An event says what the line says and what of the item never changes, so that it is the same whenever it is made. It holds
 //! nothing of the payload, and so no words of people, robots and schemas, which may quote it.
@@ -52,15 +52,47 @@ pub struct Change {
 /// One event on its way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// The same each time it is sent.
+    /// The same each time it is sent, through whichever door.
     pub id: String,
-    /// Also the routing key: `item.processed.invoices`.
+    /// `item.processed`, `item.exception.business`, `sla.late`, `queue.paused`, `control.drift`.
     pub kind: String,
+    /// Key of the queue it is about; `None` where it is about none.
+    pub queue: Option<String>,
     /// What it is about; `None` where that is no item.
     pub subject: Option<String>,
     pub at: Timestamp,
-    /// JSON.
+    /// JSON, an object.
     pub body: String,
+}
+
+impl Event {
+    /// One of control, as its outbox has it: the queue's key, where it has one, stands behind its kind and in its body.
+    #[must_use]
+    pub fn of_control(id: String, routing_key: String, at: Timestamp, body: String) -> Self {
+        let queue =
+            serde_json::from_str::<Value>(&body).ok().and_then(|body| Some(body.get("queue")?.as_str()?.to_owned()));
+        let kind =
+            queue.as_ref().and_then(|queue| routing_key.strip_suffix(queue)?.strip_suffix('.').map(str::to_owned));
+        let queue = queue.filter(|_| kind.is_some());
+        Self { id, kind: kind.unwrap_or(routing_key), queue, subject: None, at, body }
+    }
+
+    /// `item.processed.invoices`
+    #[must_use]
+    pub fn routing_key(&self) -> String {
+        match &self.queue {
+            Some(queue) => format!("{}.{queue}", self.kind),
+            None => self.kind.clone(),
+        }
+    }
+
+    /// The body with the time of the event in it, for doors that have no other place for it.
+    #[must_use]
+    pub fn timed_body(&self) -> String {
+        let rest = self.body.trim_start_matches('{');
+        let comma = if rest.starts_with('}') { "" } else { "," };
+        format!("{{\"at\":\"{}\"{comma}{rest}", self.at)
+    }
 }
 
 /// What is told of a change, in order.
@@ -70,7 +102,8 @@ pub fn of(change: &Change) -> Vec<Event> {
     let id = format!("{item}/{}", line.revision);
     let event = |id: String, what: &str, body: Value| Event {
         id,
-        kind: format!("item.{what}.{queue}"),
+        kind: format!("item.{what}"),
+        queue: Some(queue.clone()),
         subject: Some(item.to_string()),
         at: line.at,
         body: body.to_string(),
@@ -179,8 +212,37 @@ mod tests {
             ("request_refused", "processing", &[]),
             ("dreamt", "asleep: deeply", &["item.asleep.deeply.a.b"]),
         ] {
-            let kinds: Vec<String> = told(line(event, state), None, &[]).into_iter().map(|event| event.kind).collect();
+            let kinds: Vec<String> = told(line(event, state), None, &[]).iter().map(Event::routing_key).collect();
             assert_eq!(kinds, expected, "{event}, {state}");
+        }
+    }
+
+    #[test]
+    fn events_of_control_know_their_queue() {
+        for (key, body, kind, queue) in [
+            ("control.drift", r#"{"steps": []}"#, "control.drift", None),
+            ("queue.paused.a.b", r#"{"queue": "a.b"}"#, "queue.paused", Some("a.b")),
+            ("sla.at_risk.a", r#"{"queue":"a"}"#, "sla.at_risk", Some("a")),
+            ("control.odd", r#"{"queue":"odd"}"#, "control", Some("odd")),
+            ("control.a", r#"{"queue":"b"}"#, "control.a", None),
+            ("control.x", "no JSON", "control.x", None),
+        ] {
+            let event = Event::of_control("1".to_owned(), key.to_owned(), Timestamp::UNIX_EPOCH, body.to_owned());
+            assert_eq!((event.kind.as_str(), event.queue.as_deref()), (kind, queue), "{key}");
+            assert_eq!(event.routing_key(), key);
+        }
+    }
+
+    #[test]
+    fn a_body_can_say_when() {
+        for (body, expected) in [
+            ("{}", json!({"at": "1970-01-01T00:00:00Z"})),
+            (r#"{"a":{"b":1}}"#, json!({"at": "1970-01-01T00:00:00Z", "a": {"b": 1}})),
+        ] {
+            let (id, kind) = ("1".to_owned(), "x".to_owned());
+            let event =
+                Event { id, kind, queue: None, subject: None, at: Timestamp::UNIX_EPOCH, body: body.to_owned() };
+            assert_eq!(serde_json::from_str::<Value>(&event.timed_body()).unwrap(), expected);
         }
     }
 
@@ -198,7 +260,8 @@ mod tests {
             ("noted", Some("r"), 0),
         ] {
             let told = told(line(event, "queued"), reference, &["wq-colour: nobody knows it"]);
-            let told: Vec<&Event> = told.iter().filter(|event| event.kind == "item.ignored_header.a.b").collect();
+            let told: Vec<&Event> =
+                told.iter().filter(|event| event.routing_key() == "item.ignored_header.a.b").collect();
             assert_eq!(told.len(), expected, "{event} {reference:?}");
             assert!(
                 told.iter().all(|event| event.body.contains("wq-colour") && event.id.ends_with("/3/ignored_header"))

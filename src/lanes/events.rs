@@ -1,18 +1,19 @@
-//! Events, from the mirror to `wq.events`, where anyone may bind a queue: what control did (an outbox), and every change of an
-//! item (lines of timelines, in the order of their commits).
+//! Events, from the mirror to `wq.events`, where anyone may bind a queue: the feed, which is every change of an item (a line of its
+//! timeline) and what control says, in the order of their commits. Others read it as well, each at their own pace ([`super::feed`],
+//! `outward`): what this one has published goes once they have it, and the last rows stay for whoever comes back.
 //!
-//! Order of effects, per batch: 1. publish what is committed, with confirm; 2. commit: take it out of the mirror. One that no queue
+//! Order of effects, per batch: 1. publish what is committed, with confirm; 2. commit: up to there everything is had. One that no queue
 //! is bound for is done.
 //!
-//! While nothing is bound to the exchange, changes of items are not even read: 1. look which is the newest; 2. ask the management
-//! API what is bound; 3. commit: forget all up to that one, as if they had been published to nobody. Only what was committed before
+//! While nothing is bound to the exchange, nothing is read: 1. look which is the newest; 2. ask the management API what is bound;
+//! 3. commit: everything up to that one is had, as if it had been published to nobody. Only what was committed before
 //! the question falls under its answer. Where nobody can be asked, everything is published.
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
 //! | published | rows that were told | told again, with the same ids: at least once, in order |
 //! | the answer "nothing is bound" | rows nobody listened to | asked again; who listens by now hears them |
-//! | taken out | nothing | |
+//! | had | nothing | |
 //!
 //! The form is CloudEvents 1.0 in its AMQP binding, binary mode: attributes are headers named `cloudEvents:...`, the body
 //! is JSON.
@@ -28,18 +29,15 @@ use crate::broker::connection::Session;
 use crate::broker::management::Management;
 use crate::broker::publish::{Outgoing, Published, Publisher};
 use crate::failpoint;
-use crate::item::event::{self, Event};
+use crate::item::event::Event;
 use crate::item::message::{Header, Properties};
-use crate::mirror::control::remove_events;
-use crate::mirror::{Tx, changes};
+use crate::mirror::changes::{self, Reader};
+use crate::mirror::{MirrorError, Tx};
 
-/// Events of control published together.
-const BATCH: u32 = 200;
-
-/// Changes of items told together. Their events are small, and each batch is a commit.
+/// Changes told together. Their events are small, and each batch is a commit.
 const CHANGES: u32 = 500;
 
-/// Changes forgotten in one transaction while nobody listens.
+/// Rows that go in one transaction.
 const FORGOTTEN: i64 = 10_000;
 
 /// Events that nobody was woken for (a former session left them) are found this often.
@@ -74,10 +72,7 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             () = teller.context.mirror.until_writable() => {}
         }
-        let wait = match (teller.tell_of_control().await?, teller.tell_of_items().await?) {
-            (Told::All(one), Told::All(other)) => one.min(other),
-            _ => continue,
-        };
+        let Told::All(wait) = teller.tell().await? else { continue };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(GATHER) => {}
@@ -116,26 +111,8 @@ struct Teller {
 }
 
 impl Teller {
-    /// Publishes the oldest events of control.
-    async fn tell_of_control(&mut self) -> Result<Told, LaneError> {
-        let waiting = self.context.mirror.waiting_events(BATCH).await?;
-        let Some(last) = waiting.last().map(|event| event.seq) else { return Ok(Told::All(LOOK_AGAIN)) };
-        let events = waiting.into_iter().map(|waiting| Event {
-            id: waiting.id,
-            kind: waiting.kind,
-            subject: None,
-            at: waiting.at,
-            body: waiting.body,
-        });
-        self.publish(events).await?;
-        failpoint::reach("events.published").await;
-        self.context.mirror.write(move |tx: &mut Tx| Box::pin(remove_events(tx, last))).await?;
-        failpoint::reach("events.removed").await;
-        Ok(Told::Some)
-    }
-
-    /// Tells the oldest changes of items, or forgets them where nobody listens.
-    async fn tell_of_items(&mut self) -> Result<Told, LaneError> {
+    /// Tells the oldest rows, or passes over them where nobody listens.
+    async fn tell(&mut self) -> Result<Told, LaneError> {
         match self.audience {
             Audience::Listens(until) if Instant::now() < until => return self.publish_changes().await,
             Audience::Absent(Some((_, since))) if since.elapsed() < SETTLE => {
@@ -143,7 +120,9 @@ impl Teller {
             }
             _ => {}
         }
-        let Some(newest) = self.context.mirror.newest_change().await? else { return Ok(Told::All(LOOK_AGAIN)) };
+        let Some(newest) = self.context.mirror.newest_change(Reader::Broker).await? else {
+            return Ok(Told::All(LOOK_AGAIN));
+        };
         if let Audience::Absent(None) = self.audience {
             self.audience = Audience::Absent(Some((newest, Instant::now())));
             return Ok(Told::All(SETTLE));
@@ -154,27 +133,38 @@ impl Teller {
         }
         if let Audience::Absent(Some((up_to, _))) = self.audience {
             failpoint::reach("changes.unheard").await;
-            while self.forget(up_to).await? {}
+            self.done(up_to).await?;
         }
         self.audience = Audience::Absent(None);
         Ok(Told::Some)
     }
 
     async fn publish_changes(&mut self) -> Result<Told, LaneError> {
-        let waiting = self.context.mirror.waiting_changes(CHANGES).await?;
+        let waiting = self.context.mirror.waiting_changes(Reader::Broker, CHANGES).await?;
         let Some(last) = waiting.last().map(|change| change.seq) else { return Ok(Told::All(LOOK_AGAIN)) };
         let more = waiting.len() == CHANGES as usize;
-        let events = waiting.into_iter().filter_map(|waiting| waiting.change).flat_map(|change| event::of(&change));
-        self.publish(events).await?;
+        self.publish(waiting.into_iter().filter_map(|waiting| waiting.events).flatten()).await?;
         failpoint::reach("changes.published").await;
-        self.context.mirror.write(move |tx: &mut Tx| Box::pin(changes::remove(tx, last))).await?;
+        self.done(last).await?;
         failpoint::reach("changes.removed").await;
         Ok(if more { Told::Some } else { Told::All(LOOK_AGAIN) })
     }
 
-    async fn forget(&self, up_to: i64) -> Result<bool, LaneError> {
+    /// Everything up to this one is had; what nobody needs any more goes.
+    async fn done(&self, up_to: i64) -> Result<(), MirrorError> {
         let mirror = &self.context.mirror;
-        Ok(mirror.write(move |tx: &mut Tx| Box::pin(changes::remove_oldest(tx, up_to, FORGOTTEN))).await?)
+        let mut more = mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    changes::had(tx, Reader::Broker, up_to).await?;
+                    changes::trim(tx, FORGOTTEN).await
+                })
+            })
+            .await?;
+        while more {
+            more = mirror.write(move |tx: &mut Tx| Box::pin(changes::trim(tx, FORGOTTEN))).await?;
+        }
+        Ok(())
     }
 
     async fn publish(&mut self, events: impl Iterator<Item = Event>) -> Result<(), LaneError> {
@@ -205,11 +195,12 @@ impl Teller {
 }
 
 fn outgoing(event: Event, exchange: &str) -> Outgoing {
+    let routing_key = event.routing_key();
     let attributes = [
         ("specversion", Some("1.0".to_owned())),
         ("id", Some(event.id.clone())),
         ("source", Some("/warrend".to_owned())),
-        ("type", Some(format!("warrend.{}", event.kind))),
+        ("type", Some(format!("warrend.{routing_key}"))),
         ("subject", event.subject),
         ("time", Some(event.at.to_string())),
     ];
@@ -219,7 +210,7 @@ fn outgoing(event: Event, exchange: &str) -> Outgoing {
         .collect();
     Outgoing {
         exchange: exchange.to_owned(),
-        routing_key: event.kind,
+        routing_key,
         properties: Properties {
             message_id: Some(event.id),
             content_type: Some("application/json".to_owned()),

@@ -14,6 +14,7 @@ pub(crate) mod breaker;
 mod chain;
 pub mod dispatch;
 pub mod events;
+pub mod feed;
 pub mod intake;
 pub(crate) mod ledger;
 pub mod live;

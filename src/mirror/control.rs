@@ -1,5 +1,5 @@
-//! What control remembers: revisions of the definitions, retired queues, pauses, migrations under way, and events on their
-//! way out.
+//! What control remembers: revisions of the definitions, retired queues, pauses, migrations under way, and what
+//! control said.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::dispatch::before_dispatch_sql;
 use super::items::failed;
-use super::{Mirror, MirrorError, Tx, micros, timestamp};
+use super::{Mirror, MirrorError, Tx, changes, micros, timestamp};
 use crate::definition::Paused;
 use crate::item::Timestamp;
 
@@ -81,25 +81,13 @@ pub struct Migration {
     pub problem: Option<String>,
 }
 
-/// Something that happened, for `wq.events`.
+/// Something that happened, for the feed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Also its routing key: `control.drift`, `queue.paused.invoices`.
     pub kind: String,
     pub at: Timestamp,
     pub body: serde_json::Value,
-}
-
-/// An event in the outbox.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WaitingEvent {
-    pub seq: i64,
-    /// The same each time it is sent.
-    pub id: String,
-    pub kind: String,
-    pub at: Timestamp,
-    /// JSON.
-    pub body: String,
 }
 
 /// Adds a revision; answers its number.
@@ -194,31 +182,23 @@ pub async fn end_migration(tx: &mut Tx, queue: &str) -> Result<(), MirrorError> 
     done.map(|_| ()).map_err(failed("end a migration"))
 }
 
-/// Puts events into the outbox, in the transaction of the change they tell of.
+/// Writes events down and puts them into the feed, in the transaction of the change they tell of.
 ///
 /// # Errors
 /// Where SQL fails.
 pub async fn add_events(tx: &mut Tx, events: &[Event]) -> Result<(), MirrorError> {
     for event in events {
-        sqlx::query("INSERT INTO events (id, at, type, body) VALUES ($1, $2, $3, $4)")
+        let seq = sqlx::query_scalar("INSERT INTO events (id, at, type, body) VALUES ($1, $2, $3, $4) RETURNING seq")
             .bind(uuid::Uuid::now_v7().to_string())
             .bind(micros(event.at))
             .bind(&event.kind)
             .bind(event.body.to_string())
-            .execute(&mut *tx)
+            .fetch_one(&mut *tx)
             .await
             .map_err(failed("write events"))?;
+        changes::note_event(tx, seq).await?;
     }
     Ok(())
-}
-
-/// Takes events out of the outbox that the broker has.
-///
-/// # Errors
-/// Where SQL fails.
-pub async fn remove_events(tx: &mut Tx, up_to: i64) -> Result<(), MirrorError> {
-    let done = sqlx::query("DELETE FROM events WHERE seq <= $1").bind(up_to).execute(tx).await;
-    done.map(|_| ()).map_err(failed("remove events"))
 }
 
 /// How many items of a queue are neither done nor cancelled, exceptions left out: what still has to be worked.
@@ -315,25 +295,6 @@ impl Mirror {
         let count = sqlx::query_scalar(sql).bind(queue).bind(at_most.cast_signed()).fetch_one(self.reads());
         let count: i64 = count.await.map_err(self.failed("look for ready items"))?;
         Ok(count.cast_unsigned().min(at_most))
-    }
-
-    /// The oldest events that the broker does not have yet.
-    ///
-    /// # Errors
-    /// Where SQL fails.
-    pub async fn waiting_events(&self, limit: u32) -> Result<Vec<WaitingEvent>, MirrorError> {
-        let sql = "SELECT seq, id, type, at, body FROM events ORDER BY seq LIMIT $1";
-        let rows = sqlx::query(sql).bind(limit).fetch_all(self.reads()).await.map_err(self.failed("read events"))?;
-        let read = |row: &SqliteRow| {
-            Ok(WaitingEvent {
-                seq: row.try_get(0)?,
-                id: row.try_get(1)?,
-                kind: row.try_get(2)?,
-                at: timestamp(row.try_get(3)?),
-                body: row.try_get(4)?,
-            })
-        };
-        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed("read events"))
     }
 }
 

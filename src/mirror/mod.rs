@@ -16,6 +16,7 @@ mod health;
 pub mod items;
 pub mod keys;
 mod many;
+pub mod outward;
 mod read;
 pub mod records;
 pub mod requests;
@@ -25,6 +26,7 @@ pub mod standing;
 pub mod tap;
 pub mod tokens;
 pub mod uploads;
+pub mod webhooks;
 pub mod working;
 mod writer;
 
@@ -191,6 +193,12 @@ impl Mirror {
                 })
             })
             .await
+    }
+
+    /// Counts what was committed. It says nothing of what: whoever is woken by it looks for itself.
+    #[must_use]
+    pub fn commits(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.writer.commits()
     }
 
     /// What is wrong with it right now, in words for people: why the last commit did not work, and damage that was met

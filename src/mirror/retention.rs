@@ -23,7 +23,7 @@ const BYTES: u64 = 8 << 20;
 
 /// Items that ended in this state by this time, with what of them can be deleted. What is still to be told of stays until it is told.
 pub(super) const FINISHED: &str = "SELECT id, revision, coalesce(size, 0) FROM items WHERE queue = $1 AND state = $2 AND payload_gone IN (0, 1) \
-     AND finished_at <= $3 AND pending IS NULL AND id NOT IN (SELECT item FROM changes) LIMIT $4";
+     AND finished_at <= $3 AND pending IS NULL AND id NOT IN (SELECT item FROM changes WHERE seq > (SELECT coalesce(min(seq), 0) FROM readers)) LIMIT $4";
 /// The same, of those whose payload is there.
 pub(super) const WITH_PAYLOAD: &str = "SELECT id, 0, coalesce(size, 0) FROM items WHERE queue = $1 AND state = $2 AND payload_gone = 0 \
      AND finished_at <= $3 AND pending IS NULL LIMIT $4";

@@ -17,7 +17,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::MirrorError;
 use super::health::{self, Health, Trouble};
@@ -45,6 +45,7 @@ const FORGET_PROBE: &str = "DELETE FROM meta WHERE key = 'probe'";
 pub(super) struct Writer {
     orders: mpsc::Sender<Order>,
     health: Arc<Health>,
+    commits: Arc<watch::Sender<u64>>,
 }
 
 enum Order {
@@ -152,18 +153,20 @@ impl Writer {
         health: Arc<Health>,
     ) -> Self {
         let (orders, inbox) = mpsc::channel(WAITING_JOBS);
+        let commits = Arc::new(watch::Sender::new(0));
         let mut writing = Writing {
             connection,
             options,
             inbox,
             health: Arc::clone(&health),
+            commits: Arc::clone(&commits),
             closing: None,
             worn: false,
             last_probe: Instant::now(),
         };
         writing.probe().await;
         tokio::spawn(writing.run());
-        Self { orders, health }
+        Self { orders, health, commits }
     }
 
     pub(super) async fn run<T, W>(&self, work: W) -> Result<T, MirrorError>
@@ -175,6 +178,11 @@ impl Writer {
         let job = Work { todo: Some(work), done: None, caller, health: Arc::clone(&self.health) };
         self.orders.send(Order::Run(Box::new(job))).await.map_err(|_| MirrorError::Closed)?;
         answer.await.map_err(|_| MirrorError::Closed)?
+    }
+
+    /// Counts what was committed; whoever watches it is woken by each commit.
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
     }
 
     /// Jobs that wait.
@@ -198,6 +206,7 @@ struct Writing {
     options: SqliteConnectOptions,
     inbox: mpsc::Receiver<Order>,
     health: Arc<Health>,
+    commits: Arc<watch::Sender<u64>>,
     closing: Option<oneshot::Sender<()>>,
     /// The connection could not begin a transaction, or was left in the middle of one: take another.
     worn: bool,
@@ -247,6 +256,9 @@ impl Writing {
         let result = self.group(first, &mut jobs).await;
         metrics::committed(began.elapsed(), result.is_ok());
         self.settle(&result, false).await;
+        if result.is_ok() {
+            self.commits.send_modify(|commits| *commits += 1);
+        }
         for job in jobs {
             job.answer(result.as_ref().copied());
         }

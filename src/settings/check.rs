@@ -10,7 +10,8 @@ use super::load::Texts;
 use super::secret::masked;
 use super::{
     BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings,
-    Mistake, ReplySettings, SecretUrls, Settings, ShutdownSettings, TapSettings,
+    Mistake, NotifySettings, ReplySettings, Secret, SecretUrls, Settings, ShutdownSettings, SmtpSettings, TapSettings,
+    WebhookSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
@@ -57,6 +58,16 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
         Some(_) => Err(wrong("the tap has to hold something", "write a size above zero, like 1GiB")),
         None => Err(wrong("this is no size", format!("write {SIZE_FORM}"))),
     });
+    let allow_private = check.read("webhooks.allow_private", boolean);
+    let allow_http = check.read("webhooks.allow_http", boolean);
+    let secret = check.read_secret("notify.secret", secret);
+    let smtp_url = check.read("smtp.url", smtp_url);
+    let from = check.read("smtp.from", |text| match (&smtp_url, text.contains('@')) {
+        (Some(Some(_)), false) => {
+            Err(wrong("this is no address of mail", "write who the mails are from: warrend@example.com"))
+        }
+        _ => Ok(text.to_owned()),
+    });
     let filter = check.read("log.filter", |text| match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(wrong(
@@ -92,6 +103,12 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
         },
         replies: ReplySettings { allow: allow? },
         tap: TapSettings { max_bytes: max_bytes? },
+        webhooks: WebhookSettings { allow_private: allow_private?, allow_http: allow_http? },
+        notify: NotifySettings { secret: secret? },
+        smtp: match (smtp_url?, from?) {
+            (Some(url), from) => Some(SmtpSettings { url, from }),
+            (None, _) => None,
+        },
         log: LogSettings { filter: filter?, format: format? },
         shutdown: ShutdownSettings { deadline: deadline? },
     })
@@ -103,6 +120,16 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// The same, of what no mistake may show.
+    fn read_secret<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        let before = self.mistakes.len();
+        let read = self.read(key, parse);
+        for mistake in self.mistakes.iter_mut().skip(before) {
+            mistake.value = Some("***".to_owned());
+        }
+        read
+    }
+
     fn read<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
         let (text, origin) = self.texts.get(key);
         match parse(text) {
@@ -192,6 +219,41 @@ fn mirror_url(text: &str) -> Result<String, Wrong> {
         Some(("postgres" | "postgresql", _)) => Err(wrong("this version keeps its mirror in SQLite only", cure)),
         _ => Err(wrong("this is no mirror that warrend knows", cure)),
     }
+}
+
+fn boolean(text: &str) -> Result<bool, Wrong> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(wrong("this is neither true nor false", "write true or false")),
+    }
+}
+
+/// As Standard Webhooks writes secrets. That it is one is checked again by whoever signs; here it is checked so that nothing goes
+/// out unsigned because of a slip.
+fn secret(text: &str) -> Result<Option<Secret>, Wrong> {
+    let cure =
+        "write whsec_ and 24 to 64 random bytes in base64, like the output of: echo whsec_$(openssl rand -base64 32)";
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let valid = |c: u8| c.is_ascii_alphanumeric() || b"+/=".contains(&c);
+    match text.strip_prefix("whsec_") {
+        Some(rest) if (32..=88).contains(&rest.len()) && rest.len() % 4 == 0 && rest.bytes().all(valid) => {
+            Ok(Some(Secret::new(text.to_owned())))
+        }
+        _ => Err(wrong("this is no secret for signatures", cure)),
+    }
+}
+
+fn smtp_url(text: &str) -> Result<Option<SecretUrls>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url = url(text, &["smtp", "smtps"]).map_err(|(cause, _)| {
+        wrong(cause, "write smtp://USER:PASSWORD@HOST:587 or smtps://..., or leave it empty: no mails")
+    })?;
+    Ok(Some(SecretUrls::new(vec![url])))
 }
 
 fn path(text: &str) -> Result<PathBuf, Wrong> {

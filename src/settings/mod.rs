@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use secret::SecretUrls;
+pub use secret::{Secret, SecretUrls};
 
 /// Where the settings are looked for when nobody says otherwise; it may be absent.
 pub const DEFAULT_PATH: &str = "config/warrend.yaml";
@@ -30,7 +30,7 @@ pub struct Key {
 }
 
 /// Every setting there is, in the order of `config/warrend.yaml`, which says what each is for.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 24] = [
     key("broker.amqp_url", "amqp://guest:guest@127.0.0.1:5672/%2f"),
     key("broker.management_url", "http://guest:guest@127.0.0.1:15672"),
     key("broker.prefix", "wq"),
@@ -47,6 +47,11 @@ pub const KEYS: [Key; 19] = [
     key("control.recall_limit", "1000"),
     key("replies.allow", r"^reply\."),
     key("tap.max_bytes", "1GiB"),
+    key("webhooks.allow_private", "false"),
+    key("webhooks.allow_http", "false"),
+    key("notify.secret", ""),
+    key("smtp.url", ""),
+    key("smtp.from", ""),
     key("log.filter", "info"),
     key("log.format", "text"),
     key("shutdown.deadline", "20s"),
@@ -66,6 +71,10 @@ pub struct Settings {
     pub control: ControlSettings,
     pub replies: ReplySettings,
     pub tap: TapSettings,
+    pub webhooks: WebhookSettings,
+    pub notify: NotifySettings,
+    /// `None`: no mails are sent.
+    pub smtp: Option<SmtpSettings>,
     pub log: LogSettings,
     pub shutdown: ShutdownSettings,
 }
@@ -144,6 +153,31 @@ pub struct ReplySettings {
 pub struct TapSettings {
     /// Bytes it keeps on the broker; the oldest copies go first.
     pub max_bytes: u64,
+}
+
+/// Where webhooks and notices may be sent to.
+#[derive(Debug, Clone, Copy)]
+pub struct WebhookSettings {
+    /// Also to addresses of this machine and of private networks.
+    pub allow_private: bool,
+    /// Also without TLS.
+    pub allow_http: bool,
+}
+
+/// Notices of definitions.
+#[derive(Debug, Clone)]
+pub struct NotifySettings {
+    /// What signs those that go over HTTP; `None`: nothing does.
+    pub secret: Option<Secret>,
+}
+
+/// The mail server.
+#[derive(Debug, Clone)]
+pub struct SmtpSettings {
+    /// `smtp://` or `smtps://`, with user and password.
+    pub url: SecretUrls,
+    /// Who the mails are from: an address, or `Name <address>`.
+    pub from: String,
 }
 
 /// The log on standard error.

@@ -41,6 +41,28 @@ impl fmt::Debug for SecretUrls {
     }
 }
 
+/// A text that no log line can print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
 /// Hides what may be a password. Works on the text, because a URL that cannot be read may hold one as well: everything
 /// between the first `:` of the user part and the last `@` goes.
 pub(super) fn masked(text: &str) -> String {

@@ -23,10 +23,25 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // The daemon's work.
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
+    // What is sent to others than the broker: beside control, and knows of it no more than of broker and topology.
+    ("outward", &["item", "definition", "mirror", "status", "metrics", "lanes", "failpoint"]),
     // The doors.
     (
         "http",
-        &["item", "definition", "rows", "topology", "mirror", "status", "metrics", "lanes", "control", "units", "who"],
+        &[
+            "item",
+            "definition",
+            "rows",
+            "topology",
+            "mirror",
+            "status",
+            "metrics",
+            "lanes",
+            "control",
+            "outward",
+            "units",
+            "who",
+        ],
     ),
     (
         "daemon",
@@ -42,6 +57,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "failpoint",
             "lanes",
             "control",
+            "outward",
             "http",
         ],
     ),
@@ -62,12 +78,13 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
     ("utoipa", &["http"]),
     ("utoipa_axum", &["http"]),
-    ("reqwest", &["broker", "bench", "cli"]),
+    ("reqwest", &["broker", "outward", "bench", "cli"]),
+    ("lettre", &["outward"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
     ("notify", &["control"]),
     ("metrics_exporter_prometheus", &["metrics"]),
-    ("tokio", &["broker", "mirror", "lanes", "control", "http", "daemon", "bench", "cli", "failpoint"]),
+    ("tokio", &["broker", "mirror", "lanes", "control", "outward", "http", "daemon", "bench", "cli", "failpoint"]),
 ];
 
 /// What reads a clock or throws dice. Everybody else is handed the time and the number.

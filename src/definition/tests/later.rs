@@ -6,7 +6,6 @@ use super::*;
 use crate::item::Kind;
 
 const ALL: &str = "\
-notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
 mask: [/customer/iban]
 ";
 
@@ -17,6 +16,7 @@ acks: report_required
 breaker: {after: 3}
 on_processed: b
 on_exception: {business: b, poison: b}
+notify: [{on: [exception, at_risk, exception.it], to: 'https://example.com/hook'}]
 ";
 
 #[test]
@@ -33,7 +33,7 @@ fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
 
 #[test]
 fn in_the_defaults_they_are_refused_once_for_all_queues() {
-    let text = "defaults: {mask: [/a], notify: []}\n---\nqueue: a\n---\nqueue: b\nmask: []\n";
+    let text = "defaults: {mask: [/a]}\n---\nqueue: a\n---\nqueue: b\nmask: []\n";
     let found = mistakes(text);
     assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 "]);
     // A wrong value is wrong, and nothing more.
@@ -51,7 +51,7 @@ fn the_values_are_there_for_whoever_makes_them_work() {
     let notice = queue.notify.first().expect("a notice");
     assert_eq!(
         (notice.on.as_slice(), notice.to.as_str()),
-        (&[Occasion::Exception, Occasion::AtRisk][..], "https://example.com/hook")
+        (&[Occasion::Exception, Occasion::AtRisk, Occasion::Kind(Kind::It)][..], "https://example.com/hook")
     );
     assert_eq!((notice.at_most.times, notice.at_most.within), (1, Duration::from_mins(15)));
     assert_eq!(queue.mask, ["/customer/iban"]);

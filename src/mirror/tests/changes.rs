@@ -1,9 +1,11 @@
-//! Changes that are to be told.
+//! The feed and its readers.
 
-use super::super::{changes, items, plan, records};
+use super::super::changes::{self, Reader};
+use super::super::{control, items, plan, records};
 use super::*;
 use crate::definition::QueueDefinition;
 use crate::item::door::{self, Arrival, NewItem};
+use crate::item::event::Event;
 use crate::item::timeline::Line;
 use crate::item::{ItemId, Timestamp};
 
@@ -43,69 +45,131 @@ fn line(revision: u32, (event, state): &(&'static str, &str)) -> Line {
 }
 
 async fn waiting(bench: &Bench) -> Vec<(i64, String)> {
-    let waiting = bench.mirror.waiting_changes(100).await.unwrap();
+    let waiting = bench.mirror.waiting_changes(Reader::Broker, 100).await.unwrap();
     let event = |change: changes::WaitingChange| {
-        change.change.map_or("gone".to_owned(), |change| {
-            format!("{} {}", change.reference.unwrap_or_default(), change.line.event)
-        })
+        let kinds = change.events.map(|events| events.iter().map(Event::routing_key).collect::<Vec<_>>().join(" "));
+        kinds.unwrap_or("gone".to_owned())
     };
     waiting.into_iter().map(|waiting| (waiting.seq, event(waiting))).collect()
 }
 
-async fn forget(bench: &Bench, up_to: i64, most: i64) -> bool {
-    bench.mirror.write(move |tx: &mut Tx| Box::pin(changes::remove_oldest(tx, up_to, most))).await.unwrap()
+async fn had(bench: &Bench, reader: Reader, up_to: i64) {
+    bench.mirror.write(move |tx: &mut Tx| Box::pin(changes::had(tx, reader, up_to))).await.unwrap();
+}
+
+async fn trim(bench: &Bench, most: i64) -> bool {
+    bench.mirror.write(move |tx: &mut Tx| Box::pin(changes::trim(tx, most))).await.unwrap()
+}
+
+async fn many(bench: &Bench, count: u32) {
+    let sql = format!(
+        "INSERT INTO changes (item, revision) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
+         WHERE n < {count}) SELECT 'x', n FROM n"
+    );
+    bench.write(sql.leak()).await.unwrap();
+}
+
+async fn control(bench: &Bench, kind: &'static str) {
+    let event = control::Event { kind: kind.to_owned(), at: AT, body: serde_json::json!({ "queue": "a" }) };
+    let written =
+        bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { control::add_events(tx, &[event]).await }));
+    written.await.unwrap();
 }
 
 #[tokio::test]
-async fn lines_that_are_changes_wait_in_the_order_of_their_commits() {
+async fn changes_and_what_control_says_are_one_feed_in_the_order_of_their_commits() {
     let bench = Bench::new().await;
     let lines = [("admitted", "queued"), ("noted", "queued"), ("started", "processing"), ("progress", "processing")];
     let one = item(&bench, "one", &["CC: no"], &lines).await;
+    control(&bench, "queue.paused.a").await;
     item(&bench, "two", &[], &[("admitted", "queued"), ("processed", "processed")]).await;
-    let expected = ["one admitted", "one started", "two admitted", "two processed"];
     let found = waiting(&bench).await;
-    assert_eq!(found.iter().map(|(_, event)| event.as_str()).collect::<Vec<_>>(), expected);
-    let first = bench.mirror.waiting_changes(1).await.unwrap().remove(0).change.unwrap();
-    assert_eq!((first.item, first.queue.as_str(), first.ignored), (one, "a", vec!["CC: no".to_owned()]));
-    assert_eq!((bench.mirror.untold().await.unwrap(), bench.mirror.newest_change().await.unwrap()), (4, Some(4)));
+    let expected = [
+        (1, "item.queued.a item.ignored_header.a"),
+        (2, "item.processing.a"),
+        (3, "queue.paused.a"),
+        (4, "item.queued.a"),
+        (5, "item.processed.a"),
+    ];
+    assert_eq!(found.iter().map(|(seq, event)| (*seq, event.as_str())).collect::<Vec<_>>(), expected);
+    let first = bench.mirror.waiting_changes(Reader::Broker, 1).await.unwrap().remove(0).events.unwrap().remove(0);
+    assert_eq!((first.subject, first.queue.as_deref()), (Some(one.to_string()), Some("a")));
+    assert_eq!(bench.mirror.newest_change(Reader::Broker).await.unwrap(), Some(5));
+    had(&bench, Reader::Broker, 3).await;
+    assert_eq!((waiting(&bench).await.len(), bench.mirror.untold().await.unwrap()), (2, 2));
+    had(&bench, Reader::Broker, 5).await;
+    // A place never goes back.
+    had(&bench, Reader::Broker, 1).await;
+    assert_eq!(bench.mirror.newest_change(Reader::Broker).await.unwrap(), None);
+    assert_eq!((bench.mirror.untold().await.unwrap(), bench.mirror.feed_ends().await.unwrap()), (0, (Some(1), 5)));
 }
 
 #[tokio::test]
-async fn what_is_forgotten_is_never_a_newer_change() {
+async fn what_goes_is_had_by_all_and_leaves_a_tail() {
     let bench = Bench::new().await;
-    item(&bench, "one", &[], &[("admitted", "queued"), ("processed", "processed")]).await;
-    assert!(!forget(&bench, 2, 10).await);
-    assert_eq!((waiting(&bench).await, bench.mirror.untold().await.unwrap()), (vec![], 0));
-    // A second order to forget the same finds other numbers, though the table was empty between.
-    item(&bench, "two", &[], &[("admitted", "queued")]).await;
-    assert!(!forget(&bench, 2, 10).await);
-    assert_eq!(waiting(&bench).await, [(3, "two admitted".to_owned())]);
-}
-
-#[tokio::test]
-async fn many_changes_are_forgotten_in_few_transactions() {
-    let bench = Bench::new().await;
-    bench
-        .write(
-            "INSERT INTO changes (item, revision) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
-             WHERE n < 25000) SELECT 'x', n FROM n",
-        )
-        .await
-        .unwrap();
+    control(&bench, "control.first").await;
+    many(&bench, 25_000).await;
+    // The broker has nothing yet.
+    assert!(!trim(&bench, 10_000).await);
+    assert_eq!(bench.mirror.feed_ends().await.unwrap(), (Some(1), 25_001));
+    had(&bench, Reader::Broker, 25_001).await;
     let mut transactions = 1;
-    while forget(&bench, 24_990, 10_000).await {
+    while trim(&bench, 10_000).await {
         transactions += 1;
     }
-    assert_eq!((transactions, bench.mirror.untold().await.unwrap()), (3, 10));
+    assert_eq!((transactions, bench.mirror.feed_ends().await.unwrap()), (2, (Some(15_002), 25_001)));
+    let events: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(bench.mirror.reads()).await.unwrap();
+    assert_eq!(events, 0, "what control said goes with its row");
     // Somebody took the items out of the mirror: that stops nobody.
-    assert!(waiting(&bench).await.iter().all(|(_, event)| event == "gone"));
+    let page = bench.mirror.changes_after(15_001, 10).await.unwrap();
+    assert!(page.len() == 10 && page.iter().all(|row| row.events.is_none()));
+}
+
+#[tokio::test]
+async fn a_reader_holds_what_it_does_not_have_until_it_leaves() {
+    let bench = Bench::new().await;
+    many(&bench, 100).await;
+    had(&bench, Reader::Broker, 100).await;
+    let follow = || bench.mirror.write(|tx: &mut Tx| Box::pin(changes::follow(tx, Reader::Outward)));
+    follow().await.unwrap();
+    // What was before is not its own.
+    assert_eq!(bench.mirror.read_up_to(Reader::Outward).await.unwrap(), Some(100));
+    many(&bench, 20_000).await;
+    had(&bench, Reader::Broker, 20_100).await;
+    had(&bench, Reader::Outward, 150).await;
+    follow().await.unwrap();
+    assert_eq!(
+        (bench.mirror.read_up_to(Reader::Outward).await.unwrap(), bench.mirror.untold().await.unwrap()),
+        (Some(150), 19_950)
+    );
+    while trim(&bench, 10_000).await {}
+    assert_eq!(bench.mirror.feed_ends().await.unwrap(), (Some(151), 20_100));
+    bench.mirror.write(|tx: &mut Tx| Box::pin(changes::leave(tx, Reader::Outward))).await.unwrap();
+    while trim(&bench, 10_000).await {}
+    assert_eq!(bench.mirror.feed_ends().await.unwrap(), (Some(10_101), 20_100));
+    assert!(bench.mirror.waiting_changes(Reader::Outward, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn numbers_are_never_used_again() {
+    let bench = Bench::new().await;
+    many(&bench, 3).await;
+    had(&bench, Reader::Broker, 3).await;
+    bench.write("DELETE FROM changes").await.unwrap();
+    assert_eq!(bench.mirror.feed_ends().await.unwrap(), (None, 3));
+    many(&bench, 1).await;
+    assert_eq!(bench.mirror.feed_ends().await.unwrap(), (Some(4), 4));
 }
 
 #[tokio::test]
 async fn changes_are_read_without_looking_at_what_is_not_told() {
     let bench = Bench::new().await;
     let plan = plan(&bench.mirror, changes::WAITING).await;
-    let expected = ["SCAN changes", "SEARCH timeline USING PRIMARY KEY (item=? AND revision=?) LEFT-JOIN"];
+    let expected = [
+        "SEARCH changes USING INTEGER PRIMARY KEY (rowid>?)",
+        "SEARCH timeline USING PRIMARY KEY (item=? AND revision=?) LEFT-JOIN",
+    ];
     assert_eq!(plan[..2], expected, "{plan:#?}");
-    assert!(plan[2].starts_with("SEARCH items USING INDEX") && plan.len() == 3, "{plan:#?}");
+    assert!(plan[2].starts_with("SEARCH items USING INDEX") && plan.len() == 4, "{plan:#?}");
+    assert_eq!(plan[3], "SEARCH events USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN", "{plan:#?}");
 }

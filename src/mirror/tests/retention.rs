@@ -98,7 +98,7 @@ async fn what_is_still_to_be_told_stays_until_it_is_told() {
     bench.write("INSERT INTO changes (item, revision) SELECT id, 1 FROM items WHERE reference = '2'").await.unwrap();
     assert_eq!(remove_once(&bench, "a", "processed", 100, ITEMS).await.items, 2);
     assert!(bench.mirror.anything_to_remove("a", "processed", second(100), ITEMS).await.unwrap());
-    bench.write("DELETE FROM changes").await.unwrap();
+    bench.write("UPDATE readers SET seq = (SELECT max(seq) FROM changes)").await.unwrap();
     assert_eq!(remove_once(&bench, "a", "processed", 100, ITEMS).await.items, 1);
     assert!(!bench.mirror.anything_to_remove("a", "processed", second(100), ITEMS).await.unwrap());
 }

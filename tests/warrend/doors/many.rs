@@ -210,7 +210,7 @@ async fn a_chunk_with_a_key_comes_in_once() {
     assert_eq!(queued(&daemon, "notes").await, 1500);
     for target in ["notes/items", "invoices/items"] {
         let other = send_with(&daemon, target, &headers, "{\"payload\":{\"n\":1}}\n").await;
-        assert_eq!((other.status, other.json()["type"].as_str()), (422, Some("urn:warrend:problem:idempotency_key")));
+        assert_eq!((other.status, other.json()["type"].as_str()), (422, Some("urn:warrend:problem:idempotency_key_reused")));
     }
     let long = "x".repeat(256);
     let bad =

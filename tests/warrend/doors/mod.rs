@@ -3,4 +3,7 @@ mod cli;
 mod export;
 mod http;
 mod many;
+mod notify;
 mod schemathesis;
+mod sse;
+mod webhooks;

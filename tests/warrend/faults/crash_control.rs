@@ -186,7 +186,7 @@ async fn an_event_is_sent_again_as_the_same_one_until_it_is_known_to_be_out() {
         })
         .await;
     assert!(daemon.stop().success());
-    for (point, sent) in [("events.published", 2), ("events.removed", 1)] {
+    for (point, sent) in [("changes.published", 2), ("changes.removed", 1)] {
         let definition = format!("queue: {}\n", point.replace('.', "-"));
         define(&daemon, &format!("{point}.yaml"), &definition);
         daemon.die_at(point).await;

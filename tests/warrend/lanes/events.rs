@@ -42,7 +42,11 @@ async fn heard(client: &Client, heard: &mut BTreeMap<String, Vec<Delivery>>) {
 /// Changes that wait to be told.
 async fn untold(daemon: &Daemon) -> i64 {
     let mut mirror = SqliteConnectOptions::new().filename(daemon.mirror_path()).connect().await.expect("the mirror");
-    let count = sqlx::query_scalar("SELECT count(*) FROM changes").fetch_one(&mut mirror).await.expect("a number");
+    let count =
+        sqlx::query_scalar("SELECT count(*) FROM changes WHERE seq > (SELECT seq FROM readers WHERE name = 'broker')")
+            .fetch_one(&mut mirror)
+            .await
+            .expect("a number");
     mirror.close().await.expect("closed");
     count
 }

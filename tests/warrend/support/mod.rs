@@ -7,9 +7,11 @@ pub mod crew;
 pub mod daemon;
 pub mod finished;
 pub mod frozen;
+pub mod listener;
 pub mod own_broker;
 pub mod python;
 pub mod raw;
+pub mod receiver;
 pub mod relay;
 pub mod stubborn;
 

@@ -1,0 +1,162 @@
+//! What waits to be sent, to whom, and webhooks.
+
+use super::super::outward::{self, Delivery, KEPT_DELIVERIES, MOST_WAITING, Message, NEXT, Target, due_sql};
+use super::super::plan;
+use super::super::webhooks::{self, Webhook};
+use super::*;
+use crate::item::Timestamp;
+use crate::item::listening::Wish;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn webhook(id: &str) -> Webhook {
+    Webhook {
+        id: id.to_owned(),
+        url: "https://example.com/".to_owned(),
+        wish: Wish { types: vec!["item.*".to_owned()], queues: vec!["a".to_owned()] },
+        secret: "whsec_x".to_owned(),
+        old_secret: Some(("whsec_y".to_owned(), at(9))),
+        disabled: None,
+        created: (at(1), "x".to_owned()),
+        changed: (at(2), "y".to_owned()),
+    }
+}
+
+fn messages(from: i64, count: i64) -> Vec<Message> {
+    let message =
+        |n: i64| Message { id: n.to_string(), kind: "item.queued".to_owned(), at: at(n), body: "{}".to_owned() };
+    (from..from + count).map(message).collect()
+}
+
+async fn save(bench: &Bench, webhook: Webhook) {
+    let saved =
+        bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { webhooks::save_webhook(tx, &webhook).await }));
+    saved.await.unwrap();
+}
+
+async fn add(bench: &Bench, target: &'static str, messages: Vec<Message>) {
+    let added = bench.mirror.write(move |tx: &mut Tx| {
+        Box::pin(async move { outward::add_outgoing(tx, target, &messages, at(1_000_000)).await })
+    });
+    added.await.unwrap();
+}
+
+async fn first(bench: &Bench, target: &str) -> Option<(i64, String)> {
+    bench.mirror.outgoing(target, 0, 1).await.unwrap().pop().map(|waiting| (waiting.seq, waiting.message.id))
+}
+
+#[tokio::test]
+async fn a_webhook_is_read_as_it_was_written_and_goes_with_all_that_is_its() {
+    let bench = Bench::new().await;
+    for id in ["wh_a", "wh_b"] {
+        save(&bench, webhook(id)).await;
+    }
+    let changed = Webhook { disabled: Some("by x".to_owned()), old_secret: None, ..webhook("wh_b") };
+    save(&bench, changed.clone()).await;
+    assert_eq!(bench.mirror.webhooks().await.unwrap(), [webhook("wh_a"), changed.clone()]);
+    let enabled = bench.mirror.write(|tx: &mut Tx| Box::pin(webhooks::enabled_webhooks(tx))).await.unwrap();
+    assert_eq!(enabled, [webhook("wh_a")]);
+    add(&bench, "wh_a", messages(1, 3)).await;
+    let remove = || bench.mirror.write(|tx: &mut Tx| Box::pin(webhooks::remove_webhook(tx, "wh_a")));
+    assert!(remove().await.unwrap());
+    assert!(!remove().await.unwrap());
+    assert_eq!((bench.mirror.webhooks().await.unwrap(), first(&bench, "wh_a").await), (vec![changed], None));
+}
+
+#[tokio::test]
+async fn too_many_are_counted_and_told_as_one_gap_once_the_rest_is_sent() {
+    let bench = Bench::new().await;
+    save(&bench, webhook("wh_a")).await;
+    add(&bench, "wh_a", messages(0, MOST_WAITING - 1)).await;
+    add(&bench, "wh_a", messages(MOST_WAITING - 1, 5)).await;
+    add(&bench, "wh_a", messages(MOST_WAITING + 4, 2)).await;
+    let (target, waiting) = bench.mirror.targets().await.unwrap().remove(0);
+    assert_eq!((target.missed, target.missed_since, waiting), (6, Some(at(MOST_WAITING)), MOST_WAITING as u64));
+    let gap = messages(77, 1).remove(0);
+    let tell = || {
+        let gap = gap.clone();
+        bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::tell_gap(tx, "wh_a", &gap).await }))
+    };
+    assert!(!tell().await.unwrap(), "what waits goes first");
+    bench.write("DELETE FROM outgoing").await.unwrap();
+    assert_eq!(bench.mirror.due_targets(at(1)).await.unwrap().len(), 1, "a gap is to be told");
+    assert!(tell().await.unwrap());
+    assert!(!tell().await.unwrap(), "once");
+    add(&bench, "wh_a", messages(100, 1)).await;
+    let told = bench.mirror.outgoing("wh_a", 0, 9).await.unwrap();
+    assert_eq!(told.iter().map(|waiting| waiting.message.id.as_str()).collect::<Vec<_>>(), ["77", "100"]);
+}
+
+#[tokio::test]
+async fn targets_are_due_when_their_time_has_come() {
+    let bench = Bench::new().await;
+    for id in ["wh_a", "wh_b", "wh_c", "wh_d"] {
+        save(&bench, webhook(id)).await;
+    }
+    for id in ["wh_a", "wh_b", "wh_c"] {
+        add(&bench, id, messages(1, 2)).await;
+    }
+    for target in [
+        Target { id: "wh_b".to_owned(), failures: 1, next_at: Some(at(50)), ..Target::default() },
+        Target { id: "wh_c".to_owned(), paused_at: Some(at(1)), ..Target::default() },
+    ] {
+        let saved =
+            bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::save_target(tx, &target).await }));
+        saved.await.unwrap();
+    }
+    let due = async |second| {
+        let due = bench.mirror.due_targets(at(second)).await.unwrap();
+        due.into_iter().map(|target| target.id).collect::<Vec<_>>()
+    };
+    assert_eq!((due(49).await, due(50).await), (vec!["wh_a".to_owned()], vec!["wh_a".to_owned(), "wh_b".to_owned()]));
+    assert_eq!(bench.mirror.next_target_at(at(49)).await.unwrap(), Some(at(50)));
+    let lag = bench.mirror.outward_lag().await.unwrap();
+    assert_eq!((lag.waiting, lag.oldest, lag.paused), (6, Some(at(1)), 1));
+    bench.mirror.write(|tx: &mut Tx| Box::pin(outward::resume_target(tx, "wh_c"))).await.unwrap();
+    assert_eq!(due(1).await, ["wh_a", "wh_c"]);
+    let (seq, _) = first(&bench, "wh_a").await.unwrap();
+    bench.mirror.write(move |tx: &mut Tx| Box::pin(outward::remove_outgoing(tx, seq))).await.unwrap();
+    assert_eq!(first(&bench, "wh_a").await.map(|(_, id)| id).as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn the_last_attempts_are_kept() {
+    let bench = Bench::new().await;
+    save(&bench, webhook("wh_a")).await;
+    for n in 0..KEPT_DELIVERIES + 5 {
+        let delivery = Delivery {
+            seq: 0,
+            event: n.to_string(),
+            kind: "item.queued".to_owned(),
+            at: at(n),
+            attempt: 1,
+            status: Some(200),
+            error: None,
+            took_ms: 3,
+        };
+        let noted = bench.mirror.write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                outward::add_delivery(tx, "nobody", &delivery).await?;
+                outward::add_delivery(tx, "wh_a", &delivery).await
+            })
+        });
+        noted.await.unwrap();
+    }
+    let kept = bench.mirror.deliveries("wh_a", i64::MAX, 1_000).await.unwrap();
+    assert_eq!((kept.len() as i64, kept[0].event.as_str()), (KEPT_DELIVERIES, "104"));
+    assert!(bench.mirror.deliveries("nobody", i64::MAX, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_next_is_found_by_an_index() {
+    let bench = Bench::new().await;
+    let next = plan(&bench.mirror, NEXT).await;
+    assert_eq!(next, ["SEARCH outgoing USING INDEX outgoing_by_target (target=? AND seq>?)"]);
+    let due = plan(&bench.mirror, &due_sql()).await;
+    assert!(
+        due.iter().any(|step| step.contains("outgoing USING COVERING INDEX outgoing_by_target (target=?)")),
+        "{due:#?}"
+    );
+}
