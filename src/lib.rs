@@ -17,6 +17,7 @@ pub mod lanes;
 pub mod metrics;
 pub mod mirror;
 pub mod outward;
+pub mod rows;
 pub mod settings;
 pub mod status;
 pub mod topology;

@@ -18,6 +18,7 @@ pub mod feed;
 pub mod intake;
 pub(crate) mod ledger;
 pub mod live;
+pub mod many;
 pub mod orders;
 pub mod recall;
 pub mod reports;

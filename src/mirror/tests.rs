@@ -9,6 +9,7 @@ use super::*;
 
 mod changes;
 mod claims;
+mod keys;
 mod outward;
 mod plans;
 mod retention;

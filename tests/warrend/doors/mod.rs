@@ -1,6 +1,9 @@
 mod bench;
 mod cli;
+mod export;
 mod http;
+mod many;
 mod notify;
+mod schemathesis;
 mod sse;
 mod webhooks;
