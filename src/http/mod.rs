@@ -105,12 +105,12 @@ pub struct Api {
     pub looks: outlook::Looks,
     /// What is asked of callers.
     pub gate: Gate,
-    /// Idempotency keys whose request is being worked on.
-    pub busy: idempotency::Busy,
     /// What happens, for whoever listens.
     pub feed: Feed,
     /// The way to webhooks.
     pub outward: Outward,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -135,9 +135,9 @@ impl Api {
             metrics,
             looks: outlook::Looks::default(),
             gate,
-            busy: idempotency::Busy::default(),
             feed,
             outward,
+            busy: idempotency::Busy::default(),
         }
     }
 
