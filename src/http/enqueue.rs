@@ -18,18 +18,21 @@ use serde_json::Value;
 
 use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
+use super::idempotency::told;
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::spent::SpentView;
+use super::tags::tagged;
 use super::view::{ItemView, Timed};
 use super::words::{PriorityBody, ResultsWord, body};
-use super::{Api, MAX_BODY, many};
+use super::{Api, MAX_BODY, many, results};
 use crate::definition::QueueDefinition;
 use crate::item::door::NewItem;
-use crate::item::{ItemId, Kind, Lane, Timestamp};
+use crate::item::{Item, ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
+use crate::mirror::keys::Told;
 
 body! {
     /// A new item.
@@ -65,7 +68,7 @@ body! {
     request_body(content((NewItems = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"))),
     responses(
         (status = 201, description = "A new item", body = ItemView,
-            headers(("Location" = String, description = "Where the item is found"))),
+            headers(("Location" = String, description = "Where the item is found"), ("ETag" = String, description = "The item's revision, in quotes"))),
         (status = 200, description = "It is there already, or was and is not kept any more; of many, what became of each",
             content((Answered = "application/json"), (String = "application/x-ndjson"))),
         (status = 408, description = "Of many: the body stalled; rows before stand"),
@@ -121,7 +124,13 @@ async fn one(
     definition: &Arc<QueueDefinition>,
     body: &[u8],
 ) -> Result<Response, Problem> {
-    let admission = intake::enqueue(&api.mirror, definition, read(body)?, caller.name()).await?;
+    let new = read(body)?;
+    let at = now();
+    let tell = move |admission: &Admission| match admission {
+        Admission::Admitted(item) => admitted(item, at),
+        _ => None,
+    };
+    let admission = intake::enqueue(&api.mirror, definition, new, caller.name(), tell).await?;
     if matches!(admission, Admission::Admitted(_)) {
         wake(api, key);
     }
@@ -129,7 +138,7 @@ async fn one(
         Admission::Same(item) => api.mirror.children_of(item.id).await?,
         _ => Vec::new(),
     };
-    answer(admission, &children, now())
+    answer(admission, &children, at)
 }
 
 /// New items want to be dispatched, woken when they are due, and told of.
@@ -218,7 +227,7 @@ enum NewItems {
 enum Answered {
     Item(Box<ItemView>),
     Spent(SpentView),
-    Rows(many::RowsView),
+    Rows(results::RowsView),
 }
 
 /// What the door said, as HTTP says it.
@@ -231,11 +240,18 @@ fn answer(admission: Admission, children: &[ItemId], now: Timestamp) -> Result<R
         Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
     };
     let location = HeaderValue::from_str(&format!("/api/v1/items/{}", item.id)).ok();
-    let mut response = (status, Json(ItemView::new(*item, now).with_children(children))).into_response();
+    let mut response = tagged(status, ItemView::new(*item, now).with_children(children));
     if let Some(location) = location.filter(|_| status == StatusCode::CREATED) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// The answer to a new item, to be kept with it.
+fn admitted(item: &Item, now: Timestamp) -> Option<Told> {
+    let (parts, _) = answer(Admission::Admitted(Box::new(item.clone())), &[], now).ok()?.into_parts();
+    let body = serde_json::to_vec(&ItemView::new(item.clone(), now)).ok()?;
+    Some(told(parts.status, &parts.headers, &body))
 }
 
 /// Asking for the type is what keeps other sites' forms from enqueueing through a browser.

@@ -18,6 +18,7 @@
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/openapi.json` | `openapi` |
+//! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
@@ -26,11 +27,14 @@ mod attention;
 mod breaker;
 mod caller;
 mod control;
+mod docs;
 mod enqueue;
 mod export;
 mod extract;
+mod frame;
 mod gate;
 mod health;
+mod idempotency;
 mod items;
 mod many;
 mod members;
@@ -42,8 +46,10 @@ mod parked;
 mod plan_view;
 mod problem;
 mod queues;
+mod results;
 mod spent;
 mod spool;
+mod tags;
 mod view;
 mod words;
 
@@ -53,7 +59,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -93,6 +99,8 @@ pub struct Api {
     pub looks: outlook::Looks,
     /// What is asked of callers.
     pub gate: Gate,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -110,6 +118,7 @@ impl Api {
             metrics,
             looks: outlook::Looks::default(),
             gate,
+            busy: idempotency::Busy::default(),
         }
     }
 
@@ -126,6 +135,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
         .routes(routes!(enqueue::enqueue))
@@ -163,7 +174,10 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn_with_state(api.clone(), idempotency::layer))
+        // Keys belong to their callers, so who asks is found out before.
+        .layer(from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn(frame::layer))
         .with_state(api)
 }
 

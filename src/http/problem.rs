@@ -112,12 +112,6 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request did not come in time", detail)
     }
 
-    /// 422: the request's key was used for another request.
-    pub(super) fn key_taken() -> Self {
-        let detail = "this Idempotency-Key was used for another request in the last 24 hours; send this one under a key of its own";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key", "The key is taken", detail)
-    }
-
     /// 422: all or nothing was asked for, and some rows are refused.
     pub(super) fn rows_refused(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rows_refused", "Nothing was taken in", detail)
@@ -141,6 +135,18 @@ impl Problem {
     /// 409: the item is not where this could be done; `word` says why.
     pub(super) fn conflict(word: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
+    }
+
+    /// 422: an idempotency key stands for another request.
+    pub(super) fn key_reused(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(status, "idempotency_key_reused", "The key belongs to another request", detail)
+    }
+
+    /// 412: the item is not as the request expects; the detail names the revision it has.
+    pub(super) fn precondition(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        Self::new(status, "precondition_failed", "The item is another by now", detail)
     }
 
     /// 422: the directory of definitions holds mistakes.

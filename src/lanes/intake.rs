@@ -12,7 +12,8 @@
 //! | 3 | everything; acks that died on their way leave what 2 does | all of these look for themselves when they start |
 //!
 //! Over HTTP there is no message: what is committed and not answered is there, and the caller does not know. Sent again
-//! with the same reference it is the same item under `unique`, else a second one.
+//! with the same reference it is the same item under `unique`, else a second one; sent again with the same idempotency key it gets the answer
+//! that was committed with the item.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
+use crate::mirror::keys::{self, Told};
 use crate::mirror::{Mirror, MirrorError, Tx, items, records, retention};
 
 /// Messages that the reader of the intake holds at most, beside what is ready there.
@@ -143,7 +145,8 @@ pub(super) async fn let_in(context: &Context, messages: &[Message], source: &'st
     Ok(LetIn { queues, answers, chained })
 }
 
-/// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept.
+/// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept. What `tell` makes of the door's
+/// word is kept as the answer under the request's idempotency key, where it has one, in the transaction that lets the item in.
 ///
 /// # Errors
 /// Where the mirror cannot be written.
@@ -152,7 +155,9 @@ pub async fn enqueue(
     definition: &Arc<QueueDefinition>,
     new: NewItem,
     by: &str,
+    tell: impl FnOnce(&Admission) -> Option<Told> + Send + 'static,
 ) -> Result<Admission, MirrorError> {
+    let mark = keys::current();
     let arrival = Arrival { new, producer: Some(by.to_owned()), ..Arrival::default() };
     let candidate = Candidate::new(Arc::clone(definition), Arc::new(arrival));
     let admission = mirror
@@ -160,7 +165,14 @@ pub async fn enqueue(
             Box::pin(async move {
                 let mut admission = None;
                 admit_all(tx, &[candidate], Refusals::Drop, now(), |said| admission = Some(said.into())).await?;
-                admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))
+                let admission =
+                    admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))?;
+                if let Some(mark) = mark
+                    && let Some(told) = tell(&admission)
+                {
+                    keys::keep(tx, &mark, &told).await?;
+                }
+                Ok(admission)
             })
         })
         .await?;
@@ -246,7 +258,7 @@ pub(super) enum Refusals {
     Drop,
 }
 
-/// What the door says to one candidate, while it is written.
+/// What the door says to one candidate.
 pub(super) enum Said<'i> {
     Admitted(&'i Item),
     Same(&'i Item),
@@ -457,35 +469,4 @@ impl<'c> Book<'c> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn definitions(queues: &[(&str, Lane)]) -> Definitions {
-        let queues = queues.iter().map(|(key, lane)| {
-            let definition = QueueDefinition { lane: *lane, ..QueueDefinition::with_defaults(key) };
-            ((*key).to_owned(), Arc::new(definition))
-        });
-        Definitions { queues: queues.collect(), ..Definitions::default() }
-    }
-
-    #[test]
-    fn copies_go_to_managed_queues_and_unknown_keys_are_named() {
-        let definitions = definitions(&[("a", Lane::Managed), ("b", Lane::Managed), ("d", Lane::Direct)]);
-        let keys = |routing_key: &str, copies: &[&str]| {
-            let copies: Vec<String> = copies.iter().map(ToString::to_string).collect();
-            let (found, problem) = match destinations(&definitions, routing_key, &copies) {
-                Ok(found) => (found, None),
-                Err((found, problem)) => (found, Some(problem)),
-            };
-            let found: Vec<String> = found.iter().map(|definition| definition.key.clone()).collect();
-            (found.join(" "), problem.is_some())
-        };
-        assert_eq!(keys("a", &[]), ("a".into(), false));
-        assert_eq!(keys("a", &["b", "a"]), ("a b".into(), false));
-        assert_eq!(keys("a", &["d"]), ("a".into(), false));
-        assert_eq!(keys("d", &["b"]), ("b".into(), false));
-        assert_eq!(keys("d", &[]), ("d".into(), false));
-        assert_eq!(keys("a", &["nobody"]), ("a".into(), true));
-        assert_eq!(keys("nobody", &[]), (String::new(), true));
-    }
-}
+mod tests;
