@@ -26,7 +26,7 @@ use super::spent::SpentView;
 use super::tags::tagged;
 use super::view::{ItemView, Timed};
 use super::words::{PriorityBody, ResultsWord, body};
-use super::{Api, MAX_BODY, many};
+use super::{Api, MAX_BODY, many, results};
 use crate::definition::QueueDefinition;
 use crate::item::door::NewItem;
 use crate::item::{Item, ItemId, Kind, Lane, Timestamp};
@@ -124,12 +124,13 @@ async fn one(
     definition: &Arc<QueueDefinition>,
     body: &[u8],
 ) -> Result<Response, Problem> {
+    let new = read(body)?;
     let at = now();
     let tell = move |admission: &Admission| match admission {
         Admission::Admitted(item) => admitted(item, at),
         _ => None,
     };
-    let admission = intake::enqueue(&api.mirror, definition, read(body)?, caller.name(), tell).await?;
+    let admission = intake::enqueue(&api.mirror, definition, new, caller.name(), tell).await?;
     if matches!(admission, Admission::Admitted(_)) {
         wake(api, key);
     }
@@ -226,7 +227,7 @@ enum NewItems {
 enum Answered {
     Item(Box<ItemView>),
     Spent(SpentView),
-    Rows(many::RowsView),
+    Rows(results::RowsView),
 }
 
 /// What the door said, as HTTP says it.

@@ -11,8 +11,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -87,9 +86,7 @@ async fn once(api: Api, request: Request, next: Next) -> Result<Response, Proble
             format!("the request with the key '{key}' is still being worked on"),
         )
     })?;
-    if let Some(used) = api.mirror.used_key(&caller, &key, since).await?
-        && !(used.told.is_none() && used.request == print && remembers(&parts))
-    {
+    if let Some(used) = api.mirror.used_key(&caller, &key, since).await? {
         return again(&key, &print, used);
     }
     let mark = Arc::new(Mark::new(caller, key, print, at, since));
@@ -101,12 +98,6 @@ async fn once(api: Api, request: Request, next: Next) -> Result<Response, Proble
         answer
     };
     to_its_end(work).await
-}
-
-/// The work itself knows what became of each row under this key (`http::many`), however long that answer is.
-fn remembers(parts: &Parts) -> bool {
-    let path = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
-    parts.method == Method::POST && path == Some("/api/v1/queues/{key}/items")
 }
 
 /// What is answered to a key that was used before.

@@ -5,15 +5,13 @@
 //! that was paused meanwhile, a mirror that cannot be written) ends it there: the answer is that problem, with the results of the rows before,
 //! which stand. With `atomic=true` nothing stands.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::{FutureExt as _, StreamExt as _};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::caller::Caller;
@@ -21,11 +19,12 @@ use super::control::to_its_end;
 use super::enqueue::{Form, broken_off, open, read, wake};
 use super::extract::{Parameters, shown};
 use super::problem::{Fault, Problem};
+use super::results::{Frame, Judged, Tally, members, views, whole_answer};
 use super::spool::Spool;
 use super::{Api, MAX_BODY};
-use crate::item::Kind;
 use crate::item::door::NewItem;
-use crate::lanes::many::{Answer, BATCH_BYTES, BATCH_ROWS, MOST_REHEARSED, Once, Rehearsed, Terms, Verdict, enqueue};
+use crate::lanes::many::{BATCH_BYTES, BATCH_ROWS, MOST_REHEARSED, Rehearsed, Terms, Verdict, enqueue};
+use crate::mirror::keys;
 use crate::rows::columns::{Columns, read_map};
 use crate::rows::{Broken, Reader, Row};
 
@@ -34,10 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Rows that come in as one transaction.
 const MOST_WHOLE: usize = 10_000;
-
-/// Names a request, so that its repeat does nothing again.
-const KEY: &str = "idempotency-key";
-const LONGEST_KEY: usize = 255;
 
 /// Bytes that are read at once into rows.
 const PIECE: usize = 64 * 1024;
@@ -63,10 +58,7 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
     let Request { api, key, caller, form, mut parameters, headers, begun, mut upload } = request;
     let terms = terms(&mut parameters);
     // Rows that are not to come in twice come in with their key, in one transaction.
-    let key_given = idempotency_key(&headers)?.filter(|_| terms != Terms::Rehearsal);
-    let whole = terms == Terms::AllOrNothing || key_given.is_some();
-    let mut seen = Sha256::new();
-    seen.update(format!("{key}\n{form:?}\n{terms:?}\n{}\n", parameters.text()));
+    let whole = terms == Terms::AllOrNothing || (terms == Terms::Each && keys::current().is_some());
     let reader = reader(form, &mut parameters);
     let all = match parameters.one("results").as_deref() {
         None | Some("all") => true,
@@ -77,15 +69,18 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
         }
     };
     parameters.done()?;
+    let ndjson = headers.get(header::ACCEPT).is_some_and(|accept| {
+        let accept = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
+        accept.contains("application/x-ndjson") || accept.contains("application/ndjson")
+    });
     let mut taking = Taking {
         api,
         key,
         caller,
         terms,
         whole,
-        once: key_given,
-        seen,
         all,
+        ndjson,
         reader,
         spool: Spool::default(),
         tally: Tally::default(),
@@ -98,23 +93,7 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
     if stopped.is_some() {
         drain(&mut upload).await;
     }
-    let ndjson = headers.get(header::ACCEPT).is_some_and(|accept| {
-        let accept = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
-        accept.contains("application/x-ndjson") || accept.contains("application/ndjson")
-    });
-    taking.answer(stopped, ndjson).await
-}
-
-/// The key that a request names itself by.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(given) = headers.get(KEY) else { return Ok(None) };
-    match given.to_str() {
-        Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Problem::bad_request(
-            format!("an Idempotency-Key has 1 to {LONGEST_KEY} printable characters"),
-            Vec::new(),
-        )),
-    }
+    taking.answer(stopped).await
 }
 
 fn terms(parameters: &mut Parameters) -> Terms {
@@ -176,43 +155,6 @@ struct Pending {
     item: Result<NewItem, Vec<String>>,
 }
 
-/// What became of many rows.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = Rows)]
-#[allow(dead_code, reason = "documents what is written piece by piece")]
-pub(super) struct RowsView {
-    dry_run: bool,
-    created: u64,
-    same: u64,
-    refused: u64,
-    results: Vec<RowView>,
-}
-
-/// What became of a row, as the answer has it.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = Row)]
-struct RowView {
-    /// Of the row, from 0.
-    index: u64,
-    /// Where the row begins, from 1.
-    line: u64,
-    reference: Option<String>,
-    /// `created`, `same` or `refused`.
-    status: &'static str,
-    /// The item; `null` where nothing is kept of the row.
-    id: Option<String>,
-    kind: Option<&'static str>,
-    code: Option<Cow<'static, str>>,
-    reasons: Vec<String>,
-}
-
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-struct Tally {
-    created: u64,
-    same: u64,
-    refused: u64,
-}
-
 struct Taking {
     api: Api,
     key: String,
@@ -220,12 +162,10 @@ struct Taking {
     terms: Terms,
     /// It goes in as one batch, and so as one transaction.
     whole: bool,
-    /// The key it comes in by once.
-    once: Option<String>,
-    /// Of all that was sent, where that matters.
-    seen: Sha256,
     /// Results of all rows are answered, not only those that are refused.
     all: bool,
+    /// Results are answered one a line.
+    ndjson: bool,
     reader: Reader,
     spool: Spool,
     tally: Tally,
@@ -257,9 +197,6 @@ impl Taking {
         let mut rows = Vec::new();
         let mut next = Some(begun);
         while let Some(bytes) = next {
-            if self.once.is_some() {
-                self.seen.update(&bytes);
-            }
             for piece in bytes.chunks(PIECE) {
                 let fed = self.reader.feed(piece, &mut rows);
                 self.add(&mut rows).await?;
@@ -316,40 +253,22 @@ impl Taking {
         let mut told = Vec::with_capacity(batch.len());
         for Pending { index, line, reference, item } in batch {
             let unread = item.map(|item| items.push(item)).err();
-            told.push((index, line, reference, unread));
+            told.push(Judged { index, line, reference, unread });
         }
         let terms = match self.terms {
             // Nothing of it will be kept, and the rest is to know all the same what is wrong with it.
             Terms::AllOrNothing if unreadable => Terms::Rehearsal,
             terms => terms,
         };
-        let mut verdicts = self.decide(items, terms).await?.into_iter();
-        let mut views = Vec::with_capacity(told.len());
-        for (index, line, reference, unread) in told {
-            let row = RowView {
-                index,
-                line,
-                reference,
-                status: "refused",
-                id: None,
-                kind: None,
-                code: None,
-                reasons: Vec::new(),
-            };
-            views.push(match (unread, self.terms) {
-                (Some(reasons), _) => RowView { code: Some("unreadable".into()), reasons, ..row },
-                (None, terms) => self.view(row, verdicts.next(), terms),
-            });
-        }
+        let (told, verdicts) = self.decide(told, items, terms).await?;
+        let views = views(&told, &verdicts, self.terms);
         let refused = views.iter().filter(|view| view.status == "refused").count();
         let none = self.terms == Terms::AllOrNothing && refused > 0;
         for view in &views {
-            match view.status {
-                "refused" => self.tally.refused += 1,
-                _ if none => continue,
-                "created" => self.tally.created += 1,
-                _ => self.tally.same += 1,
+            if none && view.status != "refused" {
+                continue;
             }
+            self.tally.count(view);
             if !self.all && view.status != "refused" {
                 continue;
             }
@@ -364,9 +283,14 @@ impl Taking {
         Ok(())
     }
 
-    async fn decide(&mut self, items: Vec<NewItem>, terms: Terms) -> Result<Vec<Verdict>, Problem> {
+    async fn decide(
+        &mut self,
+        told: Vec<Judged>,
+        items: Vec<NewItem>,
+        terms: Terms,
+    ) -> Result<(Vec<Judged>, Vec<Verdict>), Problem> {
         if items.is_empty() {
-            return Ok(Vec::new());
+            return Ok((told, Vec::new()));
         }
         // Rights end, definitions change and queues are paused while a long body is read.
         if self.caller.gone().now_or_never().is_some() {
@@ -375,54 +299,25 @@ impl Taking {
         let definition = open(&self.api, &self.key)?;
         let (api, key, by) = (self.api.clone(), self.key.clone(), self.caller.name().to_owned());
         let rehearsed = std::mem::take(&mut self.rehearsed);
-        let fingerprint: String = self.seen.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let once = self.once.as_ref().filter(|_| terms != Terms::Rehearsal);
-        let once = once.map(|key| Once { key: format!("{by}\n{key}"), fingerprint });
+        let told = Arc::new(told);
+        let (kept, all, ndjson) = (Arc::clone(&told), self.all, self.ndjson);
+        // A request with a key is one batch, so this is its whole answer.
+        let tell = move |verdicts: &[Verdict]| whole_answer(&views(&kept, verdicts, terms), terms, all, ndjson);
         let work = async move {
-            let done = enqueue(&api.mirror, &definition, items, &by, terms, rehearsed, once).await;
+            let done = enqueue(&api.mirror, &definition, items, &by, terms, rehearsed, tell).await;
             let created = |verdict: &Verdict| matches!(verdict, Verdict::Created(_));
-            if let Ok(Answer::Decided(verdicts, _)) = &done
-                && terms != Terms::Rehearsal
-                && verdicts.iter().any(created)
-            {
+            if terms != Terms::Rehearsal && done.as_ref().is_ok_and(|(verdicts, _)| verdicts.iter().any(created)) {
                 wake(&api, &key);
             }
             done
         };
-        match to_its_end(work).await?? {
-            Answer::Decided(verdicts, rehearsed) => {
-                self.rehearsed = rehearsed;
-                Ok(verdicts)
-            }
-            Answer::OtherRows => {
-                let detail = "this Idempotency-Key was used for other rows in the last 24 hours; send these under a key of their own";
-                Err(Problem::key_reused(detail))
-            }
-        }
+        let (verdicts, rehearsed) = to_its_end(work).await??;
+        self.rehearsed = rehearsed;
+        Ok((Arc::unwrap_or_clone(told), verdicts))
     }
 
-    fn view(&self, row: RowView, verdict: Option<Verdict>, terms: Terms) -> RowView {
-        match verdict {
-            Some(Verdict::Created(id)) => {
-                RowView { status: "created", id: (terms != Terms::Rehearsal).then(|| id.to_string()), ..row }
-            }
-            Some(Verdict::Same(id)) => {
-                // In a rehearsal it may be the same as a row before, which has no item.
-                RowView { status: "same", id: (terms != Terms::Rehearsal).then(|| id.to_string()), ..row }
-            }
-            Some(Verdict::Refused { kind, code, reasons }) => {
-                RowView { kind: Some(Kind::word(kind)), code: Some(code), reasons, ..row }
-            }
-            None => RowView {
-                code: Some("unreadable".into()),
-                reasons: vec!["nothing was decided over it".to_owned()],
-                ..row
-            },
-        }
-    }
-
-    async fn answer(self, stopped: Option<Problem>, ndjson: bool) -> Result<Response, Problem> {
-        let Self { spool, tally, terms, read, .. } = self;
+    async fn answer(self, stopped: Option<Problem>) -> Result<Response, Problem> {
+        let Self { spool, tally, terms, read, ndjson, .. } = self;
         if let Some(problem) = stopped {
             if read == 0 || (spool.is_empty() && terms == Terms::AllOrNothing) {
                 return Err(problem);
@@ -433,21 +328,9 @@ impl Taking {
             let head = format!("{head},{},\"results\":[", members(tally, terms));
             return response(status, "application/problem+json", spool, head, ",\n", "]}".to_owned()).await;
         }
-        if ndjson {
-            let joint = if spool.is_empty() { "" } else { "\n" };
-            let tail = format!("{joint}{{{}}}\n", members(tally, terms));
-            return response(StatusCode::OK, "application/x-ndjson", spool, String::new(), "\n", tail).await;
-        }
-        let head = format!("{{{},\"results\":[", members(tally, terms));
-        response(StatusCode::OK, "application/json", spool, head, ",\n", "]}\n".to_owned()).await
+        let Frame { media_type, head, joint, tail } = Frame::of(tally, terms, ndjson, spool.is_empty());
+        response(StatusCode::OK, media_type, spool, head, joint, tail).await
     }
-}
-
-/// The summary's members.
-fn members(tally: Tally, terms: Terms) -> String {
-    let Tally { created, same, refused } = tally;
-    let dry_run = terms == Terms::Rehearsal;
-    format!("\"dry_run\":{dry_run},\"created\":{created},\"same\":{same},\"refused\":{refused}")
 }
 
 async fn response(

@@ -49,6 +49,7 @@ mod parked;
 mod plan_view;
 mod problem;
 mod queues;
+mod results;
 mod spent;
 mod spool;
 mod tags;

@@ -25,7 +25,7 @@ use utoipa::openapi::{
 
 use super::extract::Parameters;
 use super::problem::{Fault, Problem};
-use super::words::SortWord;
+use super::words::{FormatWord, ResultsWord, SortWord};
 
 /// What the routes are sorted by, and what each is about.
 const TAGS: &[(&str, &str)] = &[
@@ -90,6 +90,8 @@ pub(super) fn foundation() -> OpenApi {
         .schema_from::<Fault>()
         // Words that only parameters use.
         .schema_from::<SortWord>()
+        .schema_from::<FormatWord>()
+        .schema_from::<ResultsWord>()
         .build();
     let tags = TAGS.iter().map(|(name, about)| TagBuilder::new().name(*name).description(Some(*about)).build());
     OpenApiBuilder::new()

@@ -422,7 +422,7 @@ async fn what_cannot_be_enqueued_is_refused_before_the_door() {
         ("/api/v1/queues/scans/items", json, r#"{"payload": 1}"#, 409, "'scans' is direct"),
         ("/api/v1/queues/invoices/items", "text/plain", "{}", 415, "application/json"),
         ("/api/v1/queues/invoices/items", json, "{", 400, "no JSON"),
-        ("/api/v1/queues/invoices/items", json, "[]", 400, "one JSON object"),
+        ("/api/v1/queues/invoices/items", json, "7", 400, "one JSON object"),
         ("/api/v1/queues/invoices/items", json, r#"{"payload": 1, "colour": 2}"#, 400, "no field 'colour'"),
         ("/api/v1/queues/invoices/items?x=1", json, "{}", 400, "'x'"),
     ] {

@@ -10,17 +10,13 @@
 //! | 1 | the batches before, whole | the caller has no answer and sends again: under `unique`, or while the first are open, the same reference and content is the same item |
 //! | 2 (`many.committed`) | this batch too | as above; all that would have been woken looks for itself when it starts |
 //!
-//! A batch that is named by a key is noted with its verdicts in the same transaction. The same batch under the same key is answered
-//! from that note, for [`uploads::KEPT`].
+//! Under an idempotency key the answer is kept in the transaction of the batch; a request that has one is one batch.
 //!
 //! All or nothing is one batch. A rehearsal is decided over like the rest and not written; it carries along what it would have
 //! admitted, so that later batches meet it.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use super::intake::{Candidate, Refusals, Said, judge_all};
 use super::now;
@@ -28,7 +24,7 @@ use crate::definition::QueueDefinition;
 use crate::failpoint;
 use crate::item::door::{Arrival, Known, NewItem};
 use crate::item::{Item, ItemId, Kind};
-use crate::mirror::uploads::{self, Upload};
+use crate::mirror::keys::{self, Told};
 use crate::mirror::{Mirror, MirrorError, Tx};
 
 /// Rows of one transaction.
@@ -60,27 +56,9 @@ pub enum Verdict {
     Same(ItemId),
     Refused {
         kind: Kind,
-        code: Cow<'static, str>,
+        code: &'static str,
         reasons: Vec<String>,
     },
-}
-
-/// What makes a batch come in once, however often it is sent.
-#[derive(Debug, Clone)]
-pub struct Once {
-    /// Of one sender.
-    pub key: String,
-    /// Of everything that was sent.
-    pub fingerprint: String,
-}
-
-/// What became of a batch.
-#[derive(Debug)]
-pub enum Answer {
-    /// A verdict per row, and what a rehearsal knows now.
-    Decided(Vec<Verdict>, Rehearsed),
-    /// The key was used for something else.
-    OtherRows,
 }
 
 /// What a rehearsal would have admitted, by reference.
@@ -100,7 +78,7 @@ impl Rehearsed {
 }
 
 /// Puts rows through the checks and, as `terms` say, into the mirror, in one transaction. Refusals are answered and not
-/// kept. `by` is who sends them.
+/// kept. `by` is who sends them. What `tell` makes of the verdicts is kept as the answer under the request's idempotency key, where it has one.
 ///
 /// # Errors
 /// Where the mirror cannot be written; then nothing of it is kept.
@@ -111,8 +89,9 @@ pub async fn enqueue(
     by: &str,
     terms: Terms,
     rehearsed: Rehearsed,
-    once: Option<Once>,
-) -> Result<Answer, MirrorError> {
+    tell: impl FnOnce(&[Verdict]) -> Option<Told> + Send + 'static,
+) -> Result<(Vec<Verdict>, Rehearsed), MirrorError> {
+    let mark = keys::current();
     let candidates: Vec<Candidate> = rows
         .into_iter()
         .map(|new| {
@@ -121,79 +100,22 @@ pub async fn enqueue(
         })
         .collect();
     let done = mirror
-        .write(move |tx: &mut Tx| Box::pin(async move { answer(tx, &candidates, terms, rehearsed, once).await }))
+        .write(move |tx: &mut Tx| {
+            Box::pin(async move {
+                let (verdicts, rehearsed, kept) = decide(tx, &candidates, terms, rehearsed).await?;
+                if let (Some(mark), true) = (mark, kept)
+                    && let Some(told) = tell(&verdicts)
+                {
+                    keys::keep(tx, &mark, &told).await?;
+                }
+                Ok((verdicts, rehearsed))
+            })
+        })
         .await?;
     if terms != Terms::Rehearsal {
         failpoint::reach("many.committed").await;
     }
     Ok(done)
-}
-
-async fn answer(
-    tx: &mut Tx,
-    candidates: &[Candidate],
-    terms: Terms,
-    rehearsed: Rehearsed,
-    once: Option<Once>,
-) -> Result<Answer, MirrorError> {
-    let now = now();
-    if let Some(Once { key, fingerprint }) = &once
-        && let Some(upload) = uploads::find(tx, key, now).await?
-    {
-        if upload.fingerprint != *fingerprint {
-            return Ok(Answer::OtherRows);
-        }
-        let noted: Vec<Noted> = serde_json::from_str(&upload.verdicts)
-            .map_err(|error| MirrorError::Unreadable(format!("what became of the upload '{key}': {error}")))?;
-        let verdicts = noted.into_iter().map(Verdict::try_from).collect::<Result<_, _>>()?;
-        return Ok(Answer::Decided(verdicts, rehearsed));
-    }
-    let (verdicts, rehearsed, kept) = decide(tx, candidates, terms, rehearsed).await?;
-    if let (Some(Once { key, fingerprint }), true) = (once, kept) {
-        let noted: Vec<Noted> = verdicts.iter().map(Noted::from).collect();
-        let verdicts = serde_json::to_string(&noted)
-            .map_err(|error| MirrorError::Unreadable(format!("what became of the upload '{key}': {error}")))?;
-        uploads::note(tx, &key, &Upload { fingerprint, verdicts }, now).await?;
-    }
-    Ok(Answer::Decided(verdicts, rehearsed))
-}
-
-/// A verdict as it is kept.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Noted {
-    Created(String),
-    Same(String),
-    Refused(String, String, Vec<String>),
-}
-
-impl From<&Verdict> for Noted {
-    fn from(verdict: &Verdict) -> Self {
-        match verdict {
-            Verdict::Created(id) => Self::Created(id.to_string()),
-            Verdict::Same(id) => Self::Same(id.to_string()),
-            Verdict::Refused { kind, code, reasons } => {
-                Self::Refused(kind.word().to_owned(), code.to_string(), reasons.clone())
-            }
-        }
-    }
-}
-
-impl TryFrom<Noted> for Verdict {
-    type Error = MirrorError;
-
-    fn try_from(noted: Noted) -> Result<Self, MirrorError> {
-        let odd = |text: &str| MirrorError::Unreadable(format!("an upload's verdict says '{text}'"));
-        let id = |text: String| text.parse().map_err(|_| odd(&text));
-        Ok(match noted {
-            Noted::Created(text) => Self::Created(id(text)?),
-            Noted::Same(text) => Self::Same(id(text)?),
-            Noted::Refused(kind, code, reasons) => {
-                let kind = Kind::from_word(&kind).ok_or_else(|| odd(&kind))?;
-                Self::Refused { kind, code: code.into(), reasons }
-            }
-        })
-    }
 }
 
 /// Also whether something of it is kept.
@@ -238,7 +160,7 @@ impl From<Said<'_>> for Verdict {
             Said::Gone(spent) => Self::Same(spent.item),
             Said::Refused(kind, problems) => Self::Refused {
                 kind,
-                code: problems.first().map_or("refused", |problem| problem.code).into(),
+                code: problems.first().map_or("refused", |problem| problem.code),
                 reasons: problems.into_iter().map(|problem| problem.text).collect(),
             },
         }
@@ -274,12 +196,12 @@ mod tests {
                     ..NewItem::default()
                 }
             });
-            let sent = enqueue(&self.mirror, &self.definition, rows.collect(), "t", terms, rehearsed, None).await;
-            let Answer::Decided(verdicts, rehearsed) = sent.unwrap() else { panic!("no key") };
+            let sent = enqueue(&self.mirror, &self.definition, rows.collect(), "t", terms, rehearsed, |_| None).await;
+            let (verdicts, rehearsed) = sent.unwrap();
             let told = verdicts.into_iter().map(|verdict| match verdict {
                 Verdict::Created(_) => "created".to_owned(),
                 Verdict::Same(_) => "same".to_owned(),
-                Verdict::Refused { code, .. } => code.into_owned(),
+                Verdict::Refused { code, .. } => code.to_owned(),
             });
             (told.collect(), rehearsed)
         }
@@ -332,54 +254,5 @@ mod tests {
             }
             assert_eq!(said, done, "unique: {unique}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_batch_with_a_key_comes_in_once() {
-        let bench = bench(false).await;
-        let send = async |key: &str, rows: &[&str], terms| {
-            let rows = rows.iter().map(|payload| NewItem {
-                payload: payload.as_bytes().to_vec(),
-                content_type: Some("application/json".to_owned()),
-                ..NewItem::default()
-            });
-            let rows: Vec<NewItem> = rows.collect();
-            let fingerprint = rows.iter().map(|row| String::from_utf8_lossy(&row.payload).into_owned()).collect();
-            let once = Some(Once { key: key.to_owned(), fingerprint });
-            enqueue(&bench.mirror, &bench.definition, rows, "t", terms, Rehearsed::default(), once).await.unwrap()
-        };
-        let Answer::Decided(first, _) = send("k", &["1", "{", "2"], Terms::Each).await else { panic!() };
-        let Answer::Decided(again, _) = send("k", &["1", "{", "2"], Terms::Each).await else { panic!() };
-        assert_eq!(first, again);
-        assert!(matches!(send("k", &["1"], Terms::Each).await, Answer::OtherRows));
-        assert_eq!(bench.kept().await, 2);
-        // What was not kept is decided over again.
-        for _ in 0..2 {
-            let Answer::Decided(told, _) = send("a", &["1", "{"], Terms::AllOrNothing).await else { panic!() };
-            assert!(matches!(told[..], [Verdict::Created(_), Verdict::Refused { .. }]));
-        }
-        let Answer::Decided(told, _) = send("a", &["1"], Terms::AllOrNothing).await else { panic!() };
-        assert!(matches!(told[..], [Verdict::Created(_)]));
-        assert_eq!(bench.kept().await, 3);
-    }
-
-    #[tokio::test]
-    async fn keys_are_forgotten_after_a_day() {
-        let bench = bench(false).await;
-        let at = |hours: i64| crate::item::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(hours);
-        let (early, late) = bench
-            .mirror
-            .write(move |tx: &mut Tx| {
-                Box::pin(async move {
-                    let upload = Upload { fingerprint: "f".to_owned(), verdicts: "[]".to_owned() };
-                    uploads::note(tx, "k", &upload, at(100)).await?;
-                    let early = uploads::find(tx, "k", at(124)).await?;
-                    uploads::note(tx, "l", &upload, at(125)).await?;
-                    Ok((early, uploads::find(tx, "k", at(101)).await?))
-                })
-            })
-            .await
-            .unwrap();
-        assert!(early.is_some() && late.is_none());
     }
 }

@@ -25,7 +25,6 @@ mod row;
 pub mod standing;
 pub mod tap;
 pub mod tokens;
-pub mod uploads;
 pub mod webhooks;
 pub mod working;
 mod writer;

@@ -156,7 +156,7 @@ async fn what_cannot_be_taken_is_said_before_or_at_the_place() {
     let answer = send(&daemon, "notes/items", "application/json", array.clone()).await;
     assert_eq!((answer.status, answer.media_type.as_str()), (400, "application/problem+json"));
     assert_eq!((answer.tally(), answer.said()), ([2, 0, 0], vec!["created".to_owned(), "created".to_owned()]));
-    assert!(answer.json()["detail"].as_str().unwrap().starts_with("line 2: a ] closes nothing"), "{}", answer.text);
+    assert!(answer.json()["detail"].as_str().unwrap().starts_with("line 1: a ] closes nothing"), "{}", answer.text);
     assert_eq!(queued(&daemon, "notes").await, 2);
     let answer = send(&daemon, "notes/items?atomic=true", "application/json", array).await;
     assert_eq!((answer.status, answer.json()["results"].clone()), (400, Value::Null));
@@ -210,7 +210,10 @@ async fn a_chunk_with_a_key_comes_in_once() {
     assert_eq!(queued(&daemon, "notes").await, 1500);
     for target in ["notes/items", "invoices/items"] {
         let other = send_with(&daemon, target, &headers, "{\"payload\":{\"n\":1}}\n").await;
-        assert_eq!((other.status, other.json()["type"].as_str()), (422, Some("urn:warrend:problem:idempotency_key_reused")));
+        assert_eq!(
+            (other.status, other.json()["type"].as_str()),
+            (422, Some("urn:warrend:problem:idempotency_key_reused"))
+        );
     }
     let long = "x".repeat(256);
     let bad =
