@@ -114,6 +114,7 @@ fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
         due: parameters.time("due"),
         since: parameters.time("since"),
         q: search(&mut parameters),
+        fingerprint: parameters.one("fingerprint"),
     };
     let sort = parameters.one("sort");
     let limit = parameters.limit();

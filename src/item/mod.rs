@@ -3,11 +3,13 @@
 //! Pure: no clock, no randomness, no broker, no SQL. Times are [`Timestamp`]s handed in by the caller.
 //! [`lifecycle`] is the only place that decides where an item goes next.
 
+pub mod action;
 pub mod answer;
 pub mod attempts;
 pub mod breaker;
 pub mod chaining;
 pub mod direct;
+pub mod document;
 pub mod door;
 pub mod event;
 pub mod fingerprint;
@@ -15,6 +17,8 @@ pub mod forecast;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;
+pub mod patch;
+pub mod ramp;
 pub mod relearn;
 pub mod report;
 pub mod request;
