@@ -12,9 +12,11 @@
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
+//! | `/api/v1/items/actions`, `/api/v1/items/actions/{id}`, `.../results`, `.../run`, `.../cancel`, `.../resume`, `.../undo` | `actions` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
+mod actions;
 mod attempts;
 mod attention;
 mod breaker;
@@ -102,6 +104,13 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/apply", post(control::apply))
         .route("/api/v1/revisions", get(control::revisions))
         .route("/api/v1/items", get(items::list))
+        .route("/api/v1/items/actions", get(actions::list).post(actions::begin))
+        .route("/api/v1/items/actions/{id}", get(actions::one))
+        .route("/api/v1/items/actions/{id}/results", get(actions::results))
+        .route("/api/v1/items/actions/{id}/run", post(actions::run))
+        .route("/api/v1/items/actions/{id}/cancel", post(actions::cancel))
+        .route("/api/v1/items/actions/{id}/resume", post(actions::resume))
+        .route("/api/v1/items/actions/{id}/undo", post(actions::undo))
         .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
         .route("/api/v1/items/{id}/attempts", get(attempts::list))

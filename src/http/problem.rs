@@ -109,6 +109,16 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
     }
 
+    /// 409: the job is not where this could be done.
+    pub(super) fn action_state(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "action_state", "This cannot be done to the action as it is", detail)
+    }
+
+    /// What single faults it names.
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.errors
+    }
+
     /// 422: the directory of definitions holds mistakes.
     pub(super) fn definitions(detail: impl Into<String>, faults: Vec<Fault>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -1,0 +1,183 @@
+//! One action on many items, as a job: begun, shown, run, resumed, cancelled, undone.
+
+mod asked;
+mod view;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Api;
+use super::control::{name, to_its_end};
+use super::enqueue::{is_json, unreadable_body};
+use super::extract::{Parameters, Segment, shown};
+use super::members::Reader;
+use super::problem::Problem;
+use super::view::List;
+use crate::control::actions::door::{self, Asked, Refusal, Set};
+use crate::item::action::Outcome;
+use crate::lanes::new_id;
+use crate::mirror::ItemFilter;
+use crate::mirror::actions::Job;
+use asked::longest_why;
+use view::{JobView, ResultView};
+
+/// `POST /api/v1/items/actions`: begins a job.
+pub(super) async fn begin(
+    State(api): State<Api>,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    parameters.done()?;
+    let body = body.map_err(unreadable_body)?;
+    is_json(&headers)?;
+    let asked = asked::read(&body)?;
+    let job = to_its_end(async move { door::begin(&api.mirror, &api.wakes, asked).await }).await??;
+    Ok(accepted(job))
+}
+
+/// `GET /api/v1/items/actions`: the jobs, the newest first.
+pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<List<JobView>>, Problem> {
+    let (limit, cursor) = (parameters.limit(), parameters.cursor());
+    parameters.done()?;
+    let page = api.mirror.jobs(limit, cursor).await?;
+    let items = page.items.into_iter().map(JobView::new).collect();
+    Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
+}
+
+/// `GET /api/v1/items/actions/{id}`.
+pub(super) async fn one(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    parameters: Parameters,
+) -> Result<Json<JobView>, Problem> {
+    parameters.done()?;
+    Ok(Json(JobView::new(known(&api, &id).await?)))
+}
+
+/// `GET /api/v1/items/actions/{id}/results`: what became of each item, or would.
+pub(super) async fn results(
+    State(api): State<Api>,
+    Segment(id): Segment,
+    mut parameters: Parameters,
+) -> Result<Json<List<ResultView>>, Problem> {
+    let allowed = Outcome::ALL.iter().map(|outcome| outcome.word()).collect::<Vec<_>>().join(", ");
+    let outcomes = parameters.words("outcome", Outcome::from_word, &allowed);
+    if outcomes.len() > 1 {
+        parameters.fault("outcome", "stands more than once; give it one value");
+    }
+    let (limit, cursor) = (parameters.limit(), parameters.cursor());
+    parameters.done()?;
+    let job = known(&api, &id).await?;
+    let page = api.mirror.results(job.seq, outcomes.first().copied(), limit, cursor).await?;
+    let items = page.items.into_iter().map(ResultView::new).collect();
+    Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
+}
+
+/// `POST /api/v1/items/actions/{id}/run`: acts on exactly what a dry run looked at.
+pub(super) async fn run(call: Call) -> Result<Response, Problem> {
+    call.plainly()?;
+    let Call { api, id, .. } = call;
+    let job = to_its_end(async move { door::run(&api.mirror, &api.wakes, &id).await }).await?;
+    Ok(accepted(job?))
+}
+
+/// `POST /api/v1/items/actions/{id}/cancel`: ends a job; what was done stays.
+pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
+    call.plainly()?;
+    let Call { api, id, .. } = call;
+    let job = to_its_end(async move { door::cancel(&api.mirror, &api.wakes, &id).await }).await?;
+    Ok(Json(JobView::new(job?)).into_response())
+}
+
+/// `POST /api/v1/items/actions/{id}/resume`: lets a job go on that its ramp stopped.
+pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
+    call.plainly()?;
+    let Call { api, id, .. } = call;
+    let job = to_its_end(async move { door::resume(&api.mirror, &api.wakes, &id).await }).await?;
+    Ok(accepted(job?))
+}
+
+/// `POST /api/v1/items/actions/{id}/undo`: begins a job that takes back what this one did.
+pub(super) async fn undo(call: Call) -> Result<Response, Problem> {
+    let mut reader = call.open(&["by", "why", "dry_run", "rate"])?;
+    let why = longest_why(&mut reader);
+    let (dry_run, rate) = (reader.boolean("dry_run"), asked::rate(&mut reader));
+    let who = name(reader.text("by"));
+    reader.done()?;
+    let wish = door::wish_to_undo(why);
+    let set = Set::Filter(ItemFilter::default());
+    let asked = Asked { id: new_id().to_string(), who: who?, wish, set, scope: None, dry_run, rate, ramp: None };
+    let Call { api, id, .. } = call;
+    let job = to_its_end(async move { door::undo(&api.mirror, &api.wakes, &id, asked).await }).await?;
+    Ok(accepted(job?))
+}
+
+/// A request about one job.
+pub(super) struct Call {
+    api: Api,
+    id: String,
+    body: Bytes,
+}
+
+impl axum::extract::FromRequest<Api> for Call {
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
+        use axum::extract::FromRequestParts as _;
+        let (mut parts, body) = request.into_parts();
+        let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
+        Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
+        let headers = parts.headers.clone();
+        let request = axum::extract::Request::from_parts(parts, body);
+        let body = Bytes::from_request(request, api).await.map_err(unreadable_body)?;
+        is_json(&headers)?;
+        Ok(Self { api: api.clone(), id, body })
+    }
+}
+
+impl Call {
+    fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
+        Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
+    }
+
+    /// Nothing is to be said but who asks.
+    fn plainly(&self) -> Result<String, Problem> {
+        let mut reader = self.open(&["by"])?;
+        let who = name(reader.text("by"));
+        reader.done()?;
+        who
+    }
+}
+
+async fn known(api: &Api, id: &str) -> Result<Job, Problem> {
+    api.mirror.job(id).await?.ok_or_else(|| no_such_job(id))
+}
+
+fn no_such_job(id: &str) -> Problem {
+    Problem::not_found(format!("there is no action '{}'", shown(id)))
+}
+
+/// 202: it goes on by itself.
+fn accepted(job: Job) -> Response {
+    let place = HeaderValue::from_str(&format!("/api/v1/items/actions/{}", job.id));
+    let mut response = (StatusCode::ACCEPTED, Json(JobView::new(job))).into_response();
+    if let Ok(place) = place {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSuchJob => Self::not_found(refusal.to_string()),
+            Refusal::WrongState(why) => Self::action_state(why),
+            Refusal::Mirror(error) => error.into(),
+        }
+    }
+}
