@@ -1,6 +1,7 @@
 //! One action on many items, as a job: begun, shown, run, resumed, cancelled, undone.
 
 mod asked;
+mod bodies;
 mod view;
 
 use axum::Json;
@@ -13,19 +14,23 @@ use axum::response::{IntoResponse, Response};
 use super::Api;
 use super::control::{name, to_its_end};
 use super::enqueue::{is_json, unreadable_body};
-use super::extract::{Parameters, Segment, shown};
+use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::List;
+use super::words;
 use crate::control::actions::door::{self, Asked, Refusal, Set};
 use crate::item::action::Outcome;
 use crate::lanes::new_id;
 use crate::mirror::ItemFilter;
 use crate::mirror::actions::Job;
 use asked::longest_why;
-use view::{JobView, ResultView};
+use bodies::{ActionBody, OnlyBy, UNDO, UndoBody, ONLY_BY};
+use view::{JobView, OutcomeWord, ResultView};
 
 /// `POST /api/v1/items/actions`: begins a job.
+#[utoipa::path(post, path = "/api/v1/items/actions", operation_id = "begin_action", tag = "operators", request_body = ActionBody,
+    responses((status = 202, description = "It is begun and goes on by itself; `Location` says where", body = JobView)))]
 pub(super) async fn begin(
     State(api): State<Api>,
     parameters: Parameters,
@@ -41,6 +46,8 @@ pub(super) async fn begin(
 }
 
 /// `GET /api/v1/items/actions`: the jobs, the newest first.
+#[utoipa::path(get, path = "/api/v1/items/actions", operation_id = "list_actions", tag = "operators", params(PageQuery),
+    responses((status = 200, description = "A page of actions", body = List<JobView>)))]
 pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<List<JobView>>, Problem> {
     let (limit, cursor) = (parameters.limit(), parameters.cursor());
     parameters.done()?;
@@ -49,7 +56,9 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
-/// `GET /api/v1/items/actions/{id}`.
+/// `GET /api/v1/items/actions/{id}`: one action, and how far it is.
+#[utoipa::path(get, path = "/api/v1/items/actions/{id}", operation_id = "get_action", tag = "operators", params(("id" = String, Path, description = "The action's id")),
+    responses((status = 200, description = "The action", body = JobView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
@@ -60,6 +69,13 @@ pub(super) async fn one(
 }
 
 /// `GET /api/v1/items/actions/{id}/results`: what became of each item, or would.
+#[utoipa::path(get, path = "/api/v1/items/actions/{id}/results", operation_id = "list_action_results", tag = "operators",
+    params(
+        ("id" = String, Path, description = "The action's id"),
+        ("outcome" = Option<OutcomeWord>, Query, description = "Those alone that ended so, or would"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "A page of results, in the order of admission", body = List<ResultView>)))]
 pub(super) async fn results(
     State(api): State<Api>,
     Segment(id): Segment,
@@ -79,6 +95,12 @@ pub(super) async fn results(
 }
 
 /// `POST /api/v1/items/actions/{id}/run`: acts on exactly what a dry run looked at.
+#[utoipa::path(post, path = "/api/v1/items/actions/{id}/run", operation_id = "run_action", tag = "operators", params(("id" = String, Path, description = "The action's id")),
+    request_body = OnlyBy,
+    responses(
+        (status = 202, description = "It goes on by itself", body = JobView),
+        (status = 409, description = "`action_state`: the action is not where this could be done"),
+    ))]
 pub(super) async fn run(call: Call) -> Result<Response, Problem> {
     call.plainly()?;
     let Call { api, id, .. } = call;
@@ -87,6 +109,12 @@ pub(super) async fn run(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/actions/{id}/cancel`: ends a job; what was done stays.
+#[utoipa::path(post, path = "/api/v1/items/actions/{id}/cancel", operation_id = "cancel_action", tag = "operators", params(("id" = String, Path, description = "The action's id")),
+    request_body = OnlyBy,
+    responses(
+        (status = 200, description = "It is over", body = JobView),
+        (status = 409, description = "`action_state`: the action is not where this could be done"),
+    ))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
     call.plainly()?;
     let Call { api, id, .. } = call;
@@ -95,6 +123,12 @@ pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/actions/{id}/resume`: lets a job go on that its ramp stopped.
+#[utoipa::path(post, path = "/api/v1/items/actions/{id}/resume", operation_id = "resume_action", tag = "operators", params(("id" = String, Path, description = "The action's id")),
+    request_body = OnlyBy,
+    responses(
+        (status = 202, description = "It goes on by itself", body = JobView),
+        (status = 409, description = "`action_state`: the action is not where this could be done"),
+    ))]
 pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
     call.plainly()?;
     let Call { api, id, .. } = call;
@@ -103,8 +137,14 @@ pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/actions/{id}/undo`: begins a job that takes back what this one did.
+#[utoipa::path(post, path = "/api/v1/items/actions/{id}/undo", operation_id = "undo_action", tag = "operators", params(("id" = String, Path, description = "The action's id")),
+    request_body = UndoBody,
+    responses(
+        (status = 202, description = "The action that takes it back; `Location` says where", body = JobView),
+        (status = 409, description = "`action_state`: the action is not where this could be done"),
+    ))]
 pub(super) async fn undo(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&["by", "why", "dry_run", "rate"])?;
+    let mut reader = call.open(UNDO)?;
     let why = longest_why(&mut reader);
     let (dry_run, rate) = (reader.boolean("dry_run"), asked::rate(&mut reader));
     let who = name(reader.text("by"));
@@ -147,7 +187,7 @@ impl Call {
 
     /// Nothing is to be said but who asks.
     fn plainly(&self) -> Result<String, Problem> {
-        let mut reader = self.open(&["by"])?;
+        let mut reader = self.open(ONLY_BY)?;
         let who = name(reader.text("by"));
         reader.done()?;
         who

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::bodies::{ACTION, FILTER};
 use super::super::control::name;
 use super::super::extract::shown;
 use super::super::members::{Reader, compact};
@@ -43,13 +44,6 @@ const MOST_STEPS: usize = 50;
 /// The longest a requeue may be put off.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 366);
 
-const MEMBERS: &[&str] = &[
-    "action", "ids", "filter", "all", "by", "why", "dry_run", "rate", "ramp", "ramp_wait", "on_sight", "delay", "payload",
-    "patch", "merge_patch", "priority", "name", "due_at", "expires_at", "not_before", "note", "assignee",
-];
-
-const FILTERS: [&str; 9] = ["queue", "state", "kind", "reference", "label", "due", "since", "q", "fingerprint"];
-
 /// What an action may say beside what any may.
 const fn particulars(deed: Deed) -> &'static [&'static str] {
     match deed {
@@ -69,7 +63,7 @@ const PARTICULARS: [&str; 11] = [
 ];
 
 pub(super) fn read(body: &[u8]) -> Result<Asked, Problem> {
-    let mut reader = Reader::of(body, MEMBERS)?;
+    let mut reader = Reader::of(body, ACTION)?;
     let deed = deed(&mut reader);
     if let Some(deed) = deed {
         for member in PARTICULARS.into_iter().chain(["assignee"]) {
@@ -285,7 +279,7 @@ fn read_filter(reader: &mut Reader) -> ItemFilter {
                 Ok(labels) => filter.labels = labels.into_iter().collect(),
                 Err(_) => fault("label has to be an object of texts, like {\"site\": \"oslo\"}".to_owned()),
             },
-            _ => fault(format!("there is no filter '{}'; allowed: {}", shown(key), FILTERS.join(", "))),
+            _ => fault(format!("there is no filter '{}'; allowed: {}", shown(key), FILTER.join(", "))),
         }
     }
     filter

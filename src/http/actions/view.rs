@@ -1,57 +1,184 @@
 //! Jobs and their results as the API shows them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-use crate::item::action::{Preview, Tally, Wished};
+use super::super::view::Timed;
+use crate::item::action::{Deed, Outcome, Phase, Preview, Tally, Wished};
 use crate::item::ramp::{Ramp, Stop};
 use crate::mirror::ItemResult;
 use crate::mirror::actions::{Job, Source};
 use crate::units::format_duration;
 
+/// Words of the types that own them.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident = $words:expr;)+) => {$(
+        $(#[$doc])*
+        pub(in crate::http) enum $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some($words)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )+};
+}
+
+words! {
+    /// What is done to each item.
+    ActionVerb = Deed::ALL.iter().map(|deed| deed.word()).collect::<Vec<_>>();
+    /// How far an action is.
+    ActionState = Phase::ALL.iter().filter(|phase| **phase != Phase::Receiving).map(|phase| phase.word()).collect::<Vec<_>>();
+    /// What became of an item, or would.
+    OutcomeWord = Outcome::ALL.iter().map(|outcome| outcome.word()).collect::<Vec<_>>();
+}
+
 /// A job.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Action)]
 pub(in crate::http) struct JobView {
+    #[schema(format = "uuid")]
     id: String,
+    #[schema(value_type = ActionVerb)]
     action: &'static str,
+    #[schema(value_type = ActionState)]
     state: &'static str,
     /// It began as a dry run.
     dry_run: bool,
     by: String,
     why: Option<String>,
-    at: String,
-    ended_at: Option<String>,
+    at: Timed,
+    ended_at: Option<Timed>,
     /// How many ids were named.
     ids: Option<u64>,
+    #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
     /// The job that it takes back.
     undo_of: Option<String>,
     /// The job that takes it back.
     undone_by: Option<String>,
     /// What is asked of each item beside the action.
+    #[schema(value_type = Object)]
     arguments: Value,
     counts: Counts,
     rate: Option<String>,
     ramp: Option<RampView>,
     /// It goes on by then.
-    next_at: Option<String>,
+    next_at: Option<Timed>,
     /// Why it stopped by itself.
+    #[schema(value_type = Option<StopSchema>)]
     stopped: Option<Stop>,
+    #[schema(value_type = Option<PreviewSchema>)]
     preview: Option<Preview>,
 }
 
 /// What became of a job's items.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ActionCounts)]
 struct Counts {
-    #[serde(flatten)]
-    tally: Tally,
+    /// The whole set.
+    total: u64,
+    done: u64,
+    waiting: u64,
+    refused: u64,
+    invalid: u64,
+    unchanged: u64,
+    not_found: u64,
     /// Not acted on.
     left: u64,
 }
 
-#[derive(Serialize)]
+impl Counts {
+    const fn new(tally: Tally) -> Self {
+        let Tally { total, done, waiting, refused, invalid, unchanged, not_found } = tally;
+        Self { total, done, waiting, refused, invalid, unchanged, not_found, left: tally.left() }
+    }
+}
+
+#[derive(ToSchema)]
+#[schema(as = ActionTally)]
+#[allow(dead_code, reason = "documents a tally")]
+struct TallySchema {
+    total: u64,
+    done: u64,
+    waiting: u64,
+    refused: u64,
+    invalid: u64,
+    unchanged: u64,
+    not_found: u64,
+}
+
+#[derive(ToSchema)]
+#[schema(as = ActionStop)]
+#[allow(dead_code, reason = "documents why a job stopped")]
+struct StopSchema {
+    reason: String,
+    /// Of the failure that came back.
+    fingerprint: Option<String>,
+    /// Items that failed.
+    failed: u64,
+}
+
+#[derive(ToSchema)]
+#[schema(as = ActionPreview)]
+#[allow(dead_code, reason = "documents a preview")]
+struct PreviewSchema {
+    would: TallySchema,
+    /// Why not, the reasons of one code together.
+    reasons: Vec<ReasonSchema>,
+    /// Items by queue and state.
+    queues: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Some of them.
+    samples: Vec<SampleSchema>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = ActionReason)]
+#[allow(dead_code, reason = "documents a preview")]
+struct ReasonSchema {
+    outcome: OutcomeWord,
+    code: String,
+    count: u64,
+    example: String,
+}
+
+#[derive(ToSchema)]
+#[schema(as = ActionSample)]
+#[allow(dead_code, reason = "documents a preview")]
+struct SampleSchema {
+    item: String,
+    queue: String,
+    reference: Option<String>,
+    state: String,
+    would: OutcomeWord,
+    code: Option<String>,
+    /// Everything that is wrong.
+    reasons: Vec<String>,
+    /// What of its payload would differ.
+    diff: Vec<DifferenceSchema>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = Difference)]
+#[allow(dead_code, reason = "documents a preview")]
+struct DifferenceSchema {
+    /// JSON Pointer into the payload.
+    path: String,
+    /// JSON, cut where it is long; null: it is not there.
+    before: Option<String>,
+    after: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ActionRamp)]
 struct RampView {
     steps: Vec<u32>,
     /// The step that is under way, from 1; one more than there are: the rest.
@@ -59,7 +186,7 @@ struct RampView {
     /// How long a step is waited for.
     wait: String,
     /// All of the step has gone, and is waited for since then.
-    waiting_since: Option<String>,
+    waiting_since: Option<Timed>,
 }
 
 impl RampView {
@@ -67,7 +194,7 @@ impl RampView {
         Self {
             step: ramp.step + 1,
             wait: format_duration(Duration::from_millis(ramp.patience)),
-            waiting_since: ramp.since.map(|at| at.to_string()),
+            waiting_since: ramp.since.map(Timed),
             steps: ramp.steps,
         }
     }
@@ -86,16 +213,16 @@ impl JobView {
             dry_run: job.dry_run,
             by: job.who.clone(),
             why: job.wish.why.clone(),
-            at: job.at.to_string(),
-            ended_at: job.ended_at.map(|at| at.to_string()),
+            at: Timed(job.at),
+            ended_at: job.ended_at.map(Timed),
             ids,
             filter,
             undo_of,
             arguments: arguments(&job),
-            counts: Counts { tally: job.tally, left: job.tally.left() },
+            counts: Counts::new(job.tally),
             rate: job.rate.map(crate::item::ramp::Rate::write),
             ramp: job.ramp.map(RampView::new),
-            next_at: job.next_at.map(|at| at.to_string()),
+            next_at: job.next_at.map(Timed),
             stopped: job.stopped,
             preview: job.preview,
             undone_by: job.undone_by,
@@ -128,18 +255,22 @@ fn arguments(job: &Job) -> Value {
 }
 
 /// What became of one item.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ActionResult)]
 pub(in crate::http) struct ResultView {
+    #[schema(format = "uuid")]
     item: String,
     /// What a dry run said.
+    #[schema(value_type = Option<OutcomeWord>)]
     would: Option<String>,
     /// Null while it was not acted on.
+    #[schema(value_type = Option<OutcomeWord>)]
     outcome: Option<String>,
     code: Option<String>,
     reason: Option<String>,
     revision_before: Option<u32>,
     revision_after: Option<u32>,
-    at: Option<String>,
+    at: Option<Timed>,
 }
 
 impl ResultView {
@@ -152,7 +283,7 @@ impl ResultView {
             reason: result.reason,
             revision_before: result.before,
             revision_after: result.after,
-            at: result.at.map(|at| at.to_string()),
+            at: result.at.map(Timed),
         }
     }
 }
