@@ -5,6 +5,7 @@
 //! standard error. A reader who stops reading (`| head`) ends the command quietly.
 
 mod access;
+mod actions;
 mod apply;
 mod bench;
 mod check;
@@ -12,6 +13,7 @@ mod client;
 mod enqueue;
 mod exit;
 mod items;
+mod many;
 mod mirror;
 mod orders;
 mod output;
@@ -87,7 +89,13 @@ enum Command {
     Queues(queues::QueuesArgs),
     /// Find and show items
     #[command(after_help = EXIT_CODES)]
-    Items(items::ItemsArgs),
+    Items(Box<items::ItemsArgs>),
+    /// Look after actions on many items: list, show, run, cancel, resume, undo
+    ///
+    /// `warrend items hold|release|requeue|cancel|restore|edit|note|assign` begin them, with a filter, --ids, --dry-run, --rate or
+    /// --ramp.
+    #[command(after_help = EXIT_CODES)]
+    Actions(actions::ActionsArgs),
     /// Put one item into a queue
     ///
     /// The payload is any JSON value: in the command, from a file, or from standard input.
@@ -163,6 +171,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Apply(args) => wait_for(apply::run(&args, &args.daemon.client(config)?)),
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
+        Command::Actions(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
         Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),

@@ -340,3 +340,44 @@ async fn actions_a_second() {
         println!("{what}: {:.0} items/s", 50_000.0 / began.elapsed().as_secs_f64());
     }
 }
+
+#[tokio::test]
+async fn the_command_line_previews_does_and_takes_back() {
+    let (daemon, items) = waiting("actions cli", "", &[json!({"n": 1.50, "b": 1}), json!({"n": 2}), json!([])]).await;
+    let run = |words: Vec<String>| {
+        let mut command = daemon.command();
+        command.args(words).stdin(std::process::Stdio::null());
+        let output = command.output().expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let file = daemon.path().join("patch.json");
+    std::fs::write(&file, r#"[{"op": "replace", "path": "/b", "value": 2}]"#).unwrap();
+    let file = file.display().to_string();
+
+    let (code, out, err) = run(words(&format!("items edit --queue a --patch {file} --dry-run")));
+    assert_eq!(code, Some(0), "{out}{err}");
+    for part in ["3 items, nothing changed yet", "1 would be done", "2 would be invalid", "/b: 1 -> 2", "3 queued"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (code, _, err) = run(words(&format!("items edit --queue a --patch {file}")));
+    assert!(code == Some(64) && err.contains("--yes"), "nobody is there to be asked: {err}");
+    let (code, out, err) = run(words(&format!("items edit --queue a --patch {file} --yes")));
+    assert!(code == Some(1) && out.contains("1 done") && err.contains("2 items were left alone"), "{out}{err}");
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"n":1.5,"b":2}"#));
+    let id = out.split_whitespace().nth(1).expect("its id").to_owned();
+    let (code, out, err) = run(words(&format!("actions results {id} --outcome invalid")));
+    assert!(code == Some(0) && out.contains("invalid") && out.contains("patch"), "{out}{err}");
+    let (code, out, err) = run(words(&format!("actions undo {id}")));
+    assert!(code == Some(0) && out.contains("1 done"), "{out}{err}");
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"n":1.5,"b":1}"#));
+    let (code, out, _) = run(words("items assign --queue a bob --yes"));
+    assert!(code == Some(0) && out.contains("3 done"), "{out}");
+    assert_eq!(daemon.item("a", "r1").await["assignee"], "bob");
+    let (code, out, _) = run(words("actions list --output json"));
+    let jobs: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, jobs["items"].as_array().map(Vec::len)), (Some(0), Some(4)), "{out}");
+    let (code, out, _) = run(words(&format!("actions show {id}")));
+    assert!(code == Some(0) && out.contains("undone_by"), "{out}");
+}
