@@ -113,7 +113,8 @@ impl Many {
             }
         }
         if !self.label.is_empty() {
-            let labels: Map<String, Value> = self.label.iter().cloned().map(|(name, value)| (name, value.into())).collect();
+            let labels: Map<String, Value> =
+                self.label.iter().cloned().map(|(name, value)| (name, value.into())).collect();
             filter.insert("label".to_owned(), labels.into());
         }
         filter
@@ -134,9 +135,14 @@ impl Many {
         let filter = self.filter();
         match (id, self.names_items()) {
             (Some(_), true) => {
-                return Err(Failed::new(Exit::Usage, "an item's id stands beside a filter or --ids; one of them is enough"));
+                return Err(Failed::new(
+                    Exit::Usage,
+                    "an item's id stands beside a filter or --ids; one of them is enough",
+                ));
             }
-            (None, false) => return Err(Failed::new(Exit::Usage, "which items? give an id, --ids, or a filter like --queue")),
+            (None, false) => {
+                return Err(Failed::new(Exit::Usage, "which items? give an id, --ids, or a filter like --queue"));
+            }
             (Some(id), false) => drop(body.insert("ids".to_owned(), json!([id]))),
             (None, true) if !self.ids.is_empty() => drop(body.insert("ids".to_owned(), json!(self.ids))),
             (None, true) => drop(body.insert("filter".to_owned(), filter.into())),
@@ -218,7 +224,11 @@ pub(super) async fn follow(client: &Client, job: &Value) -> Result<Value, Failed
     for look in 0_u32.. {
         let job = client.get(&["items", "actions", &id], &[]).await?;
         let state = text(&job["state"]);
-        let counts = if matches!(state.as_str(), "previewing" | "previewed") { &job["preview"]["would"] } else { &job["counts"] };
+        let counts = if matches!(state.as_str(), "previewing" | "previewed") {
+            &job["preview"]["would"]
+        } else {
+            &job["counts"]
+        };
         let number = |name: &str| counts[name].as_u64().unwrap_or_default();
         let total = job["counts"]["total"].as_u64().unwrap_or_default();
         let acted = match state.as_str() {
@@ -288,7 +298,10 @@ pub(super) async fn finish(job: &Value, output: Output, client: &Client) -> Resu
         shown.extend(page["items"].as_array().cloned().unwrap_or_default());
     }
     let _ = write!(std::io::stderr(), "{}", table(&RESULTS, &shown));
-    Err(Failed::new(Exit::Failure, format!("{not_done} items were left alone; warrend actions results {id} says why of each")))
+    Err(Failed::new(
+        Exit::Failure,
+        format!("{not_done} items were left alone; warrend actions results {id} says why of each"),
+    ))
 }
 
 /// What became of items.
@@ -296,7 +309,13 @@ pub(super) const RESULTS: [Column; 4] = [
     Column { title: "ITEM", cell: |result| text(&result["item"]) },
     Column {
         title: "OUTCOME",
-        cell: |result| if result["outcome"].is_null() { format!("would be {}", text(&result["would"])) } else { text(&result["outcome"]) },
+        cell: |result| {
+            if result["outcome"].is_null() {
+                format!("would be {}", text(&result["would"]))
+            } else {
+                text(&result["outcome"])
+            }
+        },
     },
     Column { title: "CODE", cell: |result| text(&result["code"]) },
     Column { title: "REASON", cell: |result| text(&result["reason"]) },
@@ -318,7 +337,9 @@ fn difference(sample: &Value) -> String {
     }
     let side = |value: &Value| if value.is_null() { "nothing".to_owned() } else { text(value) };
     let differences = list("diff");
-    let told = differences.iter().map(|at| format!("{}: {} -> {}", text(&at["path"]), side(&at["before"]), side(&at["after"])));
+    let told = differences
+        .iter()
+        .map(|at| format!("{}: {} -> {}", text(&at["path"]), side(&at["before"]), side(&at["after"])));
     told.collect::<Vec<_>>().join(", ")
 }
 

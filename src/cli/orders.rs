@@ -154,7 +154,8 @@ impl OrderCommand {
             Self::Requeue(args) => args.body(),
             Self::Edit(args) => args.changed.body(args.plain.body()),
             Self::Note(_) => {
-                let note = word.ok_or_else(|| Failed::new(Exit::Usage, "what is to be noted? write it behind the id"))?;
+                let note =
+                    word.ok_or_else(|| Failed::new(Exit::Usage, "what is to be noted? write it behind the id"))?;
                 by(json!({ "note": note }))
             }
             Self::Assign(args) => {

@@ -87,7 +87,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
 async fn pass(context: &Context, forget_at: &mut Timestamp) -> Result<Duration, MirrorError> {
     let mut wait = if settle(context).await? { SOON } else { LONGEST };
     for open in context.mirror.open_jobs().await? {
-        let left = open.next_at.map_or(Duration::ZERO, |at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
+        let left =
+            open.next_at.map_or(Duration::ZERO, |at| Duration::try_from(at.duration_since(now())).unwrap_or_default());
         if left.is_zero() {
             match go_on(context, open).await {
                 Ok(()) => wait = Duration::ZERO,
@@ -99,7 +100,8 @@ async fn pass(context: &Context, forget_at: &mut Timestamp) -> Result<Duration, 
     }
     if *forget_at <= now() {
         let (ended, abandoned) = (forgotten_before(now()), now().checked_sub(ABANDONED).unwrap_or(Timestamp::MIN));
-        let forgotten = context.mirror.write(move |tx: &mut Tx| Box::pin(actions::forget(tx, ended, abandoned, FORGOTTEN)));
+        let forgotten =
+            context.mirror.write(move |tx: &mut Tx| Box::pin(actions::forget(tx, ended, abandoned, FORGOTTEN)));
         match forgotten.await? {
             true => wait = wait.min(SOON),
             false => *forget_at = now().checked_add(FORGET_AGAIN).unwrap_or(Timestamp::MAX),
@@ -238,6 +240,12 @@ async fn tell_end(tx: &mut Tx, job: &Job, at: Timestamp) -> Result<(), MirrorErr
 }
 
 /// A result without an item that anything was done to.
-fn left_alone(seq: i64, outcome: Outcome, code: Option<&'static str>, reason: Option<String>, before: Option<u32>) -> Told {
+fn left_alone(
+    seq: i64,
+    outcome: Outcome,
+    code: Option<&'static str>,
+    reason: Option<String>,
+    before: Option<u32>,
+) -> Told {
     Told { seq, outcome, code, reason, failed: None, before, after: before }
 }

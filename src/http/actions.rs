@@ -12,7 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
-use super::control::{name, to_its_end};
+use super::caller::Caller;
+use super::control::to_its_end;
 use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::members::Reader;
@@ -20,12 +21,14 @@ use super::problem::Problem;
 use super::view::List;
 use super::words;
 use crate::control::actions::door::{self, Asked, Refusal, Set};
-use crate::item::action::Outcome;
+use crate::item::action::{Outcome, Wish};
+use crate::item::ramp::{Ramp, Rate};
 use crate::lanes::new_id;
 use crate::mirror::ItemFilter;
 use crate::mirror::actions::Job;
+use crate::mirror::audit::Actor;
 use asked::longest_why;
-use bodies::{ActionBody, OnlyBy, UNDO, UndoBody, ONLY_BY};
+use bodies::{ActionBody, ONLY_BY, OnlyBy, UNDO, UndoBody};
 use view::{JobView, OutcomeWord, ResultView};
 
 /// `POST /api/v1/items/actions`: begins a job.
@@ -33,6 +36,7 @@ use view::{JobView, OutcomeWord, ResultView};
     responses((status = 202, description = "It is begun and goes on by itself; `Location` says where", body = JobView)))]
 pub(super) async fn begin(
     State(api): State<Api>,
+    caller: Caller,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -40,7 +44,8 @@ pub(super) async fn begin(
     parameters.done()?;
     let body = body.map_err(unreadable_body)?;
     is_json(&headers)?;
-    let asked = asked::read(&body)?;
+    let (by, asked) = asked::read(&body)?;
+    let asked = asked.by(&caller, by)?;
     let job = to_its_end(async move { door::begin(&api.mirror, &api.wakes, asked).await }).await??;
     Ok(accepted(job))
 }
@@ -48,10 +53,14 @@ pub(super) async fn begin(
 /// `GET /api/v1/items/actions`: the jobs, the newest first.
 #[utoipa::path(get, path = "/api/v1/items/actions", operation_id = "list_actions", tag = "operators", params(PageQuery),
     responses((status = 200, description = "A page of actions", body = List<JobView>)))]
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<List<JobView>>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Json<List<JobView>>, Problem> {
     let (limit, cursor) = (parameters.limit(), parameters.cursor());
     parameters.done()?;
-    let page = api.mirror.jobs(limit, cursor).await?;
+    let page = api.mirror.jobs(caller.patterns().as_deref(), limit, cursor).await?;
     let items = page.items.into_iter().map(JobView::new).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
@@ -61,11 +70,12 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
     responses((status = 200, description = "The action", body = JobView)))]
 pub(super) async fn one(
     State(api): State<Api>,
+    caller: Caller,
     Segment(id): Segment,
     parameters: Parameters,
 ) -> Result<Json<JobView>, Problem> {
     parameters.done()?;
-    Ok(Json(JobView::new(known(&api, &id).await?)))
+    Ok(Json(JobView::new(known(&api, &caller, &id).await?)))
 }
 
 /// `GET /api/v1/items/actions/{id}/results`: what became of each item, or would.
@@ -78,6 +88,7 @@ pub(super) async fn one(
     responses((status = 200, description = "A page of results, in the order of admission", body = List<ResultView>)))]
 pub(super) async fn results(
     State(api): State<Api>,
+    caller: Caller,
     Segment(id): Segment,
     mut parameters: Parameters,
 ) -> Result<Json<List<ResultView>>, Problem> {
@@ -88,7 +99,7 @@ pub(super) async fn results(
     }
     let (limit, cursor) = (parameters.limit(), parameters.cursor());
     parameters.done()?;
-    let job = known(&api, &id).await?;
+    let job = known(&api, &caller, &id).await?;
     let page = api.mirror.results(job.seq, outcomes.first().copied(), limit, cursor).await?;
     let items = page.items.into_iter().map(ResultView::new).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
@@ -102,9 +113,9 @@ pub(super) async fn results(
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn run(call: Call) -> Result<Response, Problem> {
-    call.plainly()?;
+    let actor = call.plainly().await?;
     let Call { api, id, .. } = call;
-    let job = to_its_end(async move { door::run(&api.mirror, &api.wakes, &id).await }).await?;
+    let job = to_its_end(async move { door::run(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(accepted(job?))
 }
 
@@ -116,9 +127,9 @@ pub(super) async fn run(call: Call) -> Result<Response, Problem> {
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
-    call.plainly()?;
+    let actor = call.plainly().await?;
     let Call { api, id, .. } = call;
-    let job = to_its_end(async move { door::cancel(&api.mirror, &api.wakes, &id).await }).await?;
+    let job = to_its_end(async move { door::cancel(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(Json(JobView::new(job?)).into_response())
 }
 
@@ -130,9 +141,9 @@ pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
-    call.plainly()?;
+    let actor = call.plainly().await?;
     let Call { api, id, .. } = call;
-    let job = to_its_end(async move { door::resume(&api.mirror, &api.wakes, &id).await }).await?;
+    let job = to_its_end(async move { door::resume(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(accepted(job?))
 }
 
@@ -147,11 +158,12 @@ pub(super) async fn undo(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(UNDO)?;
     let why = longest_why(&mut reader);
     let (dry_run, rate) = (reader.boolean("dry_run"), asked::rate(&mut reader));
-    let who = name(reader.text("by"));
+    let by = reader.text("by");
     reader.done()?;
+    known(&call.api, &call.caller, &call.id).await?;
     let wish = door::wish_to_undo(why);
-    let set = Set::Filter(ItemFilter::default());
-    let asked = Asked { id: new_id().to_string(), who: who?, wish, set, scope: None, dry_run, rate, ramp: None };
+    let asked =
+        What { wish, set: Set::Filter(ItemFilter::default()), dry_run, rate, ramp: None }.by(&call.caller, by)?;
     let Call { api, id, .. } = call;
     let job = to_its_end(async move { door::undo(&api.mirror, &api.wakes, &id, asked).await }).await?;
     Ok(accepted(job?))
@@ -160,6 +172,7 @@ pub(super) async fn undo(call: Call) -> Result<Response, Problem> {
 /// A request about one job.
 pub(super) struct Call {
     api: Api,
+    caller: Caller,
     id: String,
     body: Bytes,
 }
@@ -170,13 +183,14 @@ impl axum::extract::FromRequest<Api> for Call {
     async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
         use axum::extract::FromRequestParts as _;
         let (mut parts, body) = request.into_parts();
+        let caller = Caller::from_request_parts(&mut parts, api).await?;
         let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
         Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
         let headers = parts.headers.clone();
         let request = axum::extract::Request::from_parts(parts, body);
         let body = Bytes::from_request(request, api).await.map_err(unreadable_body)?;
         is_json(&headers)?;
-        Ok(Self { api: api.clone(), id, body })
+        Ok(Self { api: api.clone(), caller, id, body })
     }
 }
 
@@ -185,17 +199,38 @@ impl Call {
         Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
     }
 
-    /// Nothing is to be said but who asks.
-    fn plainly(&self) -> Result<String, Problem> {
+    /// Nothing is to be said but who asks, and the job is one that they may see.
+    async fn plainly(&self) -> Result<Actor, Problem> {
         let mut reader = self.open(ONLY_BY)?;
-        let who = name(reader.text("by"));
+        let by = reader.text("by");
         reader.done()?;
-        who
+        known(&self.api, &self.caller, &self.id).await?;
+        Ok(self.caller.audited(self.caller.actor(by)?))
     }
 }
 
-async fn known(api: &Api, id: &str) -> Result<Job, Problem> {
-    api.mirror.job(id).await?.ok_or_else(|| no_such_job(id))
+/// What is asked for, before it is known who asks.
+#[derive(Debug)]
+struct What {
+    wish: Wish,
+    set: Set,
+    dry_run: bool,
+    rate: Option<Rate>,
+    ramp: Option<Ramp>,
+}
+
+impl What {
+    fn by(self, caller: &Caller, by: Option<String>) -> Result<Asked, Problem> {
+        let Self { wish, set, dry_run, rate, ramp } = self;
+        let actor = caller.audited(caller.actor(by)?);
+        Ok(Asked { id: new_id().to_string(), actor, wish, set, scope: caller.patterns(), dry_run, rate, ramp })
+    }
+}
+
+/// Who may touch some queues only knows of jobs that were begun by somebody with just these.
+async fn known(api: &Api, caller: &Caller, id: &str) -> Result<Job, Problem> {
+    let job = api.mirror.job(id).await?;
+    job.filter(|job| caller.everywhere() || job.scope == caller.patterns()).ok_or_else(|| no_such_job(id))
 }
 
 fn no_such_job(id: &str) -> Problem {

@@ -308,7 +308,11 @@ pub enum Way {
     Cancel,
     Assign(Option<String>),
     /// The former values, and whether the payload was changed.
-    Edit { changes: Changes, payload: bool, content_type: Option<String> },
+    Edit {
+        changes: Changes,
+        payload: bool,
+        content_type: Option<String>,
+    },
     /// Nothing does.
     None(String),
 }

@@ -84,9 +84,7 @@ impl Node {
         match self {
             Self::Leaf(leaf) => leaf.len() + 1,
             Self::List(list) => 2 + list.iter().map(Self::size).sum::<usize>(),
-            Self::Object(members) => {
-                2 + members.iter().map(|(name, node)| name.len() + 4 + node.size()).sum::<usize>()
-            }
+            Self::Object(members) => 2 + members.iter().map(|(name, node)| name.len() + 4 + node.size()).sum::<usize>(),
         }
     }
 
@@ -108,7 +106,9 @@ impl Node {
     pub(super) fn means(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Leaf(one), Self::Leaf(two)) => one == two || same_leaf(one, two),
-            (Self::List(one), Self::List(two)) => one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.means(b)),
+            (Self::List(one), Self::List(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.means(b))
+            }
             (Self::Object(one), Self::Object(two)) => {
                 let covers = |one: &[(String, Self)], two: &Self, whole: &Self| {
                     one.iter().all(|(name, _)| match (whole.member(name), two.member(name)) {

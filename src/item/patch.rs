@@ -87,7 +87,8 @@ impl Patch {
     pub fn apply(&self, mut document: Node) -> Result<Node, Misfit> {
         let mut grown = 0;
         for (number, operation) in self.0.iter().enumerate() {
-            let misfit = |text: String| Misfit { is_test: false, text: format!("operation {number} of the patch: {text}") };
+            let misfit =
+                |text: String| Misfit { is_test: false, text: format!("operation {number} of the patch: {text}") };
             let absent = |pointer: &Pointer| misfit(format!("there is nothing at '{}'", written(pointer)));
             let mut add = |document: &mut Node, pointer: &Pointer, value: Node| {
                 grown += value.size();
@@ -123,7 +124,9 @@ impl Patch {
                     if !found.is_some_and(|found| found.means(value)) {
                         let found = found.map_or("nothing".to_owned(), shown);
                         let (place, wanted) = (written(path), shown(value));
-                        let text = format!("operation {number} of the patch tests '{place}' for {wanted}, and there is {found}");
+                        let text = format!(
+                            "operation {number} of the patch tests '{place}' for {wanted}, and there is {found}"
+                        );
                         return Err(Misfit { is_test: true, text });
                     }
                 }

@@ -39,7 +39,8 @@ impl Rate {
     pub fn read(text: &str) -> Option<Self> {
         let (items, time) = text.split_once('/')?;
         let items = items.parse().ok().filter(|items| *items > 0)?;
-        let with_one = if time.starts_with(|c: char| c.is_ascii_digit()) { time.to_owned() } else { format!("1{time}") };
+        let with_one =
+            if time.starts_with(|c: char| c.is_ascii_digit()) { time.to_owned() } else { format!("1{time}") };
         let millis = u64::try_from(crate::units::parse_duration(&with_one)?.as_millis()).ok()?;
         (millis > 0).then_some(Self { items, millis })
     }
@@ -138,7 +139,11 @@ impl Ramp {
     pub fn look(&self, seen: &[Seen], now: Timestamp) -> Look {
         if let Some(Seen { now: Now::Failed(Some(fingerprint)), .. }) = seen.iter().find(|seen| seen.came_back()) {
             let count = seen.iter().filter(|seen| seen.came_back()).count();
-            let what = if count == 1 { "an item failed as it had".to_owned() } else { format!("{count} items failed as they had") };
+            let what = if count == 1 {
+                "an item failed as it had".to_owned()
+            } else {
+                format!("{count} items failed as they had")
+            };
             let reason = format!("the same failure came back: {what} before");
             return Look::Stop(Stop { reason, fingerprint: Some(fingerprint.clone()), failed: count });
         }

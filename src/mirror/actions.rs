@@ -128,7 +128,8 @@ pub async fn save(tx: &mut Tx, job: &Job) -> Result<(), MirrorError> {
 /// # Errors
 /// Where SQL fails.
 pub async fn break_off(tx: &mut Tx, seq: i64) -> Result<(), MirrorError> {
-    let ended = sqlx::query("UPDATE actions SET state = 'cancelled', ended_at = at WHERE seq = $1").bind(seq).execute(tx);
+    let ended =
+        sqlx::query("UPDATE actions SET state = 'cancelled', ended_at = at WHERE seq = $1").bind(seq).execute(tx);
     ended.await.map(|_| ()).map_err(failed("end a job"))
 }
 
@@ -175,7 +176,8 @@ impl Mirror {
             let next_at: Option<i64> = row.try_get(2).map_err(failed("find jobs"))?;
             Ok(Open {
                 seq: row.try_get(0).map_err(failed("find jobs"))?,
-                phase: Phase::from_word(&word).ok_or_else(|| MirrorError::Unreadable(format!("a job that is '{word}'")))?,
+                phase: Phase::from_word(&word)
+                    .ok_or_else(|| MirrorError::Unreadable(format!("a job that is '{word}'")))?,
                 next_at: next_at.map(timestamp),
             })
         };
@@ -232,7 +234,8 @@ pub async fn forget(tx: &mut Tx, ended: Timestamp, abandoned: Timestamp, rows: u
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String, MirrorError> {
-    serde_json::to_string(value).map_err(|error| MirrorError::Unreadable(format!("what cannot be written as JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| MirrorError::Unreadable(format!("what cannot be written as JSON: {error}")))
 }
 
 fn json_or_null<T: Serialize>(value: Option<&T>) -> Result<Option<String>, MirrorError> {
@@ -276,7 +279,10 @@ impl<'r> Columns<'r> {
         MirrorError::Unreadable(format!("job {seq}, column {column}: {why}"))
     }
 
-    fn get<T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&self, column: &str) -> Result<T, MirrorError> {
+    fn get<T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(
+        &self,
+        column: &str,
+    ) -> Result<T, MirrorError> {
         self.row.try_get(column).map_err(|error| self.unreadable(column, error))
     }
 

@@ -7,6 +7,7 @@
 
 pub mod acks;
 pub mod actions;
+pub mod audit;
 pub mod breakers;
 pub mod chained;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod retention;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod tokens;
 pub mod working;
 mod writer;
 

@@ -11,18 +11,22 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
     ("units", &[]),
+    ("who", &[]),
     // The outside worlds, and what stands beside them.
     ("broker", &["item", "topology", "metrics", "failpoint"]),
-    ("mirror", &["item", "definition", "metrics", "failpoint"]),
+    ("mirror", &["item", "definition", "metrics", "failpoint", "who"]),
     ("settings", &["units"]),
     ("status", &["item"]),
     ("metrics", &[]),
     ("failpoint", &[]),
     // The daemon's work.
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
-    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
+    (
+        "control",
+        &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units", "who"],
+    ),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
+    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units", "who"]),
     (
         "daemon",
         &[
@@ -47,7 +51,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-const PURE: &[&str] = &["item", "definition", "topology", "units"];
+const PURE: &[&str] = &["item", "definition", "topology", "units", "who"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[

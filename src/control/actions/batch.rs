@@ -112,7 +112,12 @@ async fn act(tx: &mut Tx, definitions: Arc<Definitions>, seq: i64) -> Result<Don
             let reserves = matches!(go.order.verb, Verb::Requeue(_)) && definition.unique && orders::was_refused(item);
             if reserves && item.reference.is_some() && !requests::reserve_reference(tx, *id).await? {
                 let reason = "its reference belongs to another item by now".to_owned();
-                batch.told.push(Told { outcome: Outcome::Invalid, code: Some("duplicate"), reason: Some(reason), ..told });
+                batch.told.push(Told {
+                    outcome: Outcome::Invalid,
+                    code: Some("duplicate"),
+                    reason: Some(reason),
+                    ..told
+                });
                 continue;
             }
             told.failed = item.fingerprint.clone().filter(|_| matches!(item.state, State::Exception(_)));
@@ -283,7 +288,11 @@ async fn write(
 fn told_of(seq: i64, item: &Item, tried: &Tried) -> Told {
     let reason = (!tried.reasons.is_empty()).then(|| {
         let text = tried.reasons.join("; ");
-        if text.chars().count() <= LONGEST_REASON { text } else { text.chars().take(LONGEST_REASON).chain(['…']).collect() }
+        if text.chars().count() <= LONGEST_REASON {
+            text
+        } else {
+            text.chars().take(LONGEST_REASON).chain(['…']).collect()
+        }
     });
     left_alone(seq, tried.outcome, tried.code, reason, Some(item.revision))
 }

@@ -48,10 +48,12 @@ impl Plan {
     /// The payload that an item gets; `None` where it keeps the one it has.
     fn payload(&self, carried: &Carried) -> Result<Option<Vec<u8>>, Not> {
         let document = || match &carried.body {
-            None => Err(Not { code: "no_payload", reason: "its payload is not there, so there is nothing to patch".to_owned() }),
-            Some(body) => Node::read(body).map_err(|error| {
-                Not { code: "not_json", reason: format!("its payload cannot be patched: {error}") }
+            None => Err(Not {
+                code: "no_payload",
+                reason: "its payload is not there, so there is nothing to patch".to_owned(),
             }),
+            Some(body) => Node::read(body)
+                .map_err(|error| Not { code: "not_json", reason: format!("its payload cannot be patched: {error}") }),
         };
         let written = |before: &Node, after: &Node| (before != after).then(|| after.write().into_bytes());
         Ok(match &self.change {
@@ -133,7 +135,13 @@ fn wanted(plan: &Plan, item: &Item, carried: &Carried) -> Result<Wanted, Not> {
 }
 
 /// Tries it at a moment.
-pub(super) fn try_one(item: &Item, definition: &QueueDefinition, plan: &Plan, carried: &Carried, now: Timestamp) -> Tried {
+pub(super) fn try_one(
+    item: &Item,
+    definition: &QueueDefinition,
+    plan: &Plan,
+    carried: &Carried,
+    now: Timestamp,
+) -> Tried {
     let (verb, priority, payload) = match wanted(plan, item, carried) {
         Ok(wanted) => wanted,
         Err(Not { code, reason }) => return Tried::not(Outcome::Refused, code, vec![reason]),

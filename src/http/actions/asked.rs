@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::bodies::{ACTION, FILTER};
 use super::super::control::name;
 use super::super::extract::shown;
 use super::super::members::{Reader, compact};
 use super::super::problem::Problem;
-use crate::control::actions::door::{Asked, Set};
+use super::What;
+use super::bodies::{ACTION, FILTER};
+use crate::control::actions::door::Set;
 use crate::item::action::{Deed, Wish, Wished};
 use crate::item::document::Node;
 use crate::item::door::PriorityWish;
@@ -19,7 +20,6 @@ use crate::item::patch::Patch;
 use crate::item::ramp::{PATIENCE, Ramp, Rate, STEPS};
 use crate::item::request::Changes;
 use crate::item::{ItemId, Kind, State, Timestamp};
-use crate::lanes::new_id;
 use crate::mirror::ItemFilter;
 use crate::units::{DURATION_FORM, parse_duration};
 
@@ -49,9 +49,9 @@ const fn particulars(deed: Deed) -> &'static [&'static str] {
     match deed {
         Deed::Hold | Deed::Release | Deed::Restore | Deed::Undo => &[],
         Deed::Cancel => &["on_sight"],
-        Deed::Requeue => &[
-            "delay", "payload", "patch", "merge_patch", "priority", "name", "due_at", "expires_at", "not_before",
-        ],
+        Deed::Requeue => {
+            &["delay", "payload", "patch", "merge_patch", "priority", "name", "due_at", "expires_at", "not_before"]
+        }
         Deed::Edit => &["payload", "patch", "merge_patch", "priority", "name", "due_at", "expires_at", "not_before"],
         Deed::Note => &["note"],
         Deed::Assign => &["assignee"],
@@ -59,10 +59,21 @@ const fn particulars(deed: Deed) -> &'static [&'static str] {
 }
 
 const PARTICULARS: [&str; 11] = [
-    "on_sight", "delay", "payload", "patch", "merge_patch", "priority", "name", "due_at", "expires_at", "not_before", "note",
+    "on_sight",
+    "delay",
+    "payload",
+    "patch",
+    "merge_patch",
+    "priority",
+    "name",
+    "due_at",
+    "expires_at",
+    "not_before",
+    "note",
 ];
 
-pub(super) fn read(body: &[u8]) -> Result<Asked, Problem> {
+/// What is asked for, and who the body says asks.
+pub(super) fn read(body: &[u8]) -> Result<(Option<String>, What), Problem> {
     let mut reader = Reader::of(body, ACTION)?;
     let deed = deed(&mut reader);
     if let Some(deed) = deed {
@@ -86,15 +97,12 @@ pub(super) fn read(body: &[u8]) -> Result<Asked, Problem> {
         let text = "ramp is for requeue, release and restore: it waits for what becomes of items that are worked";
         reader.fault("ramp", text.to_owned());
     }
-    let who = match name(reader.text("by")) {
-        Ok(who) => who,
-        Err(problem) => {
-            reader.adopt(problem);
-            String::new()
-        }
-    };
+    let by = reader.text("by");
+    if let Some(Err(problem)) = by.clone().map(name) {
+        reader.adopt(problem);
+    }
     reader.done()?;
-    Ok(Asked { id: new_id().to_string(), who, wish, set, scope: None, dry_run, rate, ramp })
+    Ok((by, What { wish, set, dry_run, rate, ramp }))
 }
 
 fn deed(reader: &mut Reader) -> Option<Deed> {
@@ -170,7 +178,7 @@ fn read_wish(reader: &mut Reader, wish: &mut Wish) {
                 reader.fault("assignee", "assignee is missing; write a name, or null for nobody".to_owned());
             }
             None => {}
-            Some(assignee) => match assignee.map(|assignee| name(Some(assignee))).transpose() {
+            Some(assignee) => match assignee.map(name).transpose() {
                 Ok(assignee) => wish.assignee = assignee,
                 Err(_) => reader.fault("assignee", "assignee is no name of 1 to 100 printable characters".to_owned()),
             },
@@ -249,23 +257,56 @@ fn read_filter(reader: &mut Reader) -> ItemFilter {
     let members = reader.value::<BTreeMap<String, Value>>("filter", "an object").unwrap_or_default();
     let mut filter = ItemFilter::default();
     for (key, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-        let mut fault = |text: String| reader.fault_at(&format!("filter/{}", key.replace('~', "~0").replace('/', "~1")), text);
+        let mut fault =
+            |text: String| reader.fault_at(&format!("filter/{}", key.replace('~', "~0").replace('/', "~1")), text);
         let text = || value.as_str().filter(|text| !text.is_empty() && text.chars().count() <= LONGEST_FILTER);
         let wrong_text = || format!("{key} has to be a text of 1 to {LONGEST_FILTER} characters");
         let time = || text().and_then(|text| text.parse::<Timestamp>().ok());
         let no_time = || format!("{key} has to be an RFC 3339 time, like 2026-05-04T08:00:00Z");
         match key.as_str() {
-            "queue" => filter.queue = text().map(str::to_owned).or_else(|| { fault(wrong_text()); None }),
-            "reference" => filter.reference = text().map(str::to_owned).or_else(|| { fault(wrong_text()); None }),
-            "q" => filter.q = text().map(str::to_owned).or_else(|| { fault(wrong_text()); None }),
-            "fingerprint" => filter.fingerprint = text().map(str::to_owned).or_else(|| { fault(wrong_text()); None }),
-            "due" => filter.due = time().or_else(|| { fault(no_time()); None }),
-            "since" => filter.since = time().or_else(|| { fault(no_time()); None }),
+            "queue" => {
+                filter.queue = text().map(str::to_owned).or_else(|| {
+                    fault(wrong_text());
+                    None
+                })
+            }
+            "reference" => {
+                filter.reference = text().map(str::to_owned).or_else(|| {
+                    fault(wrong_text());
+                    None
+                })
+            }
+            "q" => {
+                filter.q = text().map(str::to_owned).or_else(|| {
+                    fault(wrong_text());
+                    None
+                })
+            }
+            "fingerprint" => {
+                filter.fingerprint = text().map(str::to_owned).or_else(|| {
+                    fault(wrong_text());
+                    None
+                })
+            }
+            "due" => {
+                filter.due = time().or_else(|| {
+                    fault(no_time());
+                    None
+                })
+            }
+            "since" => {
+                filter.since = time().or_else(|| {
+                    fault(no_time());
+                    None
+                })
+            }
             "state" => {
                 let known = |word: &str| State::WORDS.into_iter().find(|known| *known == word);
                 match words(value, known) {
                     Ok(states) => filter.states = states,
-                    Err(word) => fault(format!("state '{}' is not known; allowed: {}", shown(&word), State::WORDS.join(", "))),
+                    Err(word) => {
+                        fault(format!("state '{}' is not known; allowed: {}", shown(&word), State::WORDS.join(", ")))
+                    }
                 }
             }
             "kind" => match words(value, Kind::from_word) {
@@ -298,7 +339,10 @@ pub(super) fn rate(reader: &mut Reader) -> Option<Rate> {
     let text = reader.text("rate")?;
     let rate = Rate::read(&text);
     if rate.is_none() {
-        reader.fault("rate", format!("rate is '{}', and has to be so many items in a time, like 50/s or 10/15m", shown(&text)));
+        reader.fault(
+            "rate",
+            format!("rate is '{}', and has to be so many items in a time, like 50/s or 10/15m", shown(&text)),
+        );
     }
     rate
 }

@@ -238,10 +238,13 @@ fn arguments(job: &Job) -> Value {
     let Some(members) = arguments.as_object_mut() else { return Value::Null };
     let json = |text: &String| serde_json::from_str(text).unwrap_or(Value::Null);
     let more = [
-        ("priority", wish.priority.as_ref().map(|priority| match priority {
-            Wished::Level(level) => Value::from(*level),
-            Wished::Named(name) => Value::from(name.as_str()),
-        })),
+        (
+            "priority",
+            wish.priority.as_ref().map(|priority| match priority {
+                Wished::Level(level) => Value::from(*level),
+                Wished::Named(name) => Value::from(name.as_str()),
+            }),
+        ),
         ("delay", wish.delay.map(|delay| format_duration(Duration::from_millis(delay)).into())),
         ("payload", wish.payload.as_ref().map(|payload| format!("{} bytes", payload.len()).into())),
         ("patch", wish.patch.as_ref().map(json)),

@@ -11,10 +11,18 @@ fn apply(document: &str, patch: &str) -> Result<String, Misfit> {
 fn the_examples_of_rfc_6902() {
     for (document, patch, expected) in [
         (r#"{"foo":"bar"}"#, r#"[{"op":"add","path":"/baz","value":"qux"}]"#, r#"{"foo":"bar","baz":"qux"}"#),
-        (r#"{"foo":["bar","baz"]}"#, r#"[{"op":"add","path":"/foo/1","value":"qux"}]"#, r#"{"foo":["bar","qux","baz"]}"#),
+        (
+            r#"{"foo":["bar","baz"]}"#,
+            r#"[{"op":"add","path":"/foo/1","value":"qux"}]"#,
+            r#"{"foo":["bar","qux","baz"]}"#,
+        ),
         (r#"{"baz":"qux","foo":"bar"}"#, r#"[{"op":"remove","path":"/baz"}]"#, r#"{"foo":"bar"}"#),
         (r#"{"foo":["bar","qux","baz"]}"#, r#"[{"op":"remove","path":"/foo/1"}]"#, r#"{"foo":["bar","baz"]}"#),
-        (r#"{"baz":"qux","foo":"bar"}"#, r#"[{"op":"replace","path":"/baz","value":"boo"}]"#, r#"{"baz":"boo","foo":"bar"}"#),
+        (
+            r#"{"baz":"qux","foo":"bar"}"#,
+            r#"[{"op":"replace","path":"/baz","value":"boo"}]"#,
+            r#"{"baz":"boo","foo":"bar"}"#,
+        ),
         (
             r#"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#,
             r#"[{"op":"move","from":"/foo/waldo","path":"/qux/thud"}]"#,
@@ -30,12 +38,24 @@ fn the_examples_of_rfc_6902() {
             r#"[{"op":"test","path":"/baz","value":"qux"},{"op":"test","path":"/foo/1","value":2.0}]"#,
             r#"{"baz":"qux","foo":["a",2,"c"]}"#,
         ),
-        (r#"{"foo":"bar"}"#, r#"[{"op":"add","path":"/child","value":{"grandchild":{}}}]"#, r#"{"foo":"bar","child":{"grandchild":{}}}"#),
+        (
+            r#"{"foo":"bar"}"#,
+            r#"[{"op":"add","path":"/child","value":{"grandchild":{}}}]"#,
+            r#"{"foo":"bar","child":{"grandchild":{}}}"#,
+        ),
         (r#"{"/":9,"~1":10}"#, r#"[{"op":"test","path":"/~01","value":10}]"#, r#"{"/":9,"~1":10}"#),
-        (r#"{"foo":["bar"]}"#, r#"[{"op":"add","path":"/foo/-","value":["abc","def"]}]"#, r#"{"foo":["bar",["abc","def"]]}"#),
+        (
+            r#"{"foo":["bar"]}"#,
+            r#"[{"op":"add","path":"/foo/-","value":["abc","def"]}]"#,
+            r#"{"foo":["bar",["abc","def"]]}"#,
+        ),
         (r#"{"a":1}"#, r#"[{"op":"copy","from":"/a","path":"/b"}]"#, r#"{"a":1,"b":1}"#),
         (r#"{"a":1}"#, r#"[{"op":"replace","path":"","value":[1]}]"#, "[1]"),
-        (r#"{"a":{"b":1}}"#, r#"[{"op":"test","path":"/a","value":{"b":1}},{"op":"move","from":"/a","path":"/a"}]"#, r#"{"a":{"b":1}}"#),
+        (
+            r#"{"a":{"b":1}}"#,
+            r#"[{"op":"test","path":"/a","value":{"b":1}},{"op":"move","from":"/a","path":"/a"}]"#,
+            r#"{"a":{"b":1}}"#,
+        ),
     ] {
         assert_eq!(apply(document, patch).as_deref(), Ok(expected), "{document} {patch}");
     }
@@ -44,7 +64,12 @@ fn the_examples_of_rfc_6902() {
 #[test]
 fn what_does_not_fit_is_named() {
     for (document, patch, is_test, part) in [
-        (r#"{"baz":"qux"}"#, r#"[{"op":"test","path":"/baz","value":"bar"}]"#, true, r#"'/baz' for "bar", and there is "qux""#),
+        (
+            r#"{"baz":"qux"}"#,
+            r#"[{"op":"test","path":"/baz","value":"bar"}]"#,
+            true,
+            r#"'/baz' for "bar", and there is "qux""#,
+        ),
         (r#"{"a":"10"}"#, r#"[{"op":"test","path":"/a","value":10}]"#, true, "tests"),
         (r#"{"a":1}"#, r#"[{"op":"test","path":"/b","value":null}]"#, true, "there is nothing"),
         (r#"{"foo":"bar"}"#, r#"[{"op":"add","path":"/baz/bat","value":"qux"}]"#, false, "'/baz/bat'"),
@@ -72,7 +97,8 @@ fn every_mistake_of_a_patch_is_told_at_once() {
 
 #[test]
 fn what_is_not_touched_stays_as_it_was_written() {
-    let document = r#" { "total" : 12.10, "id": 123456789012345678901234567890, "name":"B\u00f8 \"x\\\"", "b":1e2, "a" : [ ] } "#;
+    let document =
+        r#" { "total" : 12.10, "id": 123456789012345678901234567890, "name":"B\u00f8 \"x\\\"", "b":1e2, "a" : [ ] } "#;
     let expected = r#"{"total":12.10,"id":123456789012345678901234567890,"name":"B\u00f8 \"x\\\"","b":1E3,"a":[]}"#;
     assert_eq!(apply(document, r#"[{"op":"replace","path":"/b","value":1E3}]"#).as_deref(), Ok(expected));
     let twice = r#"{"a":1,"a":2}"#;
@@ -84,13 +110,11 @@ fn what_is_not_touched_stays_as_it_was_written() {
 fn nothing_grows_or_nests_without_end() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     assert!(Node::read(deep.as_bytes()).unwrap_err().contains("levels"));
-    let doubling: Vec<String> =
-        (0..60).map(|n| format!(r#"{{"op":"copy","from":"","path":"/x{n}"}}"#)).collect();
+    let doubling: Vec<String> = (0..60).map(|n| format!(r#"{{"op":"copy","from":"","path":"/x{n}"}}"#)).collect();
     let misfit = apply(r#"{"a":"some text"}"#, &format!("[{}]", doubling.join(","))).unwrap_err();
     assert!(misfit.text.contains("grow") || misfit.text.contains("put at"), "{misfit:?}");
-    let deeper: Vec<String> = (0..600)
-        .map(|n| format!(r#"{{"op":"add","path":"{}","value":[]}}"#, "/0".repeat(n)))
-        .collect();
+    let deeper: Vec<String> =
+        (0..600).map(|n| format!(r#"{{"op":"add","path":"{}","value":[]}}"#, "/0".repeat(n))).collect();
     assert!(apply("[]", &format!("[{}]", deeper.join(","))).is_err());
 }
 

@@ -114,9 +114,9 @@ pub async fn find(tx: &mut Tx, ids: &[ItemId]) -> Result<Vec<Found>, MirrorError
 pub async fn add(tx: &mut Tx, action: i64, items: &[(i64, ItemId)]) -> Result<u64, MirrorError> {
     let mut added = 0;
     for rows in items.chunks(many::MOST) {
-        let query = rows.iter().fold(ADD.query(rows.len()), |query, (seq, id)| {
-            query.bind(action).bind(*seq).bind(id.to_string())
-        });
+        let query = rows
+            .iter()
+            .fold(ADD.query(rows.len()), |query, (seq, id)| query.bind(action).bind(*seq).bind(id.to_string()));
         added += query.execute(&mut *tx).await.map_err(failed("put a job's set together"))?.rows_affected();
     }
     Ok(added)
@@ -201,9 +201,9 @@ pub async fn with_payload(tx: &mut Tx, ids: &[ItemId]) -> Result<HashSet<ItemId>
 /// Where SQL fails.
 pub async fn replace_payloads(tx: &mut Tx, payloads: &[(ItemId, Vec<u8>)]) -> Result<(), MirrorError> {
     for rows in payloads.chunks(many::MOST) {
-        let query = rows.iter().fold(REPLACE.query(rows.len()), |query, (id, body)| {
-            query.bind(id.to_string()).bind(body.as_slice())
-        });
+        let query = rows
+            .iter()
+            .fold(REPLACE.query(rows.len()), |query, (id, body)| query.bind(id.to_string()).bind(body.as_slice()));
         query.execute(&mut *tx).await.map_err(failed("store payloads"))?;
     }
     Ok(())
@@ -296,7 +296,8 @@ pub async fn former(tx: &mut Tx, of: &str, first: i64, last: i64) -> Result<Hash
     let read = |row: &SqliteRow| {
         let wrong = |error: sqlx::Error| MirrorError::Unreadable(format!("how an item was: {error}"));
         let former: &str = row.try_get(1).map_err(wrong)?;
-        let former = serde_json::from_str(former).map_err(|error| MirrorError::Unreadable(format!("how an item was: {error}")))?;
+        let former = serde_json::from_str(former)
+            .map_err(|error| MirrorError::Unreadable(format!("how an item was: {error}")))?;
         let after: Option<u32> = row.try_get(3).map_err(wrong)?;
         let body = row.try_get(2).map_err(wrong)?;
         Ok((row.try_get(0).map_err(wrong)?, Left { former, body, after: after.unwrap_or_default() }))

@@ -37,12 +37,14 @@ impl Mirror {
         row.as_ref().map(job_from_row).transpose()
     }
 
-    /// One page of at most `limit` (1..=[`MAX_PAGE`]) jobs, the newest first.
+    /// One page of at most `limit` (1..=[`MAX_PAGE`]) jobs, the newest first. `scope`: those alone that were begun
+    /// by somebody who may touch just these queues.
     ///
     /// # Errors
     /// Where the mirror cannot be read.
     pub async fn jobs(
         &self,
+        scope: Option<&[String]>,
         limit: u32,
         after: Option<ActionCursor>,
     ) -> Result<Page<Job, ActionCursor>, MirrorError> {
@@ -51,6 +53,9 @@ impl Mirror {
         query.push(COLUMNS).push(" FROM actions WHERE state <> 'receiving'");
         if let Some(ActionCursor(seq)) = after {
             query.push(" AND seq < ").push_bind(seq);
+        }
+        if let Some(scope) = scope {
+            query.push(" AND scope = ").push_bind(serde_json::json!(scope).to_string());
         }
         query.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
         let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("list jobs"))?;

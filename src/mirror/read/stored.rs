@@ -33,7 +33,8 @@ pub(super) struct Stored {
 
 impl From<ItemFilter> for Stored {
     fn from(filter: ItemFilter) -> Self {
-        let ItemFilter { queue, states, kinds, reference, labels, due, since, q, fingerprint } = filter;
+        // What somebody may see is not a part of what they look for.
+        let ItemFilter { queue, within: _, states, kinds, reference, labels, due, since, q, fingerprint } = filter;
         Self {
             queue,
             state: states.into_iter().map(str::to_owned).collect(),
@@ -57,6 +58,7 @@ impl TryFrom<Stored> for ItemFilter {
         let kinds = kind.iter().map(|word| Kind::from_word(word));
         Ok(Self {
             queue,
+            within: None,
             states: states.collect::<Option<_>>().ok_or("no state")?,
             kinds: kinds.collect::<Option<_>>().ok_or("no kind")?,
             reference,
@@ -78,6 +80,7 @@ mod tests {
         let at = |second| Timestamp::from_second(second).ok();
         let filter = ItemFilter {
             queue: Some("a".to_owned()),
+            within: None,
             states: vec!["exception", "queued"],
             kinds: vec![Kind::It],
             reference: Some("r".to_owned()),

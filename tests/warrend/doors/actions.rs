@@ -78,14 +78,20 @@ async fn what_a_filter_matches_is_held_and_given_back_with_a_result_each() {
     done(&daemon, json!({"action": "cancel", "ids": [items[0]["id"]]})).await;
     let body = json!({"action": "hold", "filter": {"queue": "a"}, "by": "ann", "why": "SAP is down"});
     let job = done(&daemon, body).await;
-    assert_eq!((&job["counts"]["total"], &job["counts"]["done"], &job["counts"]["refused"]), (&json!(20), &json!(19), &json!(1)));
+    assert_eq!(
+        (&job["counts"]["total"], &job["counts"]["done"], &job["counts"]["refused"]),
+        (&json!(20), &json!(19), &json!(1))
+    );
     assert_eq!((&job["by"], &job["why"], &job["counts"]["left"]), (&json!("ann"), &json!("SAP is down"), &json!(0)));
     let all = results(&daemon, &job, "").await;
     assert_eq!(all.len(), 20);
     let refused = results(&daemon, &job, "&outcome=refused").await;
     assert_eq!((refused.len(), &refused[0]["code"], &refused[0]["item"]), (1, &json!("wrong_state"), &items[0]["id"]));
     let held = all.iter().find(|result| result["item"] == items[1]["id"]).expect("its result");
-    assert_eq!((&held["outcome"], &held["revision_before"], &held["revision_after"]), (&json!("done"), &json!(1), &json!(2)));
+    assert_eq!(
+        (&held["outcome"], &held["revision_before"], &held["revision_after"]),
+        (&json!("done"), &json!(1), &json!(2))
+    );
     let line = daemon.timeline(&items[1]).await.pop().expect("a line");
     assert_eq!((&line["event"], &line["actor"]), (&json!("held"), &json!("ann")));
     assert_eq!(line["why"], format!("SAP is down (action {})", job["id"].as_str().unwrap()));
@@ -99,16 +105,23 @@ async fn what_a_filter_matches_is_held_and_given_back_with_a_result_each() {
     assert_eq!((&undo["counts"]["total"], &undo["counts"]["done"]), (&json!(19), &json!(18)), "{undo}");
     let left = results(&daemon, &undo, "&outcome=refused").await;
     assert_eq!((&left[0]["code"], &left[0]["item"]), (&json!("changed_since"), &items[5]["id"]));
-    assert_eq!((state(&daemon, &items[5]).await.as_str(), state(&daemon, &items[6]).await.as_str()), ("on_hold", "queued"));
+    assert_eq!(
+        (state(&daemon, &items[5]).await.as_str(), state(&daemon, &items[6]).await.as_str()),
+        ("on_hold", "queued")
+    );
     assert_eq!(shown(&daemon, &job).await["undone_by"], undo["id"]);
     assert_eq!(ask(&daemon, &job, "undo").await.0, 409, "once is enough");
 
     // A cancel is taken back to the state before.
-    let cancel = done(&daemon, json!({"action": "cancel", "filter": {"queue": "a", "state": ["queued", "on_hold"]}})).await;
+    let cancel =
+        done(&daemon, json!({"action": "cancel", "filter": {"queue": "a", "state": ["queued", "on_hold"]}})).await;
     assert_eq!(cancel["counts"]["done"], 19);
     let undo = until(&daemon, &ask(&daemon, &cancel, "undo").await.1, "done").await;
     assert_eq!(undo["counts"]["done"], 19);
-    assert_eq!((state(&daemon, &items[5]).await.as_str(), state(&daemon, &items[6]).await.as_str()), ("on_hold", "queued"));
+    assert_eq!(
+        (state(&daemon, &items[5]).await.as_str(), state(&daemon, &items[6]).await.as_str()),
+        ("on_hold", "queued")
+    );
     let jobs = daemon.get(&format!("{ACTIONS}?limit=2")).await;
     assert_eq!((&jobs["items"][0]["id"], jobs["next"].is_string()), (&undo["id"], true));
     let next = daemon.get(&format!("{ACTIONS}?limit=2&cursor={}", jobs["next"].as_str().unwrap())).await;
@@ -125,17 +138,26 @@ async fn an_edit_is_previewed_with_its_differences_and_every_mistake_and_then_do
     let wrong = until(&daemon, &begin(&daemon, body).await, "previewed").await;
     let would = &wrong["preview"]["would"];
     assert_eq!((&would["total"], &would["invalid"], &would["refused"]), (&json!(3), &json!(1), &json!(2)), "{wrong}");
-    let sample = wrong["preview"]["samples"].as_array().unwrap().iter().find(|sample| sample["would"] == "invalid").unwrap();
+    let sample =
+        wrong["preview"]["samples"].as_array().unwrap().iter().find(|sample| sample["would"] == "invalid").unwrap();
     assert_eq!((sample["reasons"].as_array().unwrap().len(), &sample["code"]), (2, &json!("schema")), "{sample}");
-    assert_eq!(sample["diff"][0], json!({"path": "/vendor", "before": "\"a\"", "after": null}), "{sample}");
-    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"vendor":"a","total":1}"#), "nothing is changed");
+    assert_eq!(sample["diff"][1], json!({"path": "/vendor", "before": "\"a\"", "after": null}), "{sample}");
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"total":1,"vendor":"a"}"#), "nothing is changed");
     let told = results(&daemon, &wrong, "").await;
-    assert_eq!((&told[0]["would"], &told[0]["outcome"], &told[1]["code"]), (&json!("invalid"), &Value::Null, &json!("test_failed")));
+    assert_eq!(
+        (&told[0]["would"], &told[0]["outcome"], &told[1]["code"]),
+        (&json!("invalid"), &Value::Null, &json!("test_failed"))
+    );
 
-    let patch = json!([{"op": "add", "path": "/total", "value": 12.50}, {"op": "add", "path": "/checked", "value": true}]);
+    let patch =
+        json!([{"op": "add", "path": "/total", "value": 12.50}, {"op": "add", "path": "/checked", "value": true}]);
     let body = json!({"action": "edit", "filter": {"queue": "a"}, "patch": patch, "priority": "high", "dry_run": true});
     let job = until(&daemon, &begin(&daemon, body).await, "previewed").await;
-    assert_eq!((&job["preview"]["would"]["done"], &job["preview"]["queues"]["a"]["queued"]), (&json!(3), &json!(3)), "{job}");
+    assert_eq!(
+        (&job["preview"]["would"]["done"], &job["preview"]["queues"]["a"]["queued"]),
+        (&json!(3), &json!(3)),
+        "{job}"
+    );
     // One that comes later is not swept in, one that is gone meanwhile is told.
     let late = enqueue(&daemon, "a", json!({"payload": {"vendor": "d"}})).await;
     done(&daemon, json!({"action": "cancel", "ids": [items[1]["id"]]})).await;
@@ -143,22 +165,27 @@ async fn an_edit_is_previewed_with_its_differences_and_every_mistake_and_then_do
     assert_eq!(status, 202, "{running}");
     let job = until(&daemon, &job, "done").await;
     assert_eq!((&job["counts"]["done"], &job["counts"]["refused"]), (&json!(2), &json!(1)), "{job}");
-    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"vendor":"a","total":12.5,"checked":true}"#));
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"total":12.5,"vendor":"a","checked":true}"#));
     assert_eq!(daemon.payload(&items[2]).await.as_deref(), Some(r#"{"vendor":"c","total":12.5,"checked":true}"#));
     assert_eq!(daemon.payload(&late).await.as_deref(), Some(r#"{"vendor":"d"}"#));
     assert_eq!(daemon.item("a", "r0").await["priority"], 8);
-    let again = done(&daemon, json!({"action": "edit", "ids": [items[0]["id"]], "merge_patch": {"checked": true}})).await;
+    let again =
+        done(&daemon, json!({"action": "edit", "ids": [items[0]["id"]], "merge_patch": {"checked": true}})).await;
     assert_eq!(again["counts"]["unchanged"], 1);
     assert_eq!(ask(&daemon, &job, "run").await.0, 409);
 
     let undo = until(&daemon, &ask(&daemon, &job, "undo").await.1, "done").await;
     assert_eq!(undo["counts"]["done"], 2, "{undo}");
-    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"vendor":"a","total":1}"#));
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"total":1,"vendor":"a"}"#));
     assert_eq!(daemon.item("a", "r0").await["priority"], 4);
     let nobody = "00000000-0000-7000-8000-00000000000f";
     let ids = json!([nobody, items[0]["id"], nobody, items[0]["id"]]);
     let job = done(&daemon, json!({"action": "assign", "ids": ids, "assignee": "bob"})).await;
-    assert_eq!((&job["ids"], &job["counts"]["done"], &job["counts"]["not_found"]), (&json!(2), &json!(1), &json!(1)), "{job}");
+    assert_eq!(
+        (&job["ids"], &job["counts"]["done"], &job["counts"]["not_found"]),
+        (&json!(2), &json!(1), &json!(1)),
+        "{job}"
+    );
     assert_eq!(results(&daemon, &job, "").await[0]["item"], nobody);
     assert_eq!(daemon.get_with_status(&format!("{ACTIONS}/nope")).await.unwrap().0, 404);
     assert_eq!(daemon.post(ACTIONS, &json!({"action": "hold", "filter": {}})).await.0, 400);
@@ -180,7 +207,9 @@ async fn dispatched_items_are_taken_back_and_what_a_robot_has_is_said() {
     let refused = results(&daemon, &job, "&outcome=refused").await;
     assert_eq!(refused[0]["code"], "not_taken_back", "{refused:?}");
     robot.done(&delivery).await;
-    daemon.wait_until("the one is done", async |daemon: &Daemon| daemon.queue("a").await["counts"]["processed"] == 1).await;
+    daemon
+        .wait_until("the one is done", async |daemon: &Daemon| daemon.queue("a").await["counts"]["processed"] == 1)
+        .await;
     assert_eq!(daemon.queue("a").await["counts"]["on_hold"], 9);
     let undo = until(&daemon, &ask(&daemon, &job, "undo").await.1, "done").await;
     assert_eq!(undo["counts"]["done"], 9, "{undo}");
@@ -216,7 +245,11 @@ async fn a_ramp_goes_on_while_it_goes_well_and_to_the_end() {
     assert_eq!(fingerprint, 1);
     let body = json!({"action": "requeue", "filter": {"queue": "a", "kind": "it"}, "ramp": [1, 2, 5], "by": "ann"});
     let job = done(&daemon, body).await;
-    assert_eq!((&job["counts"]["done"], &job["ramp"]["step"], &job["stopped"]), (&json!(40), &json!(4), &Value::Null), "{job}");
+    assert_eq!(
+        (&job["counts"]["done"], &job["ramp"]["step"], &job["stopped"]),
+        (&json!(40), &json!(4), &Value::Null),
+        "{job}"
+    );
     daemon.wait_until_done("a", 40).await;
     assert_eq!(daemon.queue("a").await["counts"]["processed"], 40);
     crew.dismiss().await;
@@ -238,16 +271,16 @@ async fn a_ramp_goes_on_while_it_goes_well_and_to_the_end() {
 async fn a_ramp_stops_when_the_same_failure_comes_back() {
     let daemon = failed("actions ramp stops", 30).await;
     let crew = Crew::hire(&daemon.vhost, "a", 2, |_| Ending::ItException).await;
-    let body = json!({"action": "requeue", "filter": {"queue": "a", "state": "exception"}, "ramp": [2, 10], "by": "ann"});
+    let body =
+        json!({"action": "requeue", "filter": {"queue": "a", "state": "exception"}, "ramp": [2, 10], "by": "ann"});
     let job = until(&daemon, &begin(&daemon, body).await, "stopped").await;
     let counts = &job["counts"];
     assert_eq!((&counts["done"], &counts["left"]), (&json!(2), &json!(28)), "{job}");
-    let one = daemon.items("queue=a&limit=1").await.remove(0);
     let known = daemon.count("SELECT count(*) FROM items WHERE fingerprint IS NOT NULL").await;
     assert_eq!(known, 30);
     let fingerprint = job["stopped"]["fingerprint"].as_str().expect("a fingerprint").to_owned();
     assert!(job["stopped"]["reason"].as_str().unwrap().contains("same failure"), "{job}");
-    assert_eq!(daemon.items(&format!("fingerprint={fingerprint}")).await.len(), 30, "{one}");
+    assert_eq!(daemon.items(&format!("fingerprint={fingerprint}")).await.len(), 30);
     assert_eq!(daemon.items(&format!("queue=a&fingerprint={fingerprint}")).await.len(), 30);
     assert_eq!(daemon.items("fingerprint=0000").await.len(), 0);
     crew.dismiss().await;
@@ -365,13 +398,13 @@ async fn the_command_line_previews_does_and_takes_back() {
     assert!(code == Some(64) && err.contains("--yes"), "nobody is there to be asked: {err}");
     let (code, out, err) = run(words(&format!("items edit --queue a --patch {file} --yes")));
     assert!(code == Some(1) && out.contains("1 done") && err.contains("2 items were left alone"), "{out}{err}");
-    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"n":1.5,"b":2}"#));
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"b":2,"n":1.5}"#));
     let id = out.split_whitespace().nth(1).expect("its id").to_owned();
     let (code, out, err) = run(words(&format!("actions results {id} --outcome invalid")));
     assert!(code == Some(0) && out.contains("invalid") && out.contains("patch"), "{out}{err}");
     let (code, out, err) = run(words(&format!("actions undo {id}")));
     assert!(code == Some(0) && out.contains("1 done"), "{out}{err}");
-    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"n":1.5,"b":1}"#));
+    assert_eq!(daemon.payload(&items[0]).await.as_deref(), Some(r#"{"b":1,"n":1.5}"#));
     let (code, out, _) = run(words("items assign --queue a bob --yes"));
     assert!(code == Some(0) && out.contains("3 done"), "{out}");
     assert_eq!(daemon.item("a", "r1").await["assignee"], "bob");

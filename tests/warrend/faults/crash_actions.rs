@@ -75,7 +75,8 @@ async fn ids_that_were_not_all_taken_in_are_none_of_anybody() {
     daemon.spawn_to_die_at("actions.receiving");
     daemon.wait_until("it is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
     let call = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = call.post(format!("{}{ACTIONS}", daemon.url())).json(&json!({"action": "hold", "ids": ids})).send().await;
+    let answer =
+        call.post(format!("{}{ACTIONS}", daemon.url())).json(&json!({"action": "hold", "ids": ids})).send().await;
     assert!(answer.is_err(), "nobody was told that it is begun: {answer:?}");
     daemon.wait_until_dead("actions.receiving").await;
     daemon.start_again().await;
