@@ -52,6 +52,11 @@ CREATE TABLE action_former (
     body     BLOB,                                       -- the payload, where it was changed and is not too large
     PRIMARY KEY (action, item)
 );
+CREATE INDEX action_former_by_item ON action_former (item) WHERE body IS NOT NULL;
+-- No longer than the item keeps what it carries.
+CREATE TRIGGER payloads_go_former AFTER DELETE ON payloads BEGIN
+    UPDATE action_former SET body = NULL WHERE item = OLD.seq AND body IS NOT NULL;
+END;
 
 -- What a group of alike failures is made of: exceptions alone pay for it.
 CREATE INDEX items_by_fingerprint ON items (queue, fingerprint, seq) WHERE fingerprint IS NOT NULL;

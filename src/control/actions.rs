@@ -92,7 +92,8 @@ async fn pass(context: &Context, forget_at: &mut Timestamp) -> Result<Duration, 
         if left.is_zero() {
             match go_on(context, open).await {
                 Ok(()) => wait = Duration::ZERO,
-                Err(error @ MirrorError::Unreadable(_)) => fail(context, open.seq, &error).await?,
+                // Nothing is wrong with the mirror itself, so it is the job.
+                Err(error) if !error.passes() && error.trouble().is_none() => fail(context, open.seq, &error).await?,
                 Err(error) => return Err(error),
             }
         }
@@ -215,7 +216,7 @@ async fn fail(context: &Context, seq: i64, error: &MirrorError) -> Result<(), Mi
             let stop = Stop { reason, fingerprint: None, failed: 0 };
             match actions::by_seq(tx, seq).await {
                 Ok(Some(mut job)) => {
-                    (job.phase, job.stopped) = (Phase::Stopped, Some(stop));
+                    (job.phase, job.stopped, job.ended_at) = (Phase::Stopped, Some(stop), Some(now()));
                     actions::save(tx, &job).await
                 }
                 _ => actions::break_off(tx, seq).await,

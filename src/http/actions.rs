@@ -61,7 +61,9 @@ pub(super) async fn list(
     let (limit, cursor) = (parameters.limit(), parameters.cursor());
     parameters.done()?;
     let page = api.mirror.jobs(caller.patterns().as_deref(), limit, cursor).await?;
-    let items = page.items.into_iter().map(JobView::new).collect();
+    // What a dry run shows is much, for a list.
+    let brief = page.items.into_iter().map(|job| Job { preview: None, ..job });
+    let items = brief.map(JobView::new).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 

@@ -8,10 +8,9 @@ fn item(state: State) -> Item {
     let new = crate::item::door::NewItem { name: Some("n".to_owned()), ..Default::default() };
     let id: ItemId = "00000000-0000-7000-8000-000000000001".parse().unwrap();
     let arrival = crate::item::door::Arrival { new, ..Default::default() };
-    let mut item = crate::item::door::admit(&definition, &arrival, 4, "h".to_owned(), id, Timestamp::UNIX_EPOCH);
-    (item.state, item.lane, item.revision, item.attempt) = (state, Lane::Managed, 5, 2);
-    item.place = if state == State::Queued { Place::Ready } else { Place::Settled };
-    item
+    let item = crate::item::door::admit(&definition, &arrival, 4, "h".to_owned(), id, Timestamp::UNIX_EPOCH);
+    let place = if state == State::Queued { Place::Ready } else { Place::Settled };
+    Item { state, place, lane: Lane::Managed, revision: 5, attempt: 2, ..item }
 }
 
 fn back(state: State, verb: &Verb) -> Former {
