@@ -13,6 +13,8 @@ pub mod conductor;
 mod deleted;
 pub mod desk;
 pub mod keeper;
+/// Idempotency keys are forgotten in time.
+pub mod keys;
 mod migrate;
 mod pass;
 pub mod pause;

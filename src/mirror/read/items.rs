@@ -184,7 +184,9 @@ fn page(
         query.push(")");
     } else {
         query.push("WHERE 1 = 1");
-        push_any(&mut query, "state", filter.states.iter().copied());
+        // SQLite knows nothing of how few failed alike, and would read all of a state instead.
+        let state = if filter.fingerprint.is_some() { "+state" } else { "state" };
+        push_any(&mut query, state, filter.states.iter().copied());
         if let Some(queue) = &filter.queue {
             query.push(" AND queue = ").push_bind(queue.clone());
         }
@@ -328,7 +330,7 @@ fn cursor_of(sort: Sort, row: &SqliteRow) -> Result<ItemCursor, MirrorError> {
     Ok(ItemCursor { sort, key, seq: row.try_get("seq").map_err(&listed)? })
 }
 
-fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
+pub(super) fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
     let unreadable = |error: sqlx::Error| MirrorError::Unreadable(format!("the timeline of item {id}: {error}"));
     let at: i64 = row.try_get("at").map_err(unreadable)?;
     let ended: Option<String> = row.try_get("ended").map_err(unreadable)?;

@@ -6,6 +6,7 @@
 mod actions;
 mod counts;
 mod cursor;
+mod export;
 pub(in crate::mirror) mod items;
 pub(in crate::mirror) mod outlook;
 mod parked;
