@@ -5,6 +5,7 @@
 //! standard error. A reader who stops reading (`| head`) ends the command quietly.
 
 mod access;
+mod actions;
 mod apply;
 mod bench;
 mod check;
@@ -16,6 +17,7 @@ mod export;
 mod import;
 mod items;
 mod journal;
+mod many;
 mod mirror;
 mod orders;
 mod output;
@@ -92,7 +94,13 @@ enum Command {
     Queues(queues::QueuesArgs),
     /// Find and show items
     #[command(after_help = EXIT_CODES)]
-    Items(items::ItemsArgs),
+    Items(Box<items::ItemsArgs>),
+    /// Look after actions on many items: list, show, run, cancel, resume, undo
+    ///
+    /// `warrend items hold|release|requeue|cancel|restore|edit|note|assign` begin them, with a filter, --ids, --dry-run, --rate or
+    /// --ramp.
+    #[command(after_help = EXIT_CODES)]
+    Actions(actions::ActionsArgs),
     /// Put one item into a queue
     ///
     /// The payload is any JSON value: in the command, from a file, or from standard input.
@@ -185,6 +193,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Apply(args) => wait_for(apply::run(&args, &args.daemon.client(config)?)),
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
+        Command::Actions(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
         Command::Events(args) => wait_for(events::run(&args, &args.daemon.client(config)?)),
         Command::Webhooks(args) => args.run(config),

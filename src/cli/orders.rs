@@ -1,4 +1,4 @@
-//! `warrend items hold|release|cancel|restore|requeue|edit|note|assign`: what people ask of one item.
+//! `warrend items hold|release|cancel|restore|requeue|edit|note|assign`: what people ask of one item, or of many.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 use super::client::Client;
 use super::exit::{Exit, Failed};
 use super::items::FIELDS;
+use super::many::{Many, Patches};
 use super::output::{self, Output, csv, one_line, print, text};
 use super::particulars::Particulars;
 use super::{Daemon, EXIT_CODES, wait_for, who};
 
-/// Commands about one item.
+/// Commands about one item, or about many.
 #[derive(Debug, Subcommand)]
 pub(super) enum OrderCommand {
     /// Set an item aside
@@ -47,13 +48,15 @@ pub(super) enum OrderCommand {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The item's id
-    id: String,
-    /// How to show the item
+    /// The item's id; without one a filter or --ids says which items
+    id: Option<String>,
+    /// How to show the item, or what became of the items
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
     #[command(flatten)]
     daemon: Daemon,
+    #[command(flatten)]
+    many: Many,
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +83,8 @@ struct Changed {
     /// Another payload, any JSON value
     #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
     payload: Option<String>,
+    #[command(flatten)]
+    patches: Patches,
     #[command(flatten)]
     particulars: Particulars,
 }
@@ -108,7 +113,7 @@ pub(super) struct NoteArgs {
     #[command(flatten)]
     common: Common,
     /// The note
-    note: String,
+    note: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -121,31 +126,70 @@ pub(super) struct AssignArgs {
 
 impl OrderCommand {
     pub(super) fn run(&self, config: Option<PathBuf>) -> Result<(), Failed> {
-        let payload = match self {
-            Self::Requeue(args) => args.changed.payload()?,
-            Self::Edit(args) => args.changed.payload()?,
+        let changed = match self {
+            Self::Requeue(args) => Some(&args.changed),
+            Self::Edit(args) => Some(&args.changed),
             _ => None,
         };
-        let (verb, common, body) = match self {
-            Self::Hold(args) => ("hold", &args.common, args.body()),
-            Self::Release(args) => ("release", &args.common, args.body()),
-            Self::Restore(args) => ("restore", &args.common, args.body()),
-            Self::Cancel(args) => ("cancel", &args.plain.common, args.body()),
-            Self::Requeue(args) => ("requeue", &args.plain.common, args.body()),
-            Self::Edit(args) => ("", &args.plain.common, args.changed.body(args.plain.body())),
-            Self::Note(args) => ("notes", &args.common, by(json!({ "note": args.note }))),
+        let payload = changed.map(Changed::payload).transpose()?.flatten();
+        let patch = changed.map(|changed| changed.patches.read()).transpose()?.flatten();
+        let (action, verb, common) = match self {
+            Self::Hold(args) => ("hold", "hold", &args.common),
+            Self::Release(args) => ("release", "release", &args.common),
+            Self::Restore(args) => ("restore", "restore", &args.common),
+            Self::Cancel(args) => ("cancel", "cancel", &args.plain.common),
+            Self::Requeue(args) => ("requeue", "requeue", &args.plain.common),
+            Self::Edit(args) => ("edit", "", &args.plain.common),
+            Self::Note(args) => ("note", "notes", &args.common),
+            Self::Assign(args) => ("assign", "assign", &args.plain.common),
+        };
+        // Beside a filter the first word is no id.
+        let (id, word) = match (&common.id, self.word()) {
+            (word, None) if common.many.names_items() && self.takes_word() => (None, word.as_ref()),
+            (id, word) => (id.as_ref(), word),
+        };
+        let body = match self {
+            Self::Hold(args) | Self::Release(args) | Self::Restore(args) => args.body(),
+            Self::Cancel(args) => args.body(),
+            Self::Requeue(args) => args.body(),
+            Self::Edit(args) => args.changed.body(args.plain.body()),
+            Self::Note(_) => {
+                let note =
+                    word.ok_or_else(|| Failed::new(Exit::Usage, "what is to be noted? write it behind the id"))?;
+                by(json!({ "note": note }))
+            }
             Self::Assign(args) => {
                 let mut body = args.plain.body();
-                body.insert("assignee".to_owned(), args.assignee.clone().into());
-                ("assign", &args.plain.common, body)
+                body.insert("assignee".to_owned(), word.map(String::as_str).into());
+                body
             }
+        };
+        let client = common.daemon.client(config)?;
+        let Some(id) = id.filter(|_| !common.many.is_asked_for() && patch.is_none()) else {
+            let payload = payload.map(|payload| ("payload", payload));
+            let raw: Vec<(&str, &RawValue)> =
+                payload.into_iter().chain(patch.as_ref().map(|(name, json)| (*name, &**json))).collect();
+            return wait_for(common.many.run(action, id.map(String::as_str), body, &raw, common.output, &client));
         };
         let mut text = Value::Object(body).to_string();
         if let Some(payload) = payload {
             // An object that is not empty: it says who asks.
             text = format!("{{\"payload\":{},{}", payload.get(), text.trim_start_matches('{'));
         }
-        wait_for(send(verb, common, text, &common.daemon.client(config)?))
+        wait_for(send(verb, id, common.output, text, &client))
+    }
+
+    /// What is written behind the id.
+    fn word(&self) -> Option<&String> {
+        match self {
+            Self::Note(args) => args.note.as_ref(),
+            Self::Assign(args) => args.assignee.as_ref(),
+            _ => None,
+        }
+    }
+
+    const fn takes_word(&self) -> bool {
+        matches!(self, Self::Note(_) | Self::Assign(_))
     }
 }
 
@@ -212,13 +256,13 @@ impl Changed {
     }
 }
 
-async fn send(verb: &str, common: &Common, body: String, client: &Client) -> Result<(), Failed> {
+async fn send(verb: &str, id: &str, output: Output, body: String, client: &Client) -> Result<(), Failed> {
     let (status, item) = if verb.is_empty() {
-        client.patch(&["items", &common.id], body).await?
+        client.patch(&["items", id], body).await?
     } else {
-        client.post(&["items", &common.id, verb], body).await?
+        client.post(&["items", id, verb], body).await?
     };
-    match common.output {
+    match output {
         Output::Json => print(&output::json(&item)),
         Output::Csv => print(&csv(&FIELDS, &[item])),
         Output::Table => {

@@ -6,6 +6,7 @@
 //! ```
 
 mod account;
+pub mod actions;
 pub mod apply;
 mod attention;
 pub mod conductor;

@@ -24,7 +24,7 @@ use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::{keys, retention, timeouts, timers};
+use crate::control::{actions, keys, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::feed::Feed;
@@ -128,6 +128,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let timeouts = timeouts::run(context.clone(), stop.clone());
     crew.spawn("timeouts", async move {
         timeouts.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let jobs = actions::run(context.clone(), stop.clone());
+    crew.spawn("actions", async move {
+        jobs.await;
         Ok::<(), anyhow::Error>(())
     });
     let watched = keeper.run(stop.clone());

@@ -73,6 +73,8 @@ pub(super) const TABLE: &[Rule] = &[
     rule("GET", "/api/v1/items/actions/{id}", Need::Operate, Scope::Filtered),
     rule("GET", "/api/v1/items/actions/{id}/results", Need::Operate, Scope::Filtered),
     rule("POST", "/api/v1/items/actions/{id}/cancel", Need::Operate, Scope::Filtered),
+    rule("POST", "/api/v1/items/actions/{id}/run", Need::Operate, Scope::Filtered),
+    rule("POST", "/api/v1/items/actions/{id}/resume", Need::Operate, Scope::Filtered),
     rule("POST", "/api/v1/items/actions/{id}/undo", Need::Operate, Scope::Filtered),
     rule("GET", "/api/v1/failures", Need::Read, Scope::Filtered),
     rule("GET", "/api/v1/failures/{fingerprint}", Need::Read, Scope::Filtered),

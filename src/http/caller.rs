@@ -102,6 +102,11 @@ impl Caller {
         self.who.rights.everywhere()
     }
 
+    /// The patterns of the queues that are theirs; `None`: every one.
+    pub(super) fn patterns(&self) -> Option<Vec<String>> {
+        (!self.everywhere()).then(|| self.who.rights.queues.iter().map(ToString::to_string).collect())
+    }
+
     /// May see what a definition masks.
     pub(super) fn reveals(&self) -> bool {
         self.who.rights.reveal

@@ -31,6 +31,7 @@ const LONGEST_SEARCH: usize = 200;
         ("due" = Option<Timed>, Query, description = "Due before"),
         ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
         ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
+        ("fingerprint" = Option<String>, Query, description = "Failed alike"),
         ("sort" = Option<SortWord>, Query, description = "`newest` where nothing is said"),
         PageQuery,
     ),
@@ -153,6 +154,7 @@ pub(super) fn read_filter(parameters: &mut Parameters) -> ItemFilter {
         due: parameters.time("due"),
         since: parameters.time("since"),
         q: search(parameters),
+        fingerprint: parameters.one("fingerprint"),
     }
 }
 

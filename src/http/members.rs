@@ -104,8 +104,40 @@ impl Reader {
         Some(self.members.remove(at).1)
     }
 
+    /// Whether a member is there and was not taken yet.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(member, _)| member == name)
+    }
+
+    /// The same, and it is not `null`.
+    pub(super) fn says(&self, name: &str) -> bool {
+        self.members.iter().any(|(member, raw)| member == name && raw.get() != "null")
+    }
+
+    /// Leaves a member out that was found wrong, or does not matter any more.
+    pub(super) fn skip(&mut self, name: &str) {
+        drop(self.take(name));
+    }
+
+    /// Something is wrong with this member, or with one inside it.
+    pub(super) fn is_faulty(&self, name: &str) -> bool {
+        let pointer = format!("/{name}");
+        let about = |fault: &Fault| fault.pointer.as_ref().is_some_and(|at| at.starts_with(&pointer));
+        self.faults.iter().any(about)
+    }
+
+    /// Takes over what a problem says is wrong.
+    pub(super) fn adopt(&mut self, problem: Problem) {
+        self.faults.extend(problem.into_faults());
+    }
+
+    /// Something is wrong at a place inside the body, whose steps a `/` parts.
+    pub(super) fn fault_at(&mut self, place: &str, detail: String) {
+        self.faults.push(Fault { parameter: None, pointer: Some(format!("/{place}")), detail });
+    }
+
     /// Takes a member that has to be a `T`.
-    fn value<T: for<'de> Deserialize<'de>>(&mut self, name: &str, expected: &str) -> Option<T> {
+    pub(super) fn value<T: for<'de> Deserialize<'de>>(&mut self, name: &str, expected: &str) -> Option<T> {
         let raw = self.take(name)?;
         if let Ok(value) = serde_json::from_str::<Option<T>>(raw.get()) {
             value

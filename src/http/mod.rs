@@ -15,6 +15,7 @@
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
+//! | `/api/v1/items/actions`, `/api/v1/items/actions/{id}`, `.../results`, `.../run`, `.../cancel`, `.../resume`, `.../undo` | `actions` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/openapi.json` | `openapi` |
@@ -24,6 +25,7 @@
 //! | `/api/v1/webhooks`, `/api/v1/webhooks/{id}`, `.../test`, `.../resume`, `.../deliveries` | `webhooks` |
 
 mod access;
+mod actions;
 mod attempts;
 mod attention;
 mod breaker;
@@ -166,6 +168,13 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(control::apply))
         .routes(routes!(control::revisions))
         .routes(routes!(items::list))
+        .routes(routes!(actions::list, actions::begin))
+        .routes(routes!(actions::one))
+        .routes(routes!(actions::results))
+        .routes(routes!(actions::run))
+        .routes(routes!(actions::cancel))
+        .routes(routes!(actions::resume))
+        .routes(routes!(actions::undo))
         .routes(routes!(items::one, orders::edit))
         .routes(routes!(items::timeline))
         .routes(routes!(attempts::list))

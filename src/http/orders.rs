@@ -244,13 +244,5 @@ async fn answer(call: &Call, asked: Ask) -> Result<Response, Problem> {
 }
 
 fn refused(refusal: &Refusal) -> Problem {
-    let word = match refusal {
-        Refusal::WrongState { .. } => "wrong_state",
-        Refusal::InProgress { .. } => "in_progress",
-        Refusal::Pending { .. } => "request_pending",
-        Refusal::LifeOver(_) => "life_over",
-        Refusal::NoPayload => "no_payload",
-        Refusal::StillToCome => "still_to_come",
-    };
-    Problem::conflict(word, refusal.to_string())
+    Problem::conflict(refusal.word(), refusal.to_string())
 }

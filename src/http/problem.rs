@@ -137,6 +137,16 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
     }
 
+    /// 409: the job is not where this could be done.
+    pub(super) fn action_state(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "action_state", "This cannot be done to the action as it is", detail)
+    }
+
+    /// What single faults it names.
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.errors
+    }
+
     /// 422: an idempotency key stands for another request.
     pub(super) fn key_reused(detail: impl Into<String>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

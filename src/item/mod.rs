@@ -3,11 +3,13 @@
 //! Pure: no clock, no randomness, no broker, no SQL. Times are [`Timestamp`]s handed in by the caller.
 //! [`lifecycle`] is the only place that decides where an item goes next.
 
+pub mod action;
 pub mod answer;
 pub mod attempts;
 pub mod breaker;
 pub mod chaining;
 pub mod direct;
+pub mod document;
 pub mod door;
 pub mod event;
 pub mod fingerprint;
@@ -17,6 +19,8 @@ pub mod lifecycle;
 pub mod listening;
 pub mod message;
 pub mod notice;
+pub mod patch;
+pub mod ramp;
 pub mod relearn;
 pub mod report;
 pub mod request;

@@ -111,6 +111,8 @@ pub struct Wakes {
     pub events: Notify,
     /// Control has something to look at.
     pub control: Notify,
+    /// Jobs have something to do.
+    pub actions: Notify,
 }
 
 /// "Has everything that was in this queue up to this moment been committed?"

@@ -161,28 +161,14 @@ enum Decided {
 async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, mut ask: Ask) -> Result<Decided, MirrorError> {
     let Some(item) = ledger.item(id).cloned() else { return Ok(Decided::NoSuchItem) };
     let definition = ledger.definition(&item.queue);
-    // What expired before the door was never checked; what expired behind it passes the check again.
-    let before_the_door = |kind| matches!(kind, Kind::Invalid | Kind::Duplicate | Kind::Expired);
-    let refused_before = item.attempt == 0 && item.state.kind().is_some_and(before_the_door);
-    let payload = ask.payload.take();
-    let problems = match &mut ask.order.verb {
-        Verb::Edit(changes) => check(&definition, &item, changes, payload.as_ref(), ask.priority.take()),
-        Verb::Requeue(changes) => {
-            if let Some(delay) = ask.delay {
-                changes.not_before = now().checked_add(delay).ok().map(Some);
-            }
-            let mut problems = check(&definition, &item, changes, payload.as_ref(), ask.priority.take());
-            // What the door refused is not let in behind its back.
-            if refused_before
-                && payload.is_none()
-                && let Some(body) = requests::payload(tx, id).await?
-            {
-                problems.extend(door::check(&definition, &as_new(&item, body)).1);
-            }
-            problems
-        }
-        _ => Vec::new(),
+    let refused_before = was_refused(&item);
+    let wishes = Wishes { payload: ask.payload.take(), priority: ask.priority.take(), delay: ask.delay };
+    let carried = match &ask.order.verb {
+        Verb::Requeue(_) if refused_before && wishes.payload.is_none() => requests::payload(tx, id).await?,
+        _ => None,
     };
+    let problems = complete(&definition, &item, &mut ask.order, &wishes, carried);
+    let payload = wishes.payload;
     if !problems.is_empty() {
         return Ok(Decided::Invalid(problems));
     }
@@ -221,6 +207,46 @@ async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, mut ask: Ask) -> R
         None => {}
     }
     Ok(if done { Decided::Done(item) } else { Decided::Waits(item) })
+}
+
+/// What expired before the door was never checked; what expired behind it passes the check again.
+pub(crate) fn was_refused(item: &Item) -> bool {
+    item.attempt == 0
+        && item.state.kind().is_some_and(|kind| matches!(kind, Kind::Invalid | Kind::Duplicate | Kind::Expired))
+}
+
+/// What is asked beside an order, its values not checked yet.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub payload: Option<(Vec<u8>, Option<String>)>,
+    pub priority: Option<PriorityWish>,
+    pub delay: Option<Duration>,
+}
+
+/// Checks an order as the door would, and completes its changes. `carried`: what an item carries that was refused and is to be
+/// requeued as it is.
+pub(crate) fn complete(
+    definition: &QueueDefinition,
+    item: &Item,
+    order: &mut Order,
+    wishes: &Wishes,
+    carried: Option<Vec<u8>>,
+) -> Vec<Problem> {
+    match &mut order.verb {
+        Verb::Edit(changes) => check(definition, item, changes, wishes.payload.as_ref(), wishes.priority.clone()),
+        Verb::Requeue(changes) => {
+            if let Some(delay) = wishes.delay {
+                changes.not_before = now().checked_add(delay).ok().map(Some);
+            }
+            let mut problems = check(definition, item, changes, wishes.payload.as_ref(), wishes.priority.clone());
+            // What the door refused is not let in behind its back.
+            if let Some(body) = carried.filter(|_| was_refused(item) && wishes.payload.is_none()) {
+                problems.extend(door::check(definition, &as_new(item, body)).1);
+            }
+            problems
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Checks what is changed as the door would, and completes the changes.

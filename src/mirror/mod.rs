@@ -6,6 +6,7 @@
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
 
 pub mod acks;
+pub mod actions;
 pub mod audit;
 pub mod breakers;
 pub mod chained;

@@ -22,7 +22,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     // The daemon's work.
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
-    ("control", &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units"]),
+    (
+        "control",
+        &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units", "who"],
+    ),
     // What is sent to others than the broker: beside control, and knows of it no more than of broker and topology.
     ("outward", &["item", "definition", "mirror", "status", "metrics", "lanes", "failpoint"]),
     // The doors.

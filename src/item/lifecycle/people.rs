@@ -36,6 +36,21 @@ pub enum Refusal {
     StillToCome,
 }
 
+impl Refusal {
+    /// One word for programs.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::WrongState { .. } => "wrong_state",
+            Self::InProgress { .. } => "in_progress",
+            Self::Pending { .. } => "request_pending",
+            Self::LifeOver(_) => "life_over",
+            Self::NoPayload => "no_payload",
+            Self::StillToCome => "still_to_come",
+        }
+    }
+}
+
 /// Decides over an order. `has_payload`: the mirror has what the item carries.
 pub fn order(item: &mut Item, order: &Order, has_payload: bool, at: Timestamp) -> Verdict {
     let voice = Voice { actor: &order.who, user: None, attempt: item.attempt, at };

@@ -64,6 +64,40 @@ impl ItemCursor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParkedCursor(pub(super) i64);
 
+/// A cursor that is a number alone, and the name of its list.
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident, $list:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name(pub(super) i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&seal(&format!(concat!($list, ":{}"), self.0)))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadCursor;
+
+            fn from_str(text: &str) -> Result<Self, BadCursor> {
+                let text = unseal(text).ok_or(BadCursor)?;
+                let seq = text.strip_prefix(concat!($list, ":")).ok_or(BadCursor)?;
+                seq.parse().map(Self).map_err(|_| BadCursor)
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Behind which job a page starts.
+    ActionCursor, "actions"
+}
+numbered! {
+    /// Behind which item of a job a page starts.
+    ResultCursor, "results"
+}
+
 /// The text is no cursor of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no cursor that this list handed out")]

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
+use super::stored::Stored;
 use super::{ItemCursor, MAX_PAGE, Page, Sort, failed};
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, State, Timestamp};
@@ -18,7 +19,8 @@ const MOST_PARTS: usize = 400;
 const EXCEPTION: &str = "exception";
 
 /// Which items a list shows: those that meet everything that is given.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "Stored", try_from = "Stored")]
 pub struct ItemFilter {
     /// Key of the queue.
     pub queue: Option<String>,
@@ -38,6 +40,8 @@ pub struct ItemFilter {
     pub since: Option<Timestamp>,
     /// Part of the reference, name, reason or code; ASCII letters in either case.
     pub q: Option<String>,
+    /// Failed alike: [`crate::item::fingerprint`].
+    pub fingerprint: Option<String>,
 }
 
 /// What an item carries.
@@ -53,8 +57,8 @@ impl Mirror {
     /// # Errors
     /// Where the mirror cannot be read.
     pub async fn item(&self, id: ItemId) -> Result<Option<Item>, MirrorError> {
-        let mut query = select_items("");
-        query.push("WHERE id = ").push_bind(id.to_string());
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(ITEM_COLUMNS).push(" FROM items WHERE id = ").push_bind(id.to_string());
         let row = query.build().fetch_optional(self.views()).await.map_err(self.failed("read an item"))?;
         row.as_ref().map(item_from_row).transpose()
     }
@@ -126,10 +130,11 @@ impl Mirror {
     }
 }
 
-fn select_items(more: &str) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("SELECT ");
-    query.push(more).push(ITEM_COLUMNS).push(" FROM items ");
-    query
+/// The statement that answers number, id and queue of the next `rows` items that meet a filter, behind an item and up to
+/// another.
+pub(in crate::mirror) fn matching(filter: &ItemFilter, after: i64, up_to: i64, rows: i64) -> QueryBuilder<Sqlite> {
+    let after = ItemCursor { sort: Sort::Oldest, key: None, seq: after };
+    page("seq, id, queue", filter, Sort::Oldest, rows, Some(after), Some(up_to))
 }
 
 /// The statement that answers a page of `rows` rows.
@@ -137,6 +142,17 @@ fn select_items(more: &str) -> QueryBuilder<Sqlite> {
 /// By `seq` it never sorts: each state is read in that order from an index of its own, as far as a page needs, and the
 /// page is put together from those. Left to itself, SQLite would fetch and sort every item of a queue for one page.
 pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<ItemCursor>) -> QueryBuilder<Sqlite> {
+    page(&format!("seq, {ITEM_COLUMNS}"), filter, sort, rows, after, None)
+}
+
+fn page(
+    columns: &str,
+    filter: &ItemFilter,
+    sort: Sort,
+    rows: i64,
+    after: Option<ItemCursor>,
+    up_to: Option<i64>,
+) -> QueryBuilder<Sqlite> {
     let order = match sort {
         Sort::Newest => " ORDER BY seq DESC LIMIT ",
         Sort::Oldest => " ORDER BY seq LIMIT ",
@@ -144,12 +160,15 @@ pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<Ite
         Sort::Due => " ORDER BY due_at IS NULL, due_at, seq LIMIT ",
     };
     let by_seq = matches!(sort, Sort::Newest | Sort::Oldest);
+    // Of one reference, or failed alike, are few; each has an index of its own.
+    let few = filter.reference.is_some() || filter.fingerprint.is_some();
     let queues = filter.possible_queues();
     let by_state = by_seq
-        && filter.reference.is_none()
+        && !few
         && (queues != [None] || filter.names_states())
         && queues.len() * State::WORDS.len() <= MOST_PARTS;
-    let mut query = select_items("seq, ");
+    let mut query = QueryBuilder::new("SELECT ");
+    query.push(columns).push(" FROM items ");
     if by_state {
         query.push("WHERE seq IN (SELECT NULL WHERE 1 = 0");
         for state in filter.possible_states() {
@@ -158,21 +177,23 @@ pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<Ite
                 if let Some(queue) = queue {
                     query.push(" AND queue = ").push_bind((*queue).clone());
                 }
-                push_filter(&mut query, filter, after);
+                push_filter(&mut query, filter, after, up_to);
                 query.push(order).push_bind(rows).push(")");
             }
         }
         query.push(")");
     } else {
         query.push("WHERE 1 = 1");
-        push_any(&mut query, "state", filter.states.iter().copied());
+        // SQLite knows nothing of how few failed alike, and would read all of a state instead.
+        let state = if filter.fingerprint.is_some() { "+state" } else { "state" };
+        push_any(&mut query, state, filter.states.iter().copied());
         if let Some(queue) = &filter.queue {
             query.push(" AND queue = ").push_bind(queue.clone());
         }
         if let Some(within) = &filter.within {
             push_keys(&mut query, within);
         }
-        push_filter(&mut query, filter, after);
+        push_filter(&mut query, filter, after, up_to);
     }
     query.push(order).push_bind(rows);
     query
@@ -203,13 +224,23 @@ impl ItemFilter {
 }
 
 /// Everything the filter asks for but states and queues, and the place of the cursor.
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &ItemFilter, after: Option<ItemCursor>) {
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &ItemFilter, after: Option<ItemCursor>, up_to: Option<i64>) {
+    if let Some(up_to) = up_to {
+        query.push(" AND seq <= ").push_bind(up_to);
+    }
     if let Some(cursor) = after {
         push_cursor(query, cursor);
     }
     push_any(query, "kind", filter.kinds.iter().map(|kind| kind.word()));
     if let Some(reference) = &filter.reference {
         query.push(" AND reference = ").push_bind(reference.clone());
+    }
+    if let Some(fingerprint) = &filter.fingerprint {
+        query.push(" AND fingerprint = ").push_bind(fingerprint.clone());
+        if filter.queue.is_none() && filter.within.is_none() {
+            // The index begins with the queue; there are not many of them.
+            query.push(" AND queue IN (SELECT queue FROM item_counts)");
+        }
     }
     for (name, value) in &filter.labels {
         query.push(" AND EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ").push_bind(name.clone());

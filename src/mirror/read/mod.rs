@@ -3,15 +3,18 @@
 //! Lists are paged by key, never by offset: a page starts behind the last row of the one before, so that rows which come
 //! or go meanwhile neither repeat nor hide others (a row whose sort key changes may move, as it does on the screen).
 
+mod actions;
 mod counts;
 mod cursor;
 mod export;
-mod items;
+pub(in crate::mirror) mod items;
 pub(in crate::mirror) mod outlook;
 mod parked;
+mod stored;
 
+pub use actions::ItemResult;
 pub use counts::Counts;
-pub use cursor::{BadCursor, ItemCursor, ParkedCursor, Sort};
+pub use cursor::{ActionCursor, BadCursor, ItemCursor, ParkedCursor, ResultCursor, Sort};
 pub use items::{ItemFilter, Payload};
 pub use outlook::{SlaCounts, Waits};
 pub use parked::Parked;

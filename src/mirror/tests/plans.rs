@@ -1,5 +1,6 @@
 //! What is asked often is answered from an index, however much waits.
 
+use super::super::actions::{OPEN, SEEN, WAITING};
 use super::super::breakers::{TRIED, WORKING};
 use super::super::chained::children_sql;
 use super::super::dispatch::{
@@ -7,6 +8,7 @@ use super::super::dispatch::{
 };
 use super::super::items::crossing_sql;
 use super::super::plan;
+use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
 use super::super::standing::ENDS;
 use super::super::working::{FIRST_STARTED, HANDLING_TIMES, LONG_SILENT, overdue_sql};
@@ -103,4 +105,33 @@ async fn counts_follow_every_change() {
     assert_eq!(counts["b"].queued, 1);
     bench.write("DELETE FROM items WHERE id = '3'").await.unwrap();
     assert!(!bench.mirror.counts().await.unwrap().contains_key("b"));
+}
+
+#[tokio::test]
+async fn jobs_ask_indexes_alone() {
+    let bench = Bench::new().await;
+    let alike = |queue: Option<&str>| {
+        let filter = ItemFilter {
+            queue: queue.map(str::to_owned),
+            fingerprint: Some("f".to_owned()),
+            states: vec!["exception"],
+            ..ItemFilter::default()
+        };
+        matching(&filter, 0, 9, 10).into_string()
+    };
+    for (sql, expected) in [
+        (OPEN.to_owned(), "USING INDEX actions_open"),
+        (WAITING.to_owned(), "USING INDEX action_items_waiting"),
+        (SEEN.to_owned(), "SEARCH action_items USING PRIMARY KEY (action=? AND seq>? AND seq<?)"),
+        (SEEN.to_owned(), "SEARCH items USING INTEGER PRIMARY KEY (rowid=?)"),
+        (alike(Some("a")), "INDEX items_by_fingerprint (queue=? AND fingerprint=? AND seq>? AND seq<?)"),
+        (alike(None), "INDEX items_by_fingerprint (queue=? AND fingerprint=? AND seq>? AND seq<?)"),
+    ] {
+        let plan = plan(&bench.mirror, &sql).await;
+        assert!(plan.iter().any(|step| step.contains(expected)), "{sql}: {plan:#?}");
+        assert!(
+            !plan.iter().any(|step| step.starts_with("SCAN items") || step == "SCAN action_items"),
+            "{sql}: {plan:#?}"
+        );
+    }
 }

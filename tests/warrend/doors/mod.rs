@@ -1,3 +1,4 @@
+mod actions;
 mod bench;
 mod cli;
 mod export;
