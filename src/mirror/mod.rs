@@ -11,6 +11,7 @@ pub mod chained;
 pub mod changes;
 pub mod control;
 pub mod dispatch;
+pub mod failures;
 mod health;
 pub mod items;
 mod many;
@@ -18,9 +19,11 @@ mod read;
 pub mod records;
 pub mod requests;
 pub mod retention;
+pub mod robots;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod why;
 pub mod working;
 mod writer;
 
@@ -275,6 +278,7 @@ async fn open_for_writing(options: &SqliteConnectOptions) -> Result<SqliteConnec
             .await
             .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
     }
+    failures::fold_anew(&mut connection).await?;
     Ok(connection)
 }
 

@@ -5,12 +5,14 @@
 
 mod counts;
 mod cursor;
+mod groups;
 mod items;
 pub(in crate::mirror) mod outlook;
 mod parked;
 
 pub use counts::Counts;
 pub use cursor::{BadCursor, ItemCursor, ParkedCursor, Sort};
+pub use groups::{FailureCursor, FailureSort, RobotCursor};
 pub use items::{ItemFilter, Payload};
 pub use outlook::{SlaCounts, Waits};
 pub use parked::Parked;
