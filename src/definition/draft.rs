@@ -80,8 +80,7 @@ type Same = fn(&QueueDefinition, &QueueDefinition) -> bool;
 
 /// Keys that this version reads and does not obey yet. Only the value that says what happens anyway is taken; every other
 /// one is refused, never ignored. Whoever makes a key work takes it off here.
-pub(super) const NOT_YET: &[(&str, Same, &str)] =
-    &[("notify", |a, b| a.notify == b.notify, "notify: []"), ("mask", |a, b| a.mask == b.mask, "mask: []")];
+pub(super) const NOT_YET: &[(&str, Same, &str)] = &[("notify", |a, b| a.notify == b.notify, "notify: []")];
 
 /// Keys that need the daemon between producer and robot, as the documentation marks them.
 const MANAGED_ONLY: &[(&str, Same, &str)] = &[

@@ -1,8 +1,8 @@
 //! Items in over HTTP: the same door as the managed lane's, with the answer at once.
 //!
-//! A refusal is the answer and nothing of it is kept. The payload is any JSON value and is stored as it was written
-//! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
-//! value laid out differently is the same content.
+//! A refusal is the answer and nothing of it is kept. A payload of JSON is stored as it was written with the white space
+//! between its tokens taken out: numbers keep every digit and members their order, and the same value laid out differently
+//! is the same content. What is no JSON comes as `payload_base64`, with its `content_type`, and is stored byte by byte.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -24,7 +24,18 @@ use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
 
 /// The members an item may have, in the order messages list them.
-const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
+const MEMBERS: [&str; 10] = [
+    "payload",
+    "payload_base64",
+    "content_type",
+    "reference",
+    "priority",
+    "name",
+    "due_at",
+    "expires_at",
+    "not_before",
+    "labels",
+];
 
 /// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
 pub(super) async fn one(
@@ -106,10 +117,10 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 /// Reads the body, finding everything wrong with it at once.
 fn read(body: &[u8]) -> Result<NewItem, Problem> {
     let mut reader = Reader::of(body, &MEMBERS)?;
-    let payload = reader.payload();
+    let (payload, content_type) = reader.payload();
     let new = NewItem {
         payload,
-        content_type: Some("application/json".to_owned()),
+        content_type,
         reference: reader.text("reference"),
         name: reader.text("name"),
         priority: reader.priority(),

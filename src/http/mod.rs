@@ -10,7 +10,11 @@
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
-//! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
+//! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline` | `items` |
+//! | `/api/v1/items/{id}/payload` | `payload` |
+//! | `/api/v1/items/{id}/why` | `why` |
+//! | `/api/v1/failures`, `/api/v1/failures/{fingerprint}` | `failures` |
+//! | `/api/v1/robots` | `robots` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
@@ -21,16 +25,21 @@ mod breaker;
 mod control;
 mod enqueue;
 mod extract;
+mod failures;
 mod health;
 mod items;
+mod mask;
 mod members;
 mod orders;
 mod outlook;
 mod parked;
+mod payload;
 mod problem;
 mod queues;
+mod robots;
 mod spent;
 mod view;
+mod why;
 
 use std::sync::Arc;
 
@@ -105,7 +114,8 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
         .route("/api/v1/items/{id}/timeline", get(items::timeline))
         .route("/api/v1/items/{id}/attempts", get(attempts::list))
-        .route("/api/v1/items/{id}/payload", get(items::payload))
+        .route("/api/v1/items/{id}/payload", get(payload::payload))
+        .route("/api/v1/items/{id}/why", get(why::one))
         .route("/api/v1/items/{id}/hold", post(orders::hold))
         .route("/api/v1/items/{id}/release", post(orders::release))
         .route("/api/v1/items/{id}/cancel", post(orders::cancel))
@@ -113,6 +123,9 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/requeue", post(orders::requeue))
         .route("/api/v1/items/{id}/notes", post(orders::note))
         .route("/api/v1/items/{id}/assign", post(orders::assign))
+        .route("/api/v1/failures", get(failures::list))
+        .route("/api/v1/failures/{fingerprint}", get(failures::one))
+        .route("/api/v1/robots", get(robots::list))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)

@@ -26,8 +26,31 @@ use crate::lanes::orders::{Answer, Ask, ask};
 use crate::units::parse_duration;
 
 /// What an edit may say, and a requeue.
-const EDIT: [&str; 8] = ["by", "why", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
-const REQUEUE: [&str; 9] = ["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
+const EDIT: [&str; 10] = [
+    "by",
+    "why",
+    "payload",
+    "payload_base64",
+    "content_type",
+    "priority",
+    "name",
+    "due_at",
+    "expires_at",
+    "not_before",
+];
+const REQUEUE: [&str; 11] = [
+    "by",
+    "why",
+    "delay",
+    "payload",
+    "payload_base64",
+    "content_type",
+    "priority",
+    "name",
+    "due_at",
+    "expires_at",
+    "not_before",
+];
 
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
@@ -178,7 +201,7 @@ fn changes(reader: &mut Reader) -> Changes {
 }
 
 fn with_changes(reader: &mut Reader, changes: Changes, verb: impl FnOnce(Changes) -> Verb) -> Result<Ask, Problem> {
-    let payload = reader.another_payload().map(|body| (body, Some("application/json".to_owned())));
+    let payload = reader.another_payload();
     let priority = reader.priority();
     Ok(Ask { payload, priority, ..asked(reader, verb(changes))? })
 }

@@ -109,6 +109,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
     }
 
+    /// 403: nothing of a payload may be shown.
+    pub(super) fn masked(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "masked", "The payload is hidden", detail)
+    }
+
     /// 422: the directory of definitions holds mistakes.
     pub(super) fn definitions(detail: impl Into<String>, faults: Vec<Fault>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

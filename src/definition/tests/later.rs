@@ -7,7 +7,6 @@ use crate::item::Kind;
 
 const ALL: &str = "\
 notify: [{on: [exception, at_risk], to: 'https://example.com/hook'}]
-mask: [/customer/iban]
 ";
 
 /// Obeyed by now.
@@ -17,6 +16,7 @@ acks: report_required
 breaker: {after: 3}
 on_processed: b
 on_exception: {business: b, poison: b}
+mask: [/customer/iban]
 ";
 
 #[test]
@@ -33,11 +33,12 @@ fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
 
 #[test]
 fn in_the_defaults_they_are_refused_once_for_all_queues() {
-    let text = "defaults: {mask: [/a], notify: []}\n---\nqueue: a\n---\nqueue: b\nmask: []\n";
-    let found = mistakes(text);
+    let notify = "[{on: [late], to: 'https://example.com'}]";
+    let text = format!("defaults: {{notify: {notify}}}\n---\nqueue: a\n---\nqueue: b\nnotify: []\n");
+    let found = mistakes(&text);
     assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 "]);
     // A wrong value is wrong, and nothing more.
-    assert_eq!(mistakes("queue: x\nmask: [a]").len(), 1);
+    assert_eq!(mistakes("queue: x\nnotify: [a]").len(), 1);
 }
 
 #[test]
@@ -55,6 +56,24 @@ fn the_values_are_there_for_whoever_makes_them_work() {
     );
     assert_eq!((notice.at_most.times, notice.at_most.within), (1, Duration::from_mins(15)));
     assert_eq!(queue.mask, ["/customer/iban"]);
+}
+
+#[test]
+fn whoever_writes_a_path_otherwise_is_told_how() {
+    for (written, help) in [
+        ("customer.iban", "/customer/iban"),
+        ("$.customer.iban", "/customer/iban"),
+        ("lines[*].price", "/lines/*/price"),
+        ("$['customer']['iban']", "/customer/iban"),
+        ("$.lines[0]", "/lines/0"),
+        ("a b", "/customer/iban"),
+    ] {
+        let found = mistakes(&format!("queue: x\nmask: [{}]", serde_json::json!(written)));
+        assert!(found.len() == 1 && found[0].contains(&format!("write it as a JSON Pointer: {help}")), "{found:?}");
+        assert!(found[0].starts_with("2:8 "), "{found:?}");
+    }
+    assert_eq!(mistakes("queue: x\nmask: [/customer/iban, /lines/*/price, /a~1b]"), Vec::<String>::new());
+    assert_eq!(mistakes("defaults: {mask: [/a]}\n---\nqueue: x\nlane: direct"), Vec::<String>::new());
 }
 
 fn cycles(text: &str) -> Vec<String> {
