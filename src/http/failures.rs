@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
-use super::extract::{Parameters, Segment, shown};
+use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{List, Timed};
+use super::words::{ExceptionKind, FailureSortWord, TrendWord};
 use crate::item::failures::{Group, InQueue, Trend, groups};
 use crate::item::{ItemId, Kind};
 use crate::lanes::now;
@@ -22,6 +24,16 @@ const SAMPLES: u32 = 5;
 const MORE_SAMPLES: u32 = 50;
 
 /// `GET /api/v1/failures`: groups of alike failures, those seen last first.
+#[utoipa::path(get, path = "/api/v1/failures", operation_id = "list_failures", tag = "insight",
+    params(
+        ("queue" = Option<String>, Query, description = "The queue's key: only what was seen in it is counted"),
+        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
+        ("status" = Option<Vec<TrendWord>>, Query, style = Form, explode = false),
+        ("since" = Option<Timed>, Query, description = "Seen since"),
+        ("sort" = Option<FailureSortWord>, Query, description = "`last_seen` where nothing is said"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "A page of failures", body = List<FailureView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
     mut parameters: Parameters,
@@ -71,6 +83,9 @@ pub(super) async fn list(
 }
 
 /// `GET /api/v1/failures/{fingerprint}`: one group, with more of its items.
+#[utoipa::path(get, path = "/api/v1/failures/{fingerprint}", operation_id = "get_failure", tag = "insight",
+    params(("fingerprint" = String, Path, description = "As the list shows it")),
+    responses((status = 200, description = "The failure", body = FailureView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(fingerprint): Segment,
@@ -109,13 +124,16 @@ fn words(words: impl Iterator<Item = &'static str>) -> String {
 }
 
 /// A group of alike failures as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Failure)]
 pub(super) struct FailureView {
     fingerprint: String,
+    #[schema(value_type = ExceptionKind)]
     kind: &'static str,
     code: Option<String>,
     /// As it read the last time.
     reason: Option<String>,
+    #[schema(value_type = TrendWord)]
     status: &'static str,
     /// Items that are this exception now.
     count: u64,
@@ -138,7 +156,8 @@ pub(super) struct FailureView {
 }
 
 /// What of a group was seen in one queue.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = FailureInQueue)]
 struct InQueueView {
     queue: String,
     count: u64,

@@ -17,6 +17,7 @@
 //! | `/api/v1/robots` | `robots` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/openapi.json` | `openapi` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod attempts;
@@ -30,25 +31,31 @@ mod health;
 mod items;
 mod mask;
 mod members;
+mod openapi;
+mod order_bodies;
 mod orders;
 mod outlook;
 mod parked;
 mod payload;
+mod plan_view;
 mod problem;
 mod queues;
 mod robots;
 mod spent;
 mod view;
 mod why;
+mod words;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
@@ -96,38 +103,49 @@ impl Api {
     }
 }
 
-/// Every route there is.
+/// Every route there is, each with what it says of itself.
+fn routed() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::foundation())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::one))
+        .routes(routes!(enqueue::one))
+        .routes(routes!(control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(control::plan))
+        .routes(routes!(control::apply))
+        .routes(routes!(control::revisions))
+        .routes(routes!(items::list))
+        .routes(routes!(items::one, orders::edit))
+        .routes(routes!(items::timeline))
+        .routes(routes!(attempts::list))
+        .routes(routes!(payload::payload))
+        .routes(routes!(why::one))
+        .routes(routes!(orders::hold))
+        .routes(routes!(orders::release))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::restore))
+        .routes(routes!(orders::requeue))
+        .routes(routes!(orders::note))
+        .routes(routes!(orders::assign))
+        .routes(routes!(failures::list))
+        .routes(routes!(failures::one))
+        .routes(routes!(robots::list))
+        .routes(routes!(parked::list))
+        .routes(routes!(parked::unrouted))
+}
+
+/// What the API says of itself.
+fn document() -> OpenApi {
+    openapi::complete(routed().into_openapi())
+}
+
+/// The routes, and what answers everything else.
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/api/v1/queues", get(queues::list))
-        .route("/api/v1/queues/{key}", get(queues::one))
-        .route("/api/v1/queues/{key}/items", post(enqueue::one))
-        .route("/api/v1/queues/{key}/pause", post(control::pause))
-        .route("/api/v1/queues/{key}/resume", post(control::resume))
-        .route("/api/v1/plan", get(control::plan))
-        .route("/api/v1/apply", post(control::apply))
-        .route("/api/v1/revisions", get(control::revisions))
-        .route("/api/v1/items", get(items::list))
-        .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
-        .route("/api/v1/items/{id}/timeline", get(items::timeline))
-        .route("/api/v1/items/{id}/attempts", get(attempts::list))
-        .route("/api/v1/items/{id}/payload", get(payload::payload))
-        .route("/api/v1/items/{id}/why", get(why::one))
-        .route("/api/v1/items/{id}/hold", post(orders::hold))
-        .route("/api/v1/items/{id}/release", post(orders::release))
-        .route("/api/v1/items/{id}/cancel", post(orders::cancel))
-        .route("/api/v1/items/{id}/restore", post(orders::restore))
-        .route("/api/v1/items/{id}/requeue", post(orders::requeue))
-        .route("/api/v1/items/{id}/notes", post(orders::note))
-        .route("/api/v1/items/{id}/assign", post(orders::assign))
-        .route("/api/v1/failures", get(failures::list))
-        .route("/api/v1/failures/{fingerprint}", get(failures::one))
-        .route("/api/v1/robots", get(robots::list))
-        .route("/api/v1/parked", get(parked::list))
-        .route("/api/v1/unrouted", get(parked::unrouted))
+    Router::from(routed())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -10,12 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::extract::{Parameters, Segment, shown};
 use super::items::{no_such_item, read_id};
 use super::mask::masked;
 use super::problem::Problem;
+use super::words::PayloadForm;
 use crate::item::mask::Shown;
 use crate::item::{Item, ItemId};
 
@@ -24,6 +26,18 @@ const MASKED: HeaderName = HeaderName::from_static("warrend-masked");
 
 /// `GET /api/v1/items/{id}/payload`: the bytes as they came, with headers that keep a browser from running them; or with
 /// `as=json` what is known of them.
+#[utoipa::path(get, path = "/api/v1/items/{id}/payload", operation_id = "get_item_payload", tag = "items",
+    params(
+        ("id" = String, Path, description = "The item's id"),
+        ("as" = Option<PayloadForm>, Query, description = "`raw` where nothing is said"),
+        ("reveal" = Option<bool>, Query, description = "Show what is masked; it is noted in the audit log"),
+    ),
+    responses(
+        (status = 200, description = "The payload, of its own content type; or, as JSON, what is known of it",
+            content((Vec<u8> = "*/*"), (PayloadView = "application/json")),
+            headers(("Warrend-Masked" = Option<String>, description = "`true` where something may be hidden"))),
+        (status = 403, description = "`masked`: nothing of it can be shown without the right to reveal"),
+    ))]
 pub(super) async fn payload(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -122,7 +136,8 @@ fn is_json(content_type: &str) -> bool {
 }
 
 /// A payload in JSON. One of `payload`, `text` and `base64` is given, unless nothing of it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Payload)]
 struct PayloadView<'a> {
     content_type: Option<&'a str>,
     /// Bytes, as it came.
@@ -130,6 +145,7 @@ struct PayloadView<'a> {
     /// Something of it may be hidden.
     masked: bool,
     /// JSON as it was written.
+    #[schema(value_type = Option<Value>)]
     payload: Option<&'a RawValue>,
     text: Option<&'a str>,
     /// What is no text.

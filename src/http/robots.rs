@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
-use super::extract::Parameters;
+use super::extract::{PageQuery, Parameters};
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::view::{List, Timed};
@@ -19,6 +20,9 @@ use crate::mirror::robots::{AtWork, Robot};
 use crate::status::Snapshot;
 
 /// `GET /api/v1/robots`: by name, each with what it works on.
+#[utoipa::path(get, path = "/api/v1/robots", operation_id = "list_robots", tag = "insight",
+    params(("queue" = Option<String>, Query, description = "The queue's key"), PageQuery),
+    responses((status = 200, description = "Who works, and who is connected", body = RobotList)))]
 pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<RobotList>, Problem> {
     let queue = parameters.one("queue");
     let limit = parameters.limit() as usize;
@@ -110,7 +114,8 @@ fn put_together(known: Vec<Robot>, at_work: Vec<AtWork>, hanging: &[ItemId], now
     robots.into_values().collect()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RobotList)]
 pub(super) struct RobotList {
     #[serde(flatten)]
     list: List<RobotView>,
@@ -121,7 +126,8 @@ pub(super) struct RobotList {
 }
 
 /// A robot, or a person who works, as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Robot)]
 pub(super) struct RobotView {
     /// As it calls itself; `null`: all of a queue that give no name.
     name: Option<String>,
@@ -145,7 +151,8 @@ pub(super) struct RobotView {
     timed: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AtWork)]
 struct WorkView {
     id: String,
     queue: String,
@@ -189,7 +196,8 @@ impl RobotView {
 }
 
 /// Who consumes from a robots' queue.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Consumers)]
 struct ConsumersView {
     queue: String,
     /// Connected, as the broker counts; `null` where not seen yet.

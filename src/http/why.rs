@@ -3,19 +3,24 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::extract::{Parameters, Segment};
 use super::items::{no_such_item, read_id};
 use super::problem::Problem;
 use super::view::Timed;
+use super::words::{ItemState as StateWord, WaitWord};
 use crate::item::breaker::Standing;
 use crate::item::why::{Facts, Why, why};
 use crate::item::{Item, Place, State as ItemState, Timestamp};
 use crate::lanes::now;
 use crate::status::Broker;
 
-/// `GET /api/v1/items/{id}/why`.
+/// `GET /api/v1/items/{id}/why`: what it waits for, in one sentence.
+#[utoipa::path(get, path = "/api/v1/items/{id}/why", operation_id = "get_item_why", tag = "insight",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "What it waits for", body = WhyView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -80,11 +85,13 @@ async fn facts(api: &Api, item: &Item, now: Timestamp) -> Result<Facts, Problem>
 }
 
 /// What an item waits for, as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Why)]
 pub(super) struct WhyView {
     /// For people, one sentence.
     why: String,
     /// For machines.
+    #[schema(value_type = WaitWord)]
     waits_for: &'static str,
     /// When it is over; `null` where nobody knows.
     until: Option<Timed>,
@@ -93,8 +100,10 @@ pub(super) struct WhyView {
 }
 
 /// What stands around it. `null` where it is not known or does not matter in its state.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WhyDetails)]
 struct DetailsView {
+    #[schema(value_type = StateWord)]
     state: &'static str,
     /// Where the copy is that decides: `delayed`, `ready`, `claimed`, `broker`, `settled`.
     place: &'static str,

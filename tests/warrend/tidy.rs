@@ -55,6 +55,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
+    ("utoipa", &["http"]),
+    ("utoipa_axum", &["http"]),
     ("reqwest", &["broker", "bench", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),
