@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod enqueue;
 mod exit;
+mod failures;
 mod items;
 mod mirror;
 mod orders;
@@ -19,7 +20,10 @@ mod parked;
 mod particulars;
 mod plan;
 mod queues;
+mod robots;
 mod serve;
+mod top;
+mod why;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -96,6 +100,20 @@ enum Command {
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
+    /// Show what fails, alike failures together: new, rising, returning, and as always
+    #[command(after_help = EXIT_CODES)]
+    Failures(Box<failures::FailuresArgs>),
+    /// Show who works: robots and people by what they report, and who is connected without a word
+    #[command(after_help = EXIT_CODES)]
+    Robots(robots::RobotsArgs),
+    /// Say what an item waits for, in one sentence
+    #[command(after_help = EXIT_CODES)]
+    Why(why::WhyArgs),
+    /// Watch queues, robots and new failures; q quits
+    ///
+    /// Where standard output is no terminal it is printed once.
+    #[command(after_help = EXIT_CODES)]
+    Top(top::TopArgs),
     /// Look after the mirror, on the daemon's machine
     #[command(after_help = mirror::STEPS)]
     Mirror(mirror::MirrorArgs),
@@ -164,6 +182,10 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Failures(args) => wait_for(failures::run(&args, &args.daemon.client(config)?)),
+        Command::Robots(args) => wait_for(robots::run(&args, &args.daemon.client(config)?)),
+        Command::Why(args) => wait_for(why::run(&args, &args.daemon.client(config)?)),
+        Command::Top(args) => wait_for(top::run(&args, &args.daemon.client(config)?)),
         Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),

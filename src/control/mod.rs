@@ -11,6 +11,7 @@ mod attention;
 pub mod conductor;
 mod deleted;
 pub mod desk;
+pub mod forget;
 pub mod keeper;
 mod migrate;
 mod pass;
