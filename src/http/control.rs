@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::plan_view::{AppliedView, PlanView, RevisionView};
@@ -24,9 +25,6 @@ use crate::control::desk::Refusal;
 use crate::control::keeper::KeeperError;
 use crate::control::pause;
 use crate::definition::{LoadError, Paused};
-
-/// Who ordered, where nobody says.
-const NOBODY: &str = "api";
 
 /// The longest name of who orders, in characters.
 const LONGEST_NAME: usize = 100;
@@ -49,13 +47,14 @@ struct PauseBody {
     responses((status = 200, description = "It is so", body = PauseView)))]
 pub(super) async fn pause(
     State(api): State<Api>,
+    caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.done()?;
-    set(&api, &key, read(&headers, body)?, true).await
+    set(&api, &caller, &key, read(&headers, body)?, true).await
 }
 
 /// `POST /api/v1/queues/{key}/resume`: the opposite. What the definition pauses only the definition resumes.
@@ -67,16 +66,17 @@ pub(super) async fn pause(
     ))]
 pub(super) async fn resume(
     State(api): State<Api>,
+    caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.done()?;
-    set(&api, &key, read(&headers, body)?, false).await
+    set(&api, &caller, &key, read(&headers, body)?, false).await
 }
 
-async fn set(api: &Api, key: &str, body: PauseBody, paused: bool) -> Result<Response, Problem> {
+async fn set(api: &Api, caller: &Caller, key: &str, body: PauseBody, paused: bool) -> Result<Response, Problem> {
     let in_force = api.live.now();
     let definition = in_force.definitions.get(key).ok_or_else(|| no_such_queue(key))?;
     let which = match (body.dispatch, body.intake) {
@@ -95,7 +95,7 @@ async fn set(api: &Api, key: &str, body: PauseBody, paused: bool) -> Result<Resp
             "the definition of '{key}' says 'paused: {{{what}: true}}'; change it there"
         )));
     }
-    let who = name(body.by)?;
+    let who = caller.actor(body.by)?;
     let (own, queue) = (api.clone(), key.to_owned());
     let set = async move { pause::set(&own.mirror, &own.live, &own.wakes, &queue, which, paused, &who).await };
     to_its_end(set).await??;
@@ -157,13 +157,14 @@ struct ApplyBody {
     ))]
 pub(super) async fn apply(
     State(api): State<Api>,
+    caller: Caller,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.done()?;
     let body: ApplyBody = read(&headers, body)?;
-    let who = name(body.by)?;
+    let who = caller.actor(body.by)?;
     let changes = match &api.keeper {
         Some(keeper) => {
             let (keeper, who) = (keeper.clone(), who.clone());
@@ -214,8 +215,8 @@ fn read<T: Default + for<'de> Deserialize<'de>>(
         .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}"), Vec::new()))
 }
 
-pub(super) fn name(by: Option<String>) -> Result<String, Problem> {
-    let Some(by) = by else { return Ok(NOBODY.to_owned()) };
+/// A name as somebody wrote it: one of 1 to 100 printable characters.
+pub(super) fn name(by: String) -> Result<String, Problem> {
     if by.is_empty() || by.chars().count() > LONGEST_NAME || by.chars().any(char::is_control) {
         let detail = format!("'{}' is no name of 1 to {LONGEST_NAME} printable characters", shown(&by));
         return Err(Problem::bad_request("the body cannot be read", vec![Fault::member("by", detail)]));

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
@@ -61,6 +62,7 @@ body! {
     ))]
 pub(super) async fn one(
     State(api): State<Api>,
+    caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
@@ -85,7 +87,7 @@ pub(super) async fn one(
     }
     is_json(&headers)?;
     let new = read(&body.map_err(unreadable_body)?)?;
-    let admission = intake::enqueue(&api.mirror, definition, new).await?;
+    let admission = intake::enqueue(&api.mirror, definition, new, caller.name()).await?;
     if matches!(admission, Admission::Admitted(_)) {
         api.wakes.dispatch(&key);
         api.wakes.timers.notify_one();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{List, Timed};
@@ -36,6 +37,7 @@ const MORE_SAMPLES: u32 = 50;
     responses((status = 200, description = "A page of failures", body = List<FailureView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
+    caller: Caller,
     mut parameters: Parameters,
 ) -> Result<Json<List<FailureView>>, Problem> {
     let filter = FailureFilter {
@@ -61,7 +63,7 @@ pub(super) async fn list(
     parameters.done()?;
     let sort = cursor.as_ref().map(|cursor| cursor.sort).or(sort.first().copied()).unwrap_or_default();
 
-    let mut groups = groups(api.mirror.failures(&filter).await?, now());
+    let mut groups = seen_by(&api, &caller, &filter).await?;
     groups.retain(|group| {
         (trends.is_empty() || trends.contains(&group.trend)) && since.is_none_or(|since| group.last_seen >= since)
     });
@@ -88,17 +90,25 @@ pub(super) async fn list(
     responses((status = 200, description = "The failure", body = FailureView)))]
 pub(super) async fn one(
     State(api): State<Api>,
+    caller: Caller,
     Segment(fingerprint): Segment,
     parameters: Parameters,
 ) -> Result<Json<FailureView>, Problem> {
     parameters.done()?;
     let filter = FailureFilter { fingerprint: Some(fingerprint.clone()), ..FailureFilter::default() };
-    let mut found = groups(api.mirror.failures(&filter).await?, now());
+    let mut found = seen_by(&api, &caller, &filter).await?;
     let mut samples = samples(&api, &found, MORE_SAMPLES).await?;
     let group = found.pop().ok_or_else(|| {
         Problem::not_found(format!("there is no failure '{}', or it is not kept any more", shown(&fingerprint)))
     })?;
     Ok(Json(FailureView::new(group, &mut samples)))
+}
+
+/// What was seen in the queues that are the caller's.
+async fn seen_by(api: &Api, caller: &Caller, filter: &FailureFilter) -> Result<Vec<Group>, Problem> {
+    let mut failures = api.mirror.failures(filter).await?;
+    failures.retain(|(failure, _)| caller.may(&failure.queue));
+    Ok(groups(failures, now()))
 }
 
 /// What the order goes by, the greatest first.

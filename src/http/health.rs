@@ -12,12 +12,14 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::attention::{self, AttentionView};
+use super::caller::Caller;
 use super::extract::Parameters;
 use super::problem::Problem;
 use super::view::Timed;
 use crate::control::witness::OLDER;
 use crate::mirror::{Mirror, MirrorError};
 use crate::status::Broker;
+use crate::who::Need;
 
 /// A mirror that takes longer to answer a trivial question does not serve anybody.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
@@ -26,13 +28,15 @@ const MIRROR_PATIENCE: Duration = Duration::from_secs(2);
 #[schema(as = Check)]
 struct Check {
     ok: bool,
-    detail: String,
+    /// `null` for callers who may not read everything.
+    detail: Option<String>,
 }
 
 /// What stands in the way of the daemon's work, and what deserves a look.
 #[derive(Serialize, ToSchema)]
 struct Readiness {
-    attention: AttentionCheck,
+    /// `null` for callers who may not read everything.
+    attention: Option<AttentionCheck>,
     checks: Checks,
     ready: bool,
 }
@@ -44,6 +48,19 @@ struct Checks {
     management: Check,
     mirror: Check,
     topology: Check,
+}
+
+impl Checks {
+    fn without_details(self) -> Self {
+        let plain = |check: Check| Check { detail: None, ..check };
+        Self {
+            broker: plain(self.broker),
+            definitions: plain(self.definitions),
+            management: plain(self.management),
+            mirror: plain(self.mirror),
+            topology: plain(self.topology),
+        }
+    }
 }
 
 /// Nothing of this stops the daemon.
@@ -114,34 +131,34 @@ pub(super) async fn metrics(State(api): State<Api>, parameters: Parameters) -> R
         (status = 200, description = "Ready", body = Readiness),
         (status = 503, description = "Not ready: `checks` says why", body = Readiness),
     ))]
-pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn ready(State(api): State<Api>, caller: Caller, parameters: Parameters) -> Result<Response, Problem> {
     parameters.done()?;
     let status = api.status.snapshot();
     let of_queues = attention::all(&status);
     let broker = match status.broker {
         Broker::Connected { version, blocked: None } => {
-            Check { ok: true, detail: format!("connected to RabbitMQ {version}") }
+            Check { ok: true, detail: Some(format!("connected to RabbitMQ {version}")) }
         }
         Broker::Connected { version, blocked: Some(reason) } => Check {
             ok: true,
-            detail: format!(
+            detail: Some(format!(
                 "connected to RabbitMQ {version}, which blocks publishers ({reason}): items come in, nothing is dispatched"
-            ),
+            )),
         },
-        Broker::Connecting => Check { ok: false, detail: "connecting".to_owned() },
-        Broker::Lost { reason } => Check { ok: false, detail: reason },
+        Broker::Connecting => Check { ok: false, detail: Some("connecting".to_owned()) },
+        Broker::Lost { reason } => Check { ok: false, detail: Some(reason) },
     };
     let mirror = mirror(&api.mirror).await;
     let planned = if status.planned { "declared on the broker" } else { "not declared on the broker yet" };
-    let topology = Check { ok: status.planned, detail: planned.to_owned() };
+    let topology = Check { ok: status.planned, detail: Some(planned.to_owned()) };
     let management = match status.management_problem {
-        None => Check { ok: true, detail: "no problem known".to_owned() },
-        Some(problem) => Check { ok: false, detail: format!("control is blind: {problem}; data flows") },
+        None => Check { ok: true, detail: Some("no problem known".to_owned()) },
+        Some(problem) => Check { ok: false, detail: Some(format!("control is blind: {problem}; data flows")) },
     };
 
     let definitions = match &status.definitions_problem {
-        None => Check { ok: true, detail: "as in force".to_owned() },
-        Some(problem) => Check { ok: false, detail: format!("the last good set stays in force: {problem}") },
+        None => Check { ok: true, detail: Some("as in force".to_owned()) },
+        Some(problem) => Check { ok: false, detail: Some(format!("the last good set stays in force: {problem}")) },
     };
     // Nothing of this stops the daemon, all of it deserves a look.
     let attention = AttentionCheck {
@@ -168,7 +185,12 @@ pub(super) async fn ready(State(api): State<Api>, parameters: Parameters) -> Res
     let ready = broker.ok && mirror.ok && topology.ok;
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks = Checks { broker, definitions, management, mirror, topology };
-    Ok((code, Json(Readiness { attention, checks, ready })).into_response())
+    // Whoever watches whether it lives needs no names of queues and hosts.
+    let answer = match caller.can(Need::Read) && caller.everywhere() {
+        true => Readiness { attention: Some(attention), checks, ready },
+        false => Readiness { attention: None, checks: checks.without_details(), ready },
+    };
+    Ok((code, Json(answer)).into_response())
 }
 
 /// The time of which the mirror knows nothing, and the queues that are paused because of that; `None` once nobody is.
@@ -186,11 +208,11 @@ async fn older(mirror: &Mirror) -> Result<Option<OlderView>, MirrorError> {
 /// The mirror answers, its last commit worked, and no damage was met.
 async fn mirror(mirror: &Mirror) -> Check {
     if let Some(problem) = mirror.problem() {
-        return Check { ok: false, detail: problem };
+        return Check { ok: false, detail: Some(problem) };
     }
     match tokio::time::timeout(MIRROR_PATIENCE, mirror.readable()).await {
-        Ok(Ok(())) => Check { ok: true, detail: "reads and writes".to_owned() },
-        Ok(Err(error)) => Check { ok: false, detail: error.to_string() },
-        Err(_) => Check { ok: false, detail: format!("no answer within {} s", MIRROR_PATIENCE.as_secs()) },
+        Ok(Ok(())) => Check { ok: true, detail: Some("reads and writes".to_owned()) },
+        Ok(Err(error)) => Check { ok: false, detail: Some(error.to_string()) },
+        Err(_) => Check { ok: false, detail: Some(format!("no answer within {} s", MIRROR_PATIENCE.as_secs())) },
     }
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{ItemView, LineView, List, Timed};
@@ -30,8 +31,13 @@ const LONGEST_SEARCH: usize = 200;
         PageQuery,
     ),
     responses((status = 200, description = "A page of items", body = List<ItemView>)))]
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<ItemView>>, Problem> {
-    let query = read_query(parameters)?;
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Json<List<ItemView>>, Problem> {
+    let mut query = read_query(parameters)?;
+    query.filter.within = caller.queues(&api).await?;
     let page = api.mirror.items(&query.filter, query.sort, query.limit, query.cursor).await?;
     let now = now();
     let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
@@ -85,6 +91,7 @@ struct Query {
 fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
     let filter = ItemFilter {
         queue: parameters.one("queue"),
+        within: None,
         states: parameters.words(
             "state",
             |word| ItemState::WORDS.into_iter().find(|known| *known == word),

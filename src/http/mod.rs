@@ -4,6 +4,9 @@
 //! status; what is admitted is judged by the lanes. Every answer that is no success is a `Problem`, also those that
 //! the router itself gives, and every mistake in a request is named at once.
 //!
+//! Who asks is found out before any handler runs (`caller`), by what is shown (`gate`), and held to one table of routes
+//! (`access`).
+//!
 //! | route | file |
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
@@ -20,13 +23,16 @@
 //! | `/api/openapi.json` | `openapi` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
+mod access;
 mod attempts;
 mod attention;
 mod breaker;
+mod caller;
 mod control;
 mod enqueue;
 mod extract;
 mod failures;
+mod gate;
 mod health;
 mod items;
 mod mask;
@@ -46,11 +52,13 @@ mod view;
 mod why;
 mod words;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
+use axum::middleware;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -65,6 +73,7 @@ use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
 use crate::status::Status;
+pub use gate::Gate;
 use problem::Problem;
 
 /// Bytes one request body may have.
@@ -87,14 +96,26 @@ pub struct Api {
     pub metrics: Exposition,
     /// What was last seen ahead of each queue.
     pub looks: outlook::Looks,
+    /// What is asked of callers.
+    pub gate: Gate,
 }
 
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
+    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition, gate: Gate) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
-        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks: outlook::Looks::default() }
+        Self {
+            mirror,
+            live,
+            status,
+            wakes,
+            keeper: Some(keeper),
+            desk,
+            metrics,
+            looks: outlook::Looks::default(),
+            gate,
+        }
     }
 
     /// The definitions of this moment.
@@ -149,6 +170,7 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
         .with_state(api)
 }
 
@@ -157,7 +179,8 @@ pub fn router(api: Api) -> Router {
 /// # Errors
 /// What the operating system says about the listener.
 pub async fn serve(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await
+    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
@@ -165,6 +188,10 @@ async fn no_such_route(uri: Uri) -> Problem {
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    method_refused(&method, &uri)
+}
+
+fn method_refused(method: &Method, uri: &Uri) -> Problem {
     Problem::method_not_allowed(format!("{} does not take {method}; the Allow header says what it takes", uri.path()))
 }
 

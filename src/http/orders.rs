@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
+use super::caller::Caller;
 use super::control::{name, to_its_end};
 use super::enqueue::{is_json, unreadable_body};
 use super::extract::{Parameters, Segment, shown};
@@ -35,6 +36,7 @@ const LONGEST_NOTE: usize = 10_000;
 /// A request about one item.
 pub(super) struct Call {
     api: Api,
+    caller: Caller,
     id: String,
     body: Bytes,
 }
@@ -44,13 +46,14 @@ impl FromRequest<Api> for Call {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
+        let caller = Caller::from_request_parts(&mut parts, api).await?;
         let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
         Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
         let headers = parts.headers.clone();
         let body = Bytes::from_request(Request::from_parts(parts, body), api).await.map_err(unreadable_body)?;
         // Also of an empty one: it is what keeps other sites' forms out.
         is_json(&headers)?;
-        Ok(Self { api: api.clone(), id, body })
+        Ok(Self { api: api.clone(), caller, id, body })
     }
 }
 
@@ -63,7 +66,7 @@ impl Call {
     /// Asks for what needs no more than somebody who asks.
     async fn plainly(self, verb: Verb, members: &'static [&'static str]) -> Result<Response, Problem> {
         let mut reader = self.open(members)?;
-        let asked = asked(&mut reader, verb)?;
+        let asked = asked(&self.caller, &mut reader, verb)?;
         reader.done()?;
         answer(&self.api, &self.id, asked).await
     }
@@ -104,7 +107,7 @@ pub(super) async fn requeue(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(REQUEUE)?;
     let changed = changes(&mut reader);
     let delay = delay(&mut reader, changed.not_before.is_some());
-    let asked = with_changes(&mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
+    let asked = with_changes(&call.caller, &mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
     let asked = Ask { delay, ..asked };
     reader.done()?;
     answer(&call.api, &call.id, asked).await
@@ -135,7 +138,7 @@ fn delay(reader: &mut Reader, beside_not_before: bool) -> Option<Duration> {
 pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(EDIT)?;
     let changed = changes(&mut reader);
-    let asked = with_changes(&mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
+    let asked = with_changes(&call.caller, &mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
     reader.done()?;
     let nothing = matches!(&asked.order.verb, Verb::Edit(changes) if **changes == Changes::default());
     if nothing && asked.payload.is_none() && asked.priority.is_none() {
@@ -153,7 +156,7 @@ pub(super) async fn note(call: Call) -> Result<Response, Problem> {
     if text.trim().is_empty() || text.chars().count() > LONGEST_NOTE {
         reader.fault("note", format!("note has to be a text of 1 to {LONGEST_NOTE} characters"));
     }
-    let asked = asked(&mut reader, Verb::Note(text))?;
+    let asked = asked(&call.caller, &mut reader, Verb::Note(text))?;
     reader.done()?;
     answer(&call.api, &call.id, asked).await
 }
@@ -167,18 +170,18 @@ pub(super) async fn assign(call: Call) -> Result<Response, Problem> {
         reader.fault("assignee", "assignee is missing; write a name, or null for nobody".to_owned());
         return Err(reader.done().err().unwrap_or_else(|| Problem::bad_request("assignee is missing", Vec::new())));
     };
-    let assignee = assignee.map(|assignee| name(Some(assignee))).transpose()?;
-    let asked = asked(&mut reader, Verb::Assign(assignee))?;
+    let assignee = assignee.map(name).transpose()?;
+    let asked = asked(&call.caller, &mut reader, Verb::Assign(assignee))?;
     reader.done()?;
     answer(&call.api, &call.id, asked).await
 }
 
-fn asked(reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
+fn asked(caller: &Caller, reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
     let why = reader.text("why");
     if why.as_ref().is_some_and(|why| why.chars().count() > LONGEST_NOTE) {
         reader.fault("why", format!("why has at most {LONGEST_NOTE} characters"));
     }
-    let order = Order { verb, who: name(reader.text("by"))?, why, on_sight: reader.boolean("on_sight") };
+    let order = Order { verb, who: caller.actor(reader.text("by"))?, why, on_sight: reader.boolean("on_sight") };
     Ok(Ask { order, payload: None, priority: None, delay: None })
 }
 
@@ -193,10 +196,15 @@ fn changes(reader: &mut Reader) -> Changes {
     }
 }
 
-fn with_changes(reader: &mut Reader, changes: Changes, verb: impl FnOnce(Changes) -> Verb) -> Result<Ask, Problem> {
+fn with_changes(
+    caller: &Caller,
+    reader: &mut Reader,
+    changes: Changes,
+    verb: impl FnOnce(Changes) -> Verb,
+) -> Result<Ask, Problem> {
     let payload = reader.another_payload();
     let priority = reader.priority();
-    Ok(Ask { payload, priority, ..asked(reader, verb(changes))? })
+    Ok(Ask { payload, priority, ..asked(caller, reader, verb(changes))? })
 }
 
 async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{PageQuery, Parameters};
 use super::problem::Problem;
 use super::view::{List, Timed};
@@ -17,12 +18,13 @@ use crate::mirror::Parked;
     responses((status = 200, description = "A page of messages", body = List<ParkedView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
+    caller: Caller,
     mut parameters: Parameters,
 ) -> Result<Json<List<ParkedView>>, Problem> {
     let limit = parameters.limit();
     let cursor = parameters.cursor();
     parameters.done()?;
-    let page = api.mirror.parked(limit, cursor).await?;
+    let page = api.mirror.parked(limit, cursor, caller.queues(&api).await?.as_deref()).await?;
     let definitions = api.definitions();
     // Half a body, and one that nobody could read: where anything is masked, nothing of it can be shown.
     let hides = |queue: &str| definitions.get(queue).is_some_and(|definition| !definition.mask.is_empty());

@@ -9,10 +9,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
 use super::items::{no_such_item, read_id};
 use super::mask::masked;
@@ -20,6 +22,8 @@ use super::problem::Problem;
 use super::words::PayloadForm;
 use crate::item::mask::Shown;
 use crate::item::{Item, ItemId};
+use crate::lanes::now;
+use crate::mirror::audit::Entry;
 
 /// On a raw payload of which something may be hidden.
 const MASKED: HeaderName = HeaderName::from_static("warrend-masked");
@@ -40,6 +44,7 @@ const MASKED: HeaderName = HeaderName::from_static("warrend-masked");
     ))]
 pub(super) async fn payload(
     State(api): State<Api>,
+    caller: Caller,
     Segment(text): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -52,6 +57,9 @@ pub(super) async fn payload(
     }
     parameters.done()?;
     let (form, reveal) = (forms.first().copied().unwrap_or(Form::Raw), reveal.first() == Some(&true));
+    if reveal && !caller.reveals() {
+        return Err(Problem::masked("you have no right to reveal what is masked; it is given with the token"));
+    }
     let id = read_id(&text)?;
     let item = api.mirror.item(id).await?.ok_or_else(|| no_such_item(&text))?;
     let Some(payload) = api.mirror.payload(id).await? else {
@@ -62,6 +70,9 @@ pub(super) async fn payload(
         }));
     };
     let definitions = api.definitions();
+    if reveal {
+        note(&api, &caller, &item).await?;
+    }
     let what = masked(definitions.get(&item.queue).map(AsRef::as_ref), &payload.body, reveal);
     let content_type = payload.content_type.as_deref();
     match form {
@@ -76,6 +87,19 @@ pub(super) async fn payload(
             Shown::Nothing => Err(withheld(&item)),
         },
     }
+}
+
+/// Notes that somebody is shown everything, before they are.
+async fn note(api: &Api, caller: &Caller, item: &Item) -> Result<(), Problem> {
+    let entry = Entry {
+        at: now(),
+        actor: caller.audited(caller.name().to_owned()),
+        action: "payload.reveal",
+        target: Some(item.id.to_string()),
+        outcome: "done",
+        detail: json!({ "queue": item.queue }),
+    };
+    Ok(api.mirror.audit(entry).await?)
 }
 
 /// How it is answered.

@@ -78,6 +78,17 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", "The request cannot be understood", detail).with(errors)
     }
 
+    /// 401: the request shows nothing that is good here. It is told no more than that.
+    pub(super) fn unauthorized() -> Self {
+        let detail = "send Authorization: Bearer with an API token that may be used; an admin makes them with warrend token create";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "It is not known who asks", detail)
+    }
+
+    /// 403: who asks is known, and may not do this.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "You may not do this", detail)
+    }
+
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such thing", detail)
     }
@@ -194,6 +205,11 @@ impl IntoResponse for Problem {
         let mut response = (self.status, axum::Json(&self)).into_response();
         let media_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"warrend\""));
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

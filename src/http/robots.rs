@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{PageQuery, Parameters};
 use super::problem::Problem;
 use super::queues::no_such_queue;
@@ -23,13 +24,17 @@ use crate::status::Snapshot;
 #[utoipa::path(get, path = "/api/v1/robots", operation_id = "list_robots", tag = "insight",
     params(("queue" = Option<String>, Query, description = "The queue's key"), PageQuery),
     responses((status = 200, description = "Who works, and who is connected", body = RobotList)))]
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<RobotList>, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    mut parameters: Parameters,
+) -> Result<Json<RobotList>, Problem> {
     let queue = parameters.one("queue");
     let limit = parameters.limit() as usize;
     let cursor: Option<RobotCursor> = parameters.cursor();
     parameters.done()?;
     let in_force = api.live.now();
-    let mut served: Vec<String> = in_force.served().cloned().collect();
+    let mut served: Vec<String> = in_force.served().filter(|key| caller.may(key)).cloned().collect();
     if let Some(queue) = &queue {
         served.retain(|key| key == queue);
         if served.is_empty() {
@@ -39,8 +44,10 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
     served.sort_unstable();
 
     let (now, status) = (now(), api.status.snapshot());
-    let known = api.mirror.robots(queue.as_deref()).await?;
-    let forgotten = api.mirror.forgotten("robots").await?;
+    let mut known = api.mirror.robots(queue.as_deref()).await?;
+    known.retain(|robot| caller.may(&robot.queue));
+    // Of all queues together.
+    let forgotten = if caller.everywhere() { Some(api.mirror.forgotten("robots").await?) } else { None };
     let mut at_work = Vec::new();
     for key in &served {
         at_work.extend(api.mirror.at_work(key).await?);
@@ -121,8 +128,8 @@ pub(super) struct RobotList {
     list: List<RobotView>,
     /// Who consumes on the broker, by queue.
     consumers: Vec<ConsumersView>,
-    /// Robots that were dropped because there were too many names.
-    forgotten: u64,
+    /// Robots that were dropped because there were too many names; `null` for whom not every queue is.
+    forgotten: Option<u64>,
 }
 
 /// A robot, or a person who works, as the API shows it.

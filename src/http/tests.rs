@@ -1,5 +1,7 @@
 //! The routes end to end, without a socket.
 
+mod access;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
@@ -68,6 +70,7 @@ impl Bench {
             desk: Desk::default(),
             metrics: crate::metrics::install(),
             looks: outlook::Looks::default(),
+            gate: Gate::default(),
         };
         Self { _folder: folder, api }
     }

@@ -40,7 +40,7 @@ async fn each_item_says_what_it_waits_for() {
     assert_eq!((&found["details"]["ahead"], &found["details"]["place"]), (&json!(1), &json!("ready")), "{found}");
     assert!(found["why"].as_str().unwrap().ends_with("; 1 item goes before it."), "{found}");
 
-    let (status, _) = daemon.post("/api/v1/queues/a/pause", &json!({"dispatch": true, "who": "ida"})).await;
+    let (status, _) = daemon.post("/api/v1/queues/a/pause", &json!({"dispatch": true, "by": "ida"})).await;
     assert_eq!(status, 200);
     let found = why(&daemon, &last).await;
     assert_eq!(found["waits_for"], "resume");
