@@ -13,6 +13,8 @@ mod deleted;
 pub mod desk;
 pub mod forget;
 pub mod keeper;
+/// Idempotency keys are forgotten in time.
+pub mod keys;
 mod migrate;
 mod pass;
 pub mod pause;

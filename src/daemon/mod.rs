@@ -25,7 +25,7 @@ use crate::control::desk::Desk;
 use crate::control::forget;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::{retention, timeouts, timers};
+use crate::control::{keys, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::{Context, Replies, Wakes};
@@ -104,6 +104,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let forgets = forget::run(mirror.clone(), stop.clone());
     crew.spawn("forget", async move {
         forgets.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let forgetting = keys::run(mirror.clone(), stop.clone());
+    crew.spawn("idempotency keys", async move {
+        forgetting.await;
         Ok::<(), anyhow::Error>(())
     });
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());

@@ -2,11 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use super::Api;
 use super::caller::Caller;
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
+use super::tags::{IfNoneMatch, known, tagged};
 use super::view::{ItemView, LineView, List, Timed};
 use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
 use crate::item::{ItemId, Kind, State as ItemState};
@@ -50,17 +53,25 @@ pub(super) async fn list(
 
 /// `GET /api/v1/items/{id}`: one item.
 #[utoipa::path(get, path = "/api/v1/items/{id}", operation_id = "get_item", tag = "items",
-    params(("id" = String, Path, description = "The item's id")),
-    responses((status = 200, description = "The item", body = ItemView)))]
+    params(("id" = String, Path, description = "The item's id"), IfNoneMatch),
+    responses(
+        (status = 200, description = "The item", body = ItemView,
+            headers(("ETag" = String, description = "The item's revision, in quotes"))),
+        (status = 304, description = "It is as the caller knows it"),
+    ))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
     parameters: Parameters,
-) -> Result<Json<ItemView>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
+    if let Some(known) = known(&headers, item.revision)? {
+        return Ok(known);
+    }
     let children = api.mirror.children_of(item.id).await?;
-    Ok(Json(ItemView::new(item, now()).with_children(&children)))
+    Ok(tagged(StatusCode::OK, ItemView::new(item, now()).with_children(&children)))
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.
@@ -88,8 +99,9 @@ struct Query {
     cursor: Option<ItemCursor>,
 }
 
-fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
-    let filter = ItemFilter {
+/// Which items are meant.
+pub(super) fn read_filter(parameters: &mut Parameters) -> ItemFilter {
+    ItemFilter {
         queue: parameters.one("queue"),
         within: None,
         states: parameters.words(
@@ -99,11 +111,15 @@ fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
         ),
         kinds: parameters.words("kind", Kind::from_word, &words(Kind::ALL.iter().map(|kind| kind.word()))),
         reference: parameters.one("reference"),
-        labels: labels(&mut parameters),
+        labels: labels(parameters),
         due: parameters.time("due"),
         since: parameters.time("since"),
-        q: search(&mut parameters),
-    };
+        q: search(parameters),
+    }
+}
+
+fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
+    let filter = read_filter(&mut parameters);
     let sort = parameters.one("sort");
     let limit = parameters.limit();
     let cursor: Option<ItemCursor> = parameters.cursor();

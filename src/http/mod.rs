@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
-//! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline` | `items` |
 //! | `/api/v1/items/{id}/payload` | `payload` |
@@ -20,7 +20,9 @@
 //! | `/api/v1/robots` | `robots` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/openapi.json` | `openapi` |
+//! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
@@ -29,13 +31,18 @@ mod attention;
 mod breaker;
 mod caller;
 mod control;
+mod docs;
 mod enqueue;
+mod export;
 mod extract;
 mod failures;
+mod frame;
 mod gate;
 mod health;
+mod idempotency;
 mod items;
 mod mask;
+mod many;
 mod members;
 mod openapi;
 mod order_bodies;
@@ -48,6 +55,8 @@ mod problem;
 mod queues;
 mod robots;
 mod spent;
+mod spool;
+mod tags;
 mod view;
 mod why;
 mod words;
@@ -58,7 +67,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -98,6 +107,8 @@ pub struct Api {
     pub looks: outlook::Looks,
     /// What is asked of callers.
     pub gate: Gate,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -115,6 +126,7 @@ impl Api {
             metrics,
             looks: outlook::Looks::default(),
             gate,
+            busy: idempotency::Busy::default(),
         }
     }
 
@@ -131,9 +143,11 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
-        .routes(routes!(enqueue::one))
+        .routes(routes!(enqueue::enqueue))
         .routes(routes!(control::pause))
         .routes(routes!(control::resume))
         .routes(routes!(control::plan))
@@ -155,6 +169,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(failures::list))
         .routes(routes!(failures::one))
         .routes(routes!(robots::list))
+        .routes(routes!(export::items))
+        .routes(routes!(export::attempts))
         .routes(routes!(parked::list))
         .routes(routes!(parked::unrouted))
 }
@@ -170,7 +186,10 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn_with_state(api.clone(), idempotency::layer))
+        // Keys belong to their callers, so who asks is found out before.
+        .layer(from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn(frame::layer))
         .with_state(api)
 }
 

@@ -52,6 +52,10 @@ words! {
     WaitWord = why::WORDS;
     /// How a payload is answered.
     PayloadForm = ["raw", "json"];
+    /// The form of an export.
+    FormatWord = ["csv", "ndjson"];
+    /// Which rows of many are told of.
+    ResultsWord = ["all", "refused"];
     /// The type of the robots' queue.
     TypeWord = ["auto", "quorum", "classic"];
 }

@@ -17,6 +17,7 @@ pub mod events;
 pub mod intake;
 pub(crate) mod ledger;
 pub mod live;
+pub mod many;
 pub mod orders;
 pub mod recall;
 pub mod reports;

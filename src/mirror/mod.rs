@@ -15,6 +15,7 @@ pub mod dispatch;
 pub mod failures;
 mod health;
 pub mod items;
+pub mod keys;
 mod many;
 mod read;
 pub mod records;
@@ -25,6 +26,7 @@ mod row;
 pub mod standing;
 pub mod tap;
 pub mod tokens;
+pub mod uploads;
 pub mod why;
 pub mod working;
 mod writer;
@@ -170,7 +172,7 @@ impl Mirror {
     }
 
     /// Runs `work` in a transaction of the writer and answers once it is committed, together with whatever else was
-    /// waiting. An error rolls back this work alone.
+    /// waiting. An error rolls back this work alone. Done for a request with an idempotency key, the key is noted with it.
     ///
     /// # Errors
     /// What `work` answered, or why the transaction could not be committed.
@@ -179,7 +181,19 @@ impl Mirror {
         T: Send + 'static,
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
-        self.writer.run(work).await
+        let Some(mark) = keys::current() else { return self.writer.run(work).await };
+        self.writer
+            .run(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let before = keys::changes(tx).await?;
+                    let done = work(&mut *tx).await?;
+                    if keys::changes(tx).await? > before {
+                        keys::put(tx, &mark).await?;
+                    }
+                    Ok(done)
+                })
+            })
+            .await
     }
 
     /// What is wrong with it right now, in words for people: why the last commit did not work, and damage that was met

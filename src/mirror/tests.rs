@@ -10,6 +10,7 @@ use super::*;
 mod changes;
 mod claims;
 mod insight;
+mod keys;
 mod plans;
 mod retention;
 mod working;

@@ -1,5 +1,6 @@
 //! Who gets through, without a socket.
 
+use axum::middleware;
 use axum::routing::{get, post};
 
 use super::*;

@@ -1,7 +1,10 @@
 mod bench;
 mod cli;
+mod export;
 mod failures;
 mod http;
+mod many;
 mod mask;
 mod robots;
+mod schemathesis;
 mod why;
