@@ -52,12 +52,15 @@ fn failing(queue: &str, id: u128, reason: &str) -> Item {
 
 impl Bench {
     async fn insert(&self, items: Vec<Item>) {
-        self.mirror.write(move |tx: &mut Tx| {
-            Box::pin(async move {
-                let items: Vec<(&Item, bool)> = items.iter().map(|item| (item, false)).collect();
-                items::insert(tx, &items).await
+        self.mirror
+            .write(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let items: Vec<(&Item, bool)> = items.iter().map(|item| (item, false)).collect();
+                    items::insert(tx, &items).await
+                })
             })
-        }).await.unwrap();
+            .await
+            .unwrap();
     }
 
     async fn see(&self, seen: Vec<Seen>) {

@@ -53,7 +53,10 @@ async fn alike_failures_are_one_group_over_items_retries_and_queues() {
     let all = failures(&daemon, "").await;
     let [group] = all.as_slice() else { panic!("{all:#?}") };
     assert_eq!((&group["kind"], &group["code"], &group["status"]), (&json!("it"), &json!("E1"), &json!("new")));
-    assert_eq!((&group["count"], &group["seen"], &group["retried"], &group["resolved"]), (&json!(4), &json!(6), &json!(2), &json!(0)));
+    assert_eq!(
+        (&group["count"], &group["seen"], &group["retried"], &group["resolved"]),
+        (&json!(4), &json!(6), &json!(2), &json!(0))
+    );
     assert!(group["reason"].as_str().unwrap().starts_with("vendor 47"), "{group}");
     assert_eq!(group["queues"], json!(["invoices", "orders"]));
     assert_eq!(group["samples"].as_array().unwrap().len(), 4);
@@ -78,24 +81,33 @@ async fn alike_failures_are_one_group_over_items_retries_and_queues() {
     daemon.start_again().await;
     enqueue(&daemon, "orders", 7).await;
     fail(&client, "orders", 1, "business_exception", |_| "no such vendor".to_owned()).await;
-    daemon.wait_until("it has failed", async |daemon: &Daemon| failures(daemon, "kind=business").await.len() == 1).await;
+    daemon
+        .wait_until("it has failed", async |daemon: &Daemon| failures(daemon, "kind=business").await.len() == 1)
+        .await;
     let words = async |query: &str| -> Vec<String> {
         let all = failures(&daemon, query).await;
-        all.iter().map(|group| format!("{} {}", group["kind"].as_str().unwrap(), group["status"].as_str().unwrap())).collect()
+        all.iter()
+            .map(|group| format!("{} {}", group["kind"].as_str().unwrap(), group["status"].as_str().unwrap()))
+            .collect()
     };
     assert_eq!(words("").await, ["business new", "it quiet"]);
     assert_eq!(words("sort=count").await, ["it quiet", "business new"]);
     assert_eq!(words("status=new,rising").await, ["business new"]);
     enqueue(&daemon, "orders", 8).await;
     fail(&client, "orders", 1, "it_exception", locked).await;
-    daemon.wait_until("it is back", async |daemon: &Daemon| failures(daemon, "status=returning").await.len() == 1).await;
+    daemon
+        .wait_until("it is back", async |daemon: &Daemon| failures(daemon, "status=returning").await.len() == 1)
+        .await;
     assert_eq!(words("sort=seen").await, ["it returning", "business new"]);
 
     // Pages, each failure once.
     let page = daemon.get("/api/v1/failures?limit=1&sort=seen").await;
     let next = page["next"].as_str().expect("there is more");
     let rest = daemon.get(&format!("/api/v1/failures?limit=1&cursor={next}")).await;
-    assert_eq!((&page["items"][0]["kind"], &rest["items"][0]["kind"], &rest["next"]), (&json!("it"), &json!("business"), &Value::Null));
+    assert_eq!(
+        (&page["items"][0]["kind"], &rest["items"][0]["kind"], &rest["next"]),
+        (&json!("it"), &json!("business"), &Value::Null)
+    );
 
     // What is wrong is said.
     for (path, status) in [
@@ -130,6 +142,9 @@ async fn what_the_door_refuses_and_what_nobody_explains_is_a_failure_too() {
     robot.reject(&delivery).await;
     daemon.wait_until("all have failed", async |daemon: &Daemon| failures(daemon, "").await.len() == 2).await;
     let refused = failures(&daemon, "kind=invalid").await;
-    assert_eq!((&refused[0]["count"], &refused[0]["code"], &refused[0]["queues"]), (&json!(2), &json!("schema"), &json!(["invoices"])));
+    assert_eq!(
+        (&refused[0]["count"], &refused[0]["code"], &refused[0]["queues"]),
+        (&json!(2), &json!("schema"), &json!(["invoices"]))
+    );
     assert_eq!(failures(&daemon, "kind=generic&queue=orders").await[0]["count"], 1);
 }

@@ -48,7 +48,8 @@ async fn masked_fields_are_shown_to_nobody_who_does_not_ask_to_reveal_them() {
     assert_eq!(payload(&daemon, &id, "?reveal=true").await, (200, whole.clone()));
     let (_, shown) = payload(&daemon, &id, "?reveal=true&as=json").await;
     assert_eq!((&shown["payload"], &shown["masked"]), (&whole, &json!(false)));
-    let noted = daemon.count("SELECT count(*) FROM audit JOIN items ON items.id = audit.target WHERE action = 'payload.reveal'");
+    let noted = daemon
+        .count("SELECT count(*) FROM audit JOIN items ON items.id = audit.target WHERE action = 'payload.reveal'");
     assert_eq!(noted.await, 2);
 
     // What the door refuses says nothing of what is hidden, where it stays to be read.
@@ -62,7 +63,12 @@ async fn masked_fields_are_shown_to_nobody_who_does_not_ask_to_reveal_them() {
         assert!(!shown.contains(secret), "{shown}");
     }
     // What is no JSON is hidden whole.
-    let refused = client.publish("wq.items", "customers", lapin::BasicProperties::default().with_message_id("text".into()), secret.as_bytes());
+    let refused = client.publish(
+        "wq.items",
+        "customers",
+        lapin::BasicProperties::default().with_message_id("text".into()),
+        secret.as_bytes(),
+    );
     assert!(refused.await);
     daemon.wait_until("it is refused", async |daemon: &Daemon| daemon.items("state=exception").await.len() == 2).await;
     let text = daemon.item("customers", "text").await;
@@ -71,7 +77,10 @@ async fn masked_fields_are_shown_to_nobody_who_does_not_ask_to_reveal_them() {
     assert_eq!((status, &problem["type"]), (403, &json!("urn:warrend:problem:masked")));
     assert!(!problem.to_string().contains(secret));
     let (_, shown) = payload(&daemon, id, "?as=json").await;
-    assert_eq!((&shown["masked"], &shown["text"], &shown["base64"], &shown["size"]), (&json!(true), &Value::Null, &Value::Null, &json!(15)));
+    assert_eq!(
+        (&shown["masked"], &shown["text"], &shown["base64"], &shown["size"]),
+        (&json!(true), &Value::Null, &Value::Null, &json!(15))
+    );
     let (_, shown) = payload(&daemon, id, "?as=json&reveal=true").await;
     assert_eq!(shown["text"], secret);
 }
@@ -88,12 +97,20 @@ async fn what_is_no_json_comes_and_goes_in_base64() {
     let mut robot = client.robot("open").await;
     let delivery = robot.next().await;
     assert_eq!(delivery.data, b"%PDF\x01");
-    assert_eq!(delivery.properties.content_type().as_ref().map(ToString::to_string).as_deref(), Some("application/pdf"));
+    assert_eq!(
+        delivery.properties.content_type().as_ref().map(ToString::to_string).as_deref(),
+        Some("application/pdf")
+    );
     robot.report(&delivery, "business_exception", &json!({})).await;
     robot.ack(&delivery).await;
     daemon.wait_until("it failed", async |daemon: &Daemon| daemon.items("state=exception").await.len() == 1).await;
-    let (status, edited) =
-        daemon.send("PATCH", &format!("/api/v1/items/{id}"), &json!({"payload_base64": "aGVp", "content_type": "text/plain", "by": "ida"})).await;
+    let (status, edited) = daemon
+        .send(
+            "PATCH",
+            &format!("/api/v1/items/{id}"),
+            &json!({"payload_base64": "aGVp", "content_type": "text/plain", "by": "ida"}),
+        )
+        .await;
     assert_eq!((status, &edited["content_type"]), (200, &json!("text/plain")));
     assert_eq!(payload(&daemon, &id, "?as=json").await.1["text"], "hei");
 

@@ -6,7 +6,8 @@ use crate::support::amqp::Client;
 use crate::support::daemon::{Daemon, daemon};
 
 async fn enqueue(daemon: &Daemon, queue: &str, n: u32) {
-    let (status, item) = daemon.post(&format!("/api/v1/queues/{queue}/items"), &json!({"payload": n, "reference": n.to_string()})).await;
+    let (status, item) =
+        daemon.post(&format!("/api/v1/queues/{queue}/items"), &json!({"payload": n, "reference": n.to_string()})).await;
     assert_eq!(status, 201, "{item}");
 }
 
@@ -38,13 +39,20 @@ async fn robots_are_known_by_what_they_report() {
     daemon
         .wait_until("all is heard", async |daemon: &Daemon| {
             let robots = daemon.get("/api/v1/robots").await;
-            robots["items"][0]["failed"] == 1 && robots["items"][0]["items"].as_array().is_some_and(|items| items.len() == 1)
+            robots["items"][0]["failed"] == 1
+                && robots["items"][0]["items"].as_array().is_some_and(|items| items.len() == 1)
         })
         .await;
     let robots = daemon.get("/api/v1/robots").await;
     let [robot] = robots["items"].as_array().unwrap().as_slice() else { panic!("{robots:#}") };
-    assert_eq!((&robot["name"], &robot["ok"], &robot["failed"], &robot["other"]), (&json!("test-robot"), &json!(1), &json!(1), &json!(1)));
-    assert_eq!((&robot["queues"], &robot["user"], &robot["hanging"]), (&json!(["a", "b"]), &Value::Null, &json!(false)));
+    assert_eq!(
+        (&robot["name"], &robot["ok"], &robot["failed"], &robot["other"]),
+        (&json!("test-robot"), &json!(1), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&robot["queues"], &robot["user"], &robot["hanging"]),
+        (&json!(["a", "b"]), &Value::Null, &json!(false))
+    );
     assert_eq!(robot["items"][0]["reference"], "2");
     daemon
         .wait_until("consumers are seen", async |daemon: &Daemon| {
@@ -55,7 +63,9 @@ async fn robots_are_known_by_what_they_report() {
     let consumers = &of_b["consumers"][0];
     assert_eq!((&consumers["queue"], &consumers["heard"], &consumers["silent"]), (&json!("b"), &json!(1), &json!(1)));
     assert_eq!((&of_b["items"][0]["ok"], &of_b["items"][0]["failed"]), (&json!(0), &json!(1)), "what was heard there");
-    for (path, status) in [("robots?queue=nobody", 404), ("robots?limit=0", 400), ("robots?cursor=x", 400), ("robots?a=b", 400)] {
+    for (path, status) in
+        [("robots?queue=nobody", 404), ("robots?limit=0", 400), ("robots?cursor=x", 400), ("robots?a=b", 400)]
+    {
         assert_eq!(daemon.get_with_status(&format!("/api/v1/{path}")).await.expect("an answer").0, status, "{path}");
     }
     let shown = daemon.command().args(["robots", "--queue", "b"]).output().expect("it runs");

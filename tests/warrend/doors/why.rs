@@ -27,11 +27,19 @@ async fn each_item_says_what_it_waits_for() {
     assert_eq!(found["why"], "It is not to go out before 2099-01-01T00:00:00Z.");
 
     let first = enqueue(&daemon, "first", json!({})).await;
-    daemon.wait_until("it is out", async |daemon: &Daemon| why(daemon, &first).await["details"]["place"] == "broker").await;
-    daemon.wait_until("nobody consumes", async |daemon: &Daemon| why(daemon, &first).await["waits_for"] == "robots").await;
+    daemon
+        .wait_until("it is out", async |daemon: &Daemon| why(daemon, &first).await["details"]["place"] == "broker")
+        .await;
+    daemon
+        .wait_until("nobody consumes", async |daemon: &Daemon| why(daemon, &first).await["waits_for"] == "robots")
+        .await;
     let waiting = enqueue(&daemon, "waiting", json!({})).await;
     let urgent = enqueue(&daemon, "urgent", json!({"priority": 8})).await;
-    daemon.wait_until("the other level is out", async |daemon: &Daemon| why(daemon, &urgent).await["details"]["place"] == "broker").await;
+    daemon
+        .wait_until("the other level is out", async |daemon: &Daemon| {
+            why(daemon, &urgent).await["details"]["place"] == "broker"
+        })
+        .await;
     daemon
         .wait_until("the window is full", async |daemon: &Daemon| why(daemon, &waiting).await["waits_for"] == "robots")
         .await;
@@ -57,13 +65,18 @@ async fn each_item_says_what_it_waits_for() {
     let mut robot = client.robot("a").await;
     let delivery = robot.next().await;
     robot.report(&delivery, "started", &json!({"percent": 40})).await;
-    daemon.wait_until("it is worked on", async |daemon: &Daemon| why(daemon, &urgent).await["waits_for"] == "robot").await;
+    daemon
+        .wait_until("it is worked on", async |daemon: &Daemon| why(daemon, &urgent).await["waits_for"] == "robot")
+        .await;
     assert!(why(&daemon, &urgent).await["why"].as_str().unwrap().contains("test-robot works on it since 20"));
     robot.report(&delivery, "business_exception", &json!({"reason": "no such vendor"})).await;
     robot.ack(&delivery).await;
     daemon.wait_until("it failed", async |daemon: &Daemon| why(daemon, &urgent).await["waits_for"] == "person").await;
     let found = why(&daemon, &urgent).await;
-    assert!(found["why"].as_str().unwrap().contains("(no such vendor); it waits for a person to edit and requeue it"), "{found}");
+    assert!(
+        found["why"].as_str().unwrap().contains("(no such vendor); it waits for a person to edit and requeue it"),
+        "{found}"
+    );
     let said = daemon.command().args(["why", &urgent]).output().expect("it runs");
     assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{}\n", found["why"].as_str().unwrap()));
 
