@@ -355,7 +355,7 @@ mod tests {
                 "priority is 1.5, and has to be a whole number or a name of the queue's priorities",
                 "due_at is 'soon', and has to be an RFC 3339 time, like 2026-05-04T08:00:00Z",
                 "labels is {\"a\": 1}, and has to be an object of texts",
-                "there is no field 'refrence'; allowed: payload, reference, priority, name, due_at, expires_at, not_before, labels",
+                "there is no field 'refrence'; allowed: payload, payload_base64, content_type, reference, priority, name, due_at, expires_at, not_before, labels",
                 "name stands more than once",
             ]
         );

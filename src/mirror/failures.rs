@@ -141,6 +141,7 @@ pub(super) fn failures_sql(filter: &FailureFilter) -> QueryBuilder<Sqlite> {
     query
 }
 
+/// By its fingerprint alone, for an index of states would walk over every exception of a queue.
 /// The statement for the newest open items of each failure (fingerprint, queue), at most `most` of each.
 pub(super) fn samples_sql(failures: &[(String, String)], most: u32) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new("");
@@ -148,7 +149,7 @@ pub(super) fn samples_sql(failures: &[(String, String)], most: u32) -> QueryBuil
         query.push(if index > 0 { " UNION ALL " } else { "" });
         query.push("SELECT fingerprint, id, seq FROM (SELECT fingerprint, id, seq FROM items WHERE queue = ");
         query.push_bind(queue.clone()).push(" AND fingerprint = ").push_bind(fingerprint.clone());
-        query.push(" AND state = 'exception' ORDER BY seq DESC LIMIT ").push_bind(most).push(")");
+        query.push(" AND state || '' = 'exception' ORDER BY seq DESC LIMIT ").push_bind(most).push(")");
     }
     query
 }
