@@ -14,6 +14,7 @@ mod enqueue;
 mod events;
 mod exit;
 mod export;
+mod failures;
 mod import;
 mod items;
 mod journal;
@@ -25,8 +26,11 @@ mod parked;
 mod particulars;
 mod plan;
 mod queues;
+mod robots;
 mod serve;
+mod top;
 mod webhooks;
+mod why;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -126,6 +130,20 @@ enum Command {
     /// Have events sent to URLs (webhooks), and see how it stands with them
     #[command(after_help = EXIT_CODES)]
     Webhooks(webhooks::WebhooksArgs),
+    /// Show what fails, alike failures together: new, rising, returning, and as always
+    #[command(after_help = EXIT_CODES)]
+    Failures(Box<failures::FailuresArgs>),
+    /// Show who works: robots and people by what they report, and who is connected without a word
+    #[command(after_help = EXIT_CODES)]
+    Robots(robots::RobotsArgs),
+    /// Say what an item waits for, in one sentence
+    #[command(after_help = EXIT_CODES)]
+    Why(why::WhyArgs),
+    /// Watch queues, robots and new failures; q quits
+    ///
+    /// Where standard output is no terminal it is printed once.
+    #[command(after_help = EXIT_CODES)]
+    Top(top::TopArgs),
     /// Look after the mirror, on the daemon's machine
     #[command(after_help = mirror::STEPS)]
     Mirror(mirror::MirrorArgs),
@@ -197,6 +215,10 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
         Command::Events(args) => wait_for(events::run(&args, &args.daemon.client(config)?)),
         Command::Webhooks(args) => args.run(config),
+        Command::Failures(args) => wait_for(failures::run(&args, &args.daemon.client(config)?)),
+        Command::Robots(args) => wait_for(robots::run(&args, &args.daemon.client(config)?)),
+        Command::Why(args) => wait_for(why::run(&args, &args.daemon.client(config)?)),
+        Command::Top(args) => wait_for(top::run(&args, &args.daemon.client(config)?)),
         Command::Import(args) => wait_for(import::run(&args, &args.daemon.client(config)?)),
         Command::Export(args) => args.run(config),
         Command::Mirror(args) => mirror::run(&args, config),

@@ -32,7 +32,7 @@ const COLUMNS: [Column; 6] = [
     Column { title: "REASON", cell: |parked| text(&parked["reason"]) },
 ];
 
-const FIELDS: [&str; 8] = ["id", "at", "source", "queue", "reason", "properties", "size", "preview"];
+const FIELDS: [&str; 9] = ["id", "at", "source", "queue", "reason", "properties", "size", "preview", "masked"];
 
 pub(super) async fn run(args: &ParkedArgs, client: &Client) -> Result<(), Failed> {
     let mut query = vec![("limit", args.limit.to_string())];

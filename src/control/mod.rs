@@ -12,6 +12,7 @@ mod attention;
 pub mod conductor;
 mod deleted;
 pub mod desk;
+pub mod forget;
 pub mod keeper;
 /// Idempotency keys are forgotten in time.
 pub mod keys;

@@ -22,6 +22,7 @@ use crate::broker::connection::Endpoint;
 use crate::broker::management::Management;
 use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
+use crate::control::forget;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
 use crate::control::{actions, keys, retention, timeouts, timers};
@@ -113,6 +114,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let purge = retention::run(mirror.clone(), live.clone(), stop.clone());
     crew.spawn("retention", async move {
         purge.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let forgets = forget::run(mirror.clone(), stop.clone());
+    crew.spawn("forget", async move {
+        forgets.await;
         Ok::<(), anyhow::Error>(())
     });
     let forgetting = keys::run(mirror.clone(), stop.clone());

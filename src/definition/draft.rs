@@ -78,10 +78,6 @@ pub(super) const KEYS: &[(&str, SetKey)] = &[
 
 type Same = fn(&QueueDefinition, &QueueDefinition) -> bool;
 
-/// Keys that this version reads and does not obey yet. Only the value that says what happens anyway is taken; every other
-/// one is refused, never ignored. Whoever makes a key work takes it off here.
-pub(super) const NOT_YET: &[(&str, Same, &str)] = &[("mask", |a, b| a.mask == b.mask, "mask: []")];
-
 /// Keys that need the daemon between producer and robot, as the documentation marks them.
 const MANAGED_ONLY: &[(&str, Same, &str)] = &[
     ("unique", |a, b| a.unique == b.unique, "unique: false"),
@@ -140,13 +136,7 @@ impl Draft {
         schemas: &mut Schemas<'_>,
     ) {
         self.given.insert(name, Given { at: entry.key_at, in_defaults: None });
-        let before = file.mistakes();
         set(self, file, &entry.value, schemas);
-        let Some((_, same, anyway)) = NOT_YET.iter().find(|(key, ..)| *key == name) else { return };
-        if file.mistakes() == before && !same(&self.queue, &QueueDefinition::with_defaults("")) {
-            let message = format!("'{name}' is known but not supported by this version");
-            file.report(entry.key_at, &message, format!("remove it, or write what happens anyway: {anyway}"));
-        }
     }
 
     /// This draft as the ground on which the queues of a directory stand.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::diagnostics::shorten;
 use super::measure::{MAX_COMPILED, measure};
 use super::suggest;
+use crate::item::mask;
 
 /// The only dialect that is known.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -114,14 +115,21 @@ impl PayloadSchema {
         &self.source
     }
 
-    /// Every way in which `payload` breaks the schema; empty where it is valid.
+    /// Every way in which `payload` breaks the schema; empty where it is valid. Nothing is told of what stands at the `hidden`
+    /// paths.
     #[must_use]
-    pub fn violations(&self, payload: &Value) -> Vec<String> {
+    pub fn violations(&self, payload: &Value, hidden: &[String]) -> Vec<String> {
         self.validator
             .iter_errors(payload)
-            .map(|error| match error.instance_path().as_str() {
-                "" => error.to_string(),
-                path => format!("{path}: {error}"),
+            .map(|error| {
+                let path = error.instance_path().as_str().to_owned();
+                // The message quotes the value, or what of it is wrong.
+                let said = if mask::touches(&path, hidden) {
+                    error.masked_with(mask::MARK).to_string()
+                } else {
+                    error.to_string()
+                };
+                if path.is_empty() { said } else { format!("{path}: {said}") }
             })
             .collect()
     }

@@ -301,7 +301,9 @@ pub(super) fn paths(file: &mut FileCheck<'_>, node: &Node) -> Option<Vec<String>
     for item in file.items(node, "a list of payload paths") {
         let Some(path) = file.text(item) else { continue };
         if !is_pointer(&path) {
-            let dotted = format!("/{}", path.trim_start_matches(['$', '.']).replace('.', "/"));
+            // `$.lines[*].price` and `lines[0].price` are written by many.
+            let dotted = path.trim_start_matches('$').replace(['.', '['], "/").replace(['\'', '"', ']'], "");
+            let dotted = format!("/{}", dotted.trim_start_matches('/'));
             let help =
                 format!("write it as a JSON Pointer: {}", if is_pointer(&dotted) { &dotted } else { "/customer/iban" });
             file.expected(item, "a payload path", help);

@@ -1,8 +1,8 @@
 //! Items in over HTTP: the same door as the managed lane's, with the answer at once.
 //!
-//! A refusal is the answer and nothing of it is kept. The payload is any JSON value and is stored as it was written
-//! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
-//! value laid out differently is the same content.
+//! A refusal is the answer and nothing of it is kept. A payload of JSON is stored as it was written with the white space
+//! between its tokens taken out: numbers keep every digit and members their order, and the same value laid out differently
+//! is the same content. What is no JSON comes as `payload_base64`, with its `content_type`, and is stored byte by byte.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,9 +38,13 @@ body! {
     /// A new item.
     #[schema(as = NewItem)]
     NewItemBody, MEMBERS {
-        /// Any JSON; `null` for an item that carries nothing.
-        #[schema(required)]
+        /// Any JSON; `null` for an item that carries nothing. Either this or `payload_base64` has to be there.
+        #[schema(required = false)]
         payload: Value,
+        /// What is no JSON, in base64.
+        payload_base64: Option<String>,
+        /// What the payload is; where nothing is said and it is JSON, `application/json`.
+        content_type: Option<String>,
         /// The producer's own identity of it.
         reference: Option<String>,
         priority: Option<PriorityBody>,
@@ -277,10 +281,10 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 /// Reads the body, finding everything wrong with it at once.
 pub(super) fn read(body: &[u8]) -> Result<NewItem, Problem> {
     let mut reader = Reader::of(body, MEMBERS)?;
-    let payload = reader.payload();
+    let (payload, content_type) = reader.payload();
     let new = NewItem {
         payload,
-        content_type: Some("application/json".to_owned()),
+        content_type,
         reference: reader.text("reference"),
         name: reader.text("name"),
         priority: reader.priority(),
@@ -352,7 +356,7 @@ mod tests {
                 "priority is 1.5, and has to be a whole number or a name of the queue's priorities",
                 "due_at is 'soon', and has to be an RFC 3339 time, like 2026-05-04T08:00:00Z",
                 "labels is {\"a\": 1}, and has to be an object of texts",
-                "there is no field 'refrence'; allowed: payload, reference, priority, name, due_at, expires_at, not_before, labels",
+                "there is no field 'refrence'; allowed: payload, payload_base64, content_type, reference, priority, name, due_at, expires_at, not_before, labels",
                 "name stands more than once",
             ]
         );

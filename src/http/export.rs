@@ -21,11 +21,13 @@ use super::caller::Caller;
 use super::extract::{Parameters, shown};
 use super::items::read_filter;
 use super::many::flag;
+use super::mask::masked;
 use super::members::compact;
 use super::problem::Problem;
 use super::view::{ItemView, Timed};
 use super::words::{ExceptionKind, FormatWord, ItemState};
 use crate::item::attempts::attempts as attempts_of;
+use crate::item::mask::Shown;
 use crate::item::{Item, ItemId};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, MAX_PAGE, MirrorError, Sort};
@@ -347,9 +349,16 @@ impl Pages {
         let ids: Vec<ItemId> = items.iter().map(|item| item.id).collect();
         let children = mirror.children(&ids).await?;
         let mut payloads = if with_payload { mirror.payloads(&ids).await? } else { HashMap::new() };
+        let definitions = self.api.definitions();
         let rows = items.into_iter().map(|item| {
             let id = item.id;
-            let payload = payloads.remove(&id).map(Payload::shown);
+            // What is masked stays hidden in an export, from everybody; what cannot be shown in part is left out.
+            let definition = definitions.get(&item.queue).map(AsRef::as_ref);
+            let payload = payloads.remove(&id).and_then(|body| match masked(definition, &body, false) {
+                Shown::Whole => Some(Payload::shown(body)),
+                Shown::Part(part) => Some(Payload::shown(part)),
+                Shown::Nothing => None,
+            });
             let view = ItemView::new(item, now).with_children(children.get(&id).map_or(&[], Vec::as_slice));
             Exported { fields: object(&view), payload }
         });

@@ -1,10 +1,9 @@
-//! Items: the list, one of them, what happened to it, what it carries.
+//! Items: the list, one of them, what happened to it.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use super::Api;
 use super::caller::Caller;
@@ -92,43 +91,6 @@ pub(super) async fn timeline(
         return Err(no_such_item(&text));
     }
     Ok(Json(List::whole(lines.into_iter().map(LineView::from).collect())))
-}
-
-/// `GET /api/v1/items/{id}/payload`: the bytes as they came, with headers that keep a browser from running them.
-#[utoipa::path(get, path = "/api/v1/items/{id}/payload", operation_id = "get_item_payload", tag = "items",
-    params(("id" = String, Path, description = "The item's id")),
-    responses((status = 200, description = "The payload, of its own content type", content_type = "*/*", body = Vec<u8>)))]
-pub(super) async fn payload(
-    State(api): State<Api>,
-    Segment(text): Segment,
-    parameters: Parameters,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let id = read_id(&text)?;
-    let Some(payload) = api.mirror.payload(id).await? else {
-        return Err(match api.mirror.item(id).await? {
-            Some(item) if item.payload_gone => Problem::not_found(format!(
-                "the payload of item {id} is gone: its queue does not keep payloads that long"
-            )),
-            Some(_) => Problem::not_found(format!("the payload of item {id} is not known (yet)")),
-            None => no_such_item(&text),
-        });
-    };
-    let content_type = payload.content_type.as_deref().unwrap_or("application/octet-stream");
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let harmless = media_type == "application/json" || media_type.ends_with("+json") || media_type == "text/plain";
-
-    let mut response = Body::from(payload.body).into_response();
-    let headers = response.headers_mut();
-    // A producer's content type may hold what no header can.
-    let content_type =
-        HeaderValue::from_str(content_type).unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_TYPE, content_type);
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-    if !harmless && let Ok(attachment) = HeaderValue::from_str(&format!("attachment; filename=\"{id}\"")) {
-        headers.insert(header::CONTENT_DISPOSITION, attachment);
-    }
-    Ok(response)
 }
 
 struct Query {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -11,6 +13,14 @@ use super::extract::shown;
 use super::problem::{Fault, Problem};
 use crate::item::Timestamp;
 use crate::item::door::PriorityWish;
+
+/// What a payload is of that is written as JSON.
+const JSON: &str = "application/json";
+
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == JSON || media_type.ends_with("+json")
+}
 
 /// An object's members as written, repeated ones too.
 struct Members(Vec<(String, Box<RawValue>)>);
@@ -89,9 +99,44 @@ impl Reader {
         !self.faults.is_empty()
     }
 
-    /// The payload where there is one.
-    pub(super) fn another_payload(&mut self) -> Option<Vec<u8>> {
-        self.take("payload").map(|raw| compact(raw.get()).into_bytes())
+    /// The payload where there is one, with its content type.
+    pub(super) fn another_payload(&mut self) -> Option<(Vec<u8>, Option<String>)> {
+        let content_type = self.text("content_type");
+        let encoded = self.text("payload_base64");
+        let json = self.take("payload").map(|raw| compact(raw.get()).into_bytes());
+        match (json, encoded) {
+            (Some(json), None) => {
+                let content_type = content_type.unwrap_or_else(|| JSON.to_owned());
+                if !is_json(&content_type) {
+                    let said = shown(&content_type);
+                    self.fault(
+                        "content_type",
+                        format!("content_type is '{said}', and payload is JSON; write it as payload_base64"),
+                    );
+                }
+                Some((json, Some(content_type)))
+            }
+            (None, Some(encoded)) => match STANDARD.decode(encoded.as_bytes()) {
+                Ok(bytes) => Some((bytes, content_type)),
+                Err(error) => {
+                    self.fault(
+                        "payload_base64",
+                        format!("payload_base64 is no base64 (with + and /, padded): {error}"),
+                    );
+                    None
+                }
+            },
+            (Some(_), Some(_)) => {
+                self.fault("payload_base64", "payload_base64 stands beside payload; one of them is enough".to_owned());
+                None
+            }
+            (None, None) => {
+                if content_type.is_some() {
+                    self.fault("content_type", "content_type stands without a payload".to_owned());
+                }
+                None
+            }
+        }
     }
 
     /// Takes a member out; `null` is as if it were absent, except for the payload.
@@ -151,13 +196,14 @@ impl Reader {
         self.faults.push(Fault::member(name, detail));
     }
 
-    pub(super) fn payload(&mut self) -> Vec<u8> {
-        if let Some(raw) = self.take("payload") {
-            compact(raw.get()).into_bytes()
-        } else {
+    /// The payload and its content type, which have to be there.
+    pub(super) fn payload(&mut self) -> (Vec<u8>, Option<String>) {
+        let faults = self.faults.len();
+        let payload = self.another_payload();
+        if payload.is_none() && self.faults.len() == faults {
             self.fault("payload", "payload is missing; write null for an item that carries nothing".to_owned());
-            Vec::new()
         }
+        payload.unwrap_or_default()
     }
 
     pub(super) fn text(&mut self, name: &str) -> Option<String> {

@@ -13,7 +13,11 @@
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
-//! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
+//! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline` | `items` |
+//! | `/api/v1/items/{id}/payload` | `payload` |
+//! | `/api/v1/items/{id}/why` | `why` |
+//! | `/api/v1/failures`, `/api/v1/failures/{fingerprint}` | `failures` |
+//! | `/api/v1/robots` | `robots` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/actions`, `/api/v1/items/actions/{id}`, `.../results`, `.../run`, `.../cancel`, `.../resume`, `.../undo` | `actions` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
@@ -36,28 +40,33 @@ mod enqueue;
 mod events;
 mod export;
 mod extract;
+mod failures;
 mod frame;
 mod gate;
 mod health;
 mod idempotency;
 mod items;
 mod many;
+mod mask;
 mod members;
 mod openapi;
 mod order_bodies;
 mod orders;
 mod outlook;
 mod parked;
+mod payload;
 mod plan_view;
 mod problem;
 mod queues;
 mod results;
+mod robots;
 mod spent;
 mod spool;
 mod tags;
 mod view;
 mod webhook_view;
 mod webhooks;
+mod why;
 mod words;
 
 use std::net::SocketAddr;
@@ -178,7 +187,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(items::one, orders::edit))
         .routes(routes!(items::timeline))
         .routes(routes!(attempts::list))
-        .routes(routes!(items::payload))
+        .routes(routes!(payload::payload))
+        .routes(routes!(why::one))
         .routes(routes!(orders::hold))
         .routes(routes!(orders::release))
         .routes(routes!(orders::cancel))
@@ -186,6 +196,9 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(orders::requeue))
         .routes(routes!(orders::note))
         .routes(routes!(orders::assign))
+        .routes(routes!(failures::list))
+        .routes(routes!(failures::one))
+        .routes(routes!(robots::list))
         .routes(routes!(export::items))
         .routes(routes!(export::attempts))
         .routes(routes!(parked::list))

@@ -25,12 +25,13 @@ use utoipa::openapi::{
 
 use super::extract::Parameters;
 use super::problem::{Fault, Problem};
-use super::words::{FormatWord, ResultsWord, SortWord};
+use super::words::{FailureSortWord, FormatWord, PayloadForm, ResultsWord, SortWord, TrendWord};
 
 /// What the routes are sorted by, and what each is about.
 const TAGS: &[(&str, &str)] = &[
     ("queues", "What is defined, how it stands, and pauses"),
     ("items", "Items: put in, found, looked into"),
+    ("insight", "What fails, who works, what an item waits for"),
     ("operators", "What people ask of an item"),
     ("control", "Plans, their application, revisions, messages that belong to no item"),
     ("events", "What happens: a stream of it, and webhooks"),
@@ -92,6 +93,9 @@ pub(super) fn foundation() -> OpenApi {
         .schema_from::<SortWord>()
         .schema_from::<FormatWord>()
         .schema_from::<ResultsWord>()
+        .schema_from::<FailureSortWord>()
+        .schema_from::<TrendWord>()
+        .schema_from::<PayloadForm>()
         .build();
     let tags = TAGS.iter().map(|(name, about)| TagBuilder::new().name(*name).description(Some(*about)).build());
     OpenApiBuilder::new()

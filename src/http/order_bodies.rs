@@ -43,6 +43,10 @@ body! {
         /// Any JSON.
         #[schema(required = false)]
         payload: Value,
+        /// Instead of it what is no JSON, in base64.
+        payload_base64: Option<String>,
+        /// What the other payload is; where nothing is said and it is JSON, `application/json`.
+        content_type: Option<String>,
         priority: Option<PriorityBody>,
         name: Option<String>,
         due_at: Option<Timed>,
@@ -65,6 +69,10 @@ body! {
         /// Any JSON.
         #[schema(required = false)]
         payload: Value,
+        /// Instead of it what is no JSON, in base64.
+        payload_base64: Option<String>,
+        /// What the other payload is; where nothing is said and it is JSON, `application/json`.
+        content_type: Option<String>,
         priority: Option<PriorityBody>,
         name: Option<String>,
         due_at: Option<Timed>,

@@ -205,7 +205,7 @@ fn with_changes(
     changes: Changes,
     verb: impl FnOnce(Changes) -> Verb,
 ) -> Result<Ask, Problem> {
-    let payload = reader.another_payload().map(|body| (body, Some("application/json".to_owned())));
+    let payload = reader.another_payload();
     let priority = reader.priority();
     Ok(Ask { payload, priority, ..asked(caller, reader, verb(changes))? })
 }

@@ -25,7 +25,15 @@ pub(super) async fn list(
     let cursor = parameters.cursor();
     parameters.done()?;
     let page = api.mirror.parked(limit, cursor, caller.queues(&api).await?.as_deref()).await?;
-    let items = page.items.into_iter().map(ParkedView::from).collect();
+    let definitions = api.definitions();
+    // Half a body, and one that nobody could read: where anything is masked, nothing of it can be shown.
+    let hides = |queue: &str| definitions.get(queue).is_some_and(|definition| !definition.mask.is_empty());
+    let view = |parked: Parked| {
+        let masked = hides(&parked.queue);
+        let view = ParkedView::from(parked);
+        if masked { ParkedView { masked, preview: None, ..view } } else { view }
+    };
+    let items = page.items.into_iter().map(view).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
@@ -57,8 +65,9 @@ pub(super) struct ParkedView {
     properties: Value,
     /// Bytes of the whole body.
     size: u64,
-    /// The beginning of the body; what is no UTF-8 shows as U+FFFD.
-    preview: String,
+    /// The beginning of the body; what is no UTF-8 shows as U+FFFD. `null` where its queue masks fields.
+    preview: Option<String>,
+    masked: bool,
 }
 
 impl From<Parked> for ParkedView {
@@ -71,7 +80,8 @@ impl From<Parked> for ParkedView {
             reason: parked.reason,
             properties: parked.properties,
             size: parked.size,
-            preview: String::from_utf8_lossy(&parked.preview).into_owned(),
+            preview: Some(String::from_utf8_lossy(&parked.preview).into_owned()),
+            masked: false,
         }
     }
 }

@@ -147,6 +147,11 @@ impl Problem {
         self.errors
     }
 
+    /// 403: nothing of a payload may be shown.
+    pub(super) fn masked(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "masked", "The payload is hidden", detail)
+    }
+
     /// 422: an idempotency key stands for another request.
     pub(super) fn key_reused(detail: impl Into<String>) -> Self {
         let status = StatusCode::UNPROCESSABLE_ENTITY;

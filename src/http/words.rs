@@ -10,9 +10,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::view::{List, Timed};
 use crate::item::breaker::Standing;
+use crate::item::failures::Trend;
 use crate::item::sla::Sla;
-use crate::item::{Kind, Lane, State, Timestamp};
-use crate::mirror::Sort;
+use crate::item::{Kind, Lane, State, Timestamp, why};
+use crate::mirror::{FailureSort, Sort};
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident = $words:expr;)+) => {$(
@@ -43,6 +44,14 @@ words! {
     SlaWord = [Sla::None, Sla::InTime, Sla::AtRisk, Sla::Late].map(Sla::word);
     /// What a queue's breaker does.
     BreakerWord = [Standing::Closed, Standing::Open, Standing::Trying(Timestamp::UNIX_EPOCH)].map(Standing::word);
+    /// How a failure stands.
+    TrendWord = Trend::ALL.map(Trend::word);
+    /// The order of a list of failures, the greatest first.
+    FailureSortWord = FailureSort::ALL.map(FailureSort::word);
+    /// What an item waits for.
+    WaitWord = why::WORDS;
+    /// How a payload is answered.
+    PayloadForm = ["raw", "json"];
     /// The form of an export.
     FormatWord = ["csv", "ndjson"];
     /// Which rows of many are told of.

@@ -245,7 +245,8 @@ fn check_payload(definition: &QueueDefinition, new: &NewItem, problems: &mut Vec
     match &definition.schema {
         Some(schema) => match serde_json::from_slice(&new.payload) {
             Ok(payload) => {
-                problems.extend(schema.violations(&payload).into_iter().map(|text| Problem::new("schema", text)));
+                let violations = schema.violations(&payload, &definition.mask).into_iter();
+                problems.extend(violations.map(|text| Problem::new("schema", text)));
             }
             Err(error) => problems.push(Problem::new("json", format!("the payload is no JSON: {error}"))),
         },
@@ -407,7 +408,7 @@ pub fn refuse(item: &mut Item, kind: Kind, problems: &[Problem], now: Timestamp)
     item.code = problems.first().map(|problem| problem.code.to_owned());
     let reasons: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
     item.reason = Some(reasons.join("; "));
-    item.fingerprint = Some(fingerprint(&item.queue, kind, item.code.as_deref(), item.reason.as_deref()));
+    item.fingerprint = Some(fingerprint(kind, item.code.as_deref(), item.reason.as_deref()));
 }
 
 #[cfg(test)]

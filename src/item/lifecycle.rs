@@ -19,6 +19,7 @@ mod timeout;
 use super::fingerprint::fingerprint;
 use super::report::{Death, DeathReason, Failure, Report, Saying, Wait};
 use super::retry::{Retry, RetryPolicy};
+use super::robots::Heard;
 use super::timeline::Line;
 use super::{Item, Kind, Lane, Place, State, Timestamp};
 pub use acked::{infer_processed, unreported};
@@ -57,6 +58,8 @@ pub struct Step {
     pub acks: i8,
     /// The fingerprint of the failed attempt, retried or not, where robots or systems failed; breakers count these.
     pub failure: Option<String>,
+    /// What a robot's report tells of the robot.
+    pub heard: Option<Heard>,
 }
 
 /// Who said something, for the timeline.
@@ -76,7 +79,7 @@ impl Voice<'_> {
     }
 
     fn step(&self, item: &mut Item, event: &'static str, why: Option<String>, acks: i8) -> Step {
-        Step { line: Some(self.line(item, event, why)), acks, failure: None }
+        Step { line: Some(self.line(item, event, why)), acks, ..Step::default() }
     }
 
     fn noted(&self, item: &mut Item, what: &str) -> Step {
@@ -128,6 +131,7 @@ pub fn report(item: &mut Item, report: &Report, rules: &Rules<'_>, moment: &Mome
         outcome => ended(item, &voice, outcome, rules, moment),
     };
     begun.ends(item, &mut step, Cause::said(report));
+    step.heard = Some(Heard::of(report, step.line.as_ref()));
     if let (false, Some(line)) = (report.problems.is_empty(), step.line.as_mut()) {
         let problems = report.problems.join("; ");
         line.why = Some(match line.why.take() {
@@ -268,7 +272,7 @@ fn failed(
     let retry = rules.retry.of(kind);
     match retry.filter(|retry| item.retries < retry.limit && !item.payload_gone) {
         Some(retry) => {
-            let failure = fingerprint(&item.queue, kind, code.as_deref(), reason.as_deref());
+            let failure = fingerprint(kind, code.as_deref(), reason.as_deref());
             let reason = reason.as_deref().or(code.as_deref());
             Step { failure: Some(failure), ..try_again(item, voice, kind, retry, reason, moment) }
         }
@@ -341,7 +345,7 @@ fn fail(
     settle(item, State::Exception(kind), voice.at);
     let parts = [code.clone(), reason.clone(), details.as_ref().map(ToString::to_string)];
     let why: Vec<String> = parts.into_iter().flatten().collect();
-    let alike = fingerprint(&item.queue, kind, code.as_deref(), reason.as_deref());
+    let alike = fingerprint(kind, code.as_deref(), reason.as_deref());
     (item.code, item.reason, item.fingerprint) = (code, reason, Some(alike.clone()));
     let counts = matches!(kind, Kind::It | Kind::Generic | Kind::Timeout | Kind::Poison);
     let step = voice.step(item, "exception", Some(why.join(": ")).filter(|why| !why.is_empty()), 0);

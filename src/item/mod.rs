@@ -12,11 +12,14 @@ pub mod direct;
 pub mod document;
 pub mod door;
 pub mod event;
+pub mod failures;
 pub mod fingerprint;
+mod fold;
 pub mod forecast;
 pub mod ids;
 pub mod lifecycle;
 pub mod listening;
+pub mod mask;
 pub mod message;
 pub mod notice;
 pub mod patch;
@@ -25,10 +28,12 @@ pub mod relearn;
 pub mod report;
 pub mod request;
 pub mod retry;
+pub mod robots;
 pub mod sla;
 pub mod spent;
 pub mod state;
 pub mod timeline;
+pub mod why;
 
 use std::collections::BTreeMap;
 
@@ -133,7 +138,7 @@ pub struct Item {
     /// The next change of its `sla` that nobody was told of; `None` where it does not change any more. Stays while the item is
     /// finished.
     pub sla_next: Option<Timestamp>,
-    /// Of its exception: alike failures of a queue have the same.
+    /// Of its exception: alike failures have the same, whatever their queue.
     pub fingerprint: Option<String>,
     /// Raised by one with every change; 1 at admission. Numbers the timeline lines.
     pub revision: u32,

@@ -27,13 +27,14 @@ use crate::broker::consume::{Batch, Batches};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::failpoint;
 use crate::item::door::{self, Arrival, Identity, Known, NewItem, Problem};
+use crate::item::failures::{self, Seen};
 use crate::item::message::Message;
 use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
 use crate::mirror::keys::{self, Told};
-use crate::mirror::{Mirror, MirrorError, Tx, items, records, retention};
+use crate::mirror::{self, Mirror, MirrorError, Tx, items, records, retention};
 
 /// Messages that the reader of the intake holds at most, beside what is ready there.
 pub const MOST_HELD: u64 = 2 * BATCH as u64;
@@ -413,6 +414,7 @@ pub(super) struct Book<'c> {
     payloads: Vec<(ItemId, &'c [u8])>,
     lines: Vec<(ItemId, Line)>,
     answers: Vec<answer::Answer>,
+    failed: Vec<Seen>,
     /// Refusals that make an item in another queue.
     chains: HashSet<ItemId>,
 }
@@ -424,6 +426,7 @@ impl<'c> Book<'c> {
         self.lines.push((item.id, candidate.line(&item, event, why, at)));
         self.answers.extend(answer::at_the_door(&item));
         self.payloads.push((item.id, &candidate.arrival.new.payload));
+        self.failed.extend(self.lines.last().and_then(|(_, line)| failures::seen(&item, line)));
         if item.state.kind().is_some_and(|kind| candidate.definition.on_exception.contains_key(&kind)) {
             self.chains.insert(item.id);
         }
@@ -464,6 +467,7 @@ impl<'c> Book<'c> {
         records::insert_payloads(tx, &self.payloads).await?;
         records::append_lines(tx, &self.lines).await?;
         records::add_answers(tx, &self.answers).await?;
+        mirror::failures::see(tx, &self.failed).await?;
         Ok(self.new.into_iter().map(|(item, _)| item).filter(|item| self.chains.contains(&item.id)).collect())
     }
 }

@@ -12,13 +12,15 @@ use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
 use crate::item::breaker::Told;
 use crate::item::chaining;
+use crate::item::failures::{self, Seen};
 use crate::item::lifecycle::{Moment, Rules, Step, people};
 use crate::item::message::Message;
 use crate::item::request::Request;
+use crate::item::robots::Tallies;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Lane, State, direct, sla};
 use crate::mirror::control::{Event, add_events};
-use crate::mirror::{MirrorError, Tx, acks, chained, items, records, requests};
+use crate::mirror::{self, MirrorError, Tx, acks, chained, items, records, requests};
 
 pub(crate) struct Ledger {
     definitions: Arc<Definitions>,
@@ -43,6 +45,10 @@ pub(crate) struct Ledger {
     ends: Vec<End>,
     /// What breakers are to hear, in order.
     told: Vec<(String, Told)>,
+    /// Failures, in order.
+    failed: Vec<Seen>,
+    /// What reports tell of the robots that sent them.
+    robots: Tallies,
     moment: Moment,
 }
 
@@ -89,6 +95,8 @@ impl Ledger {
             reserved: HashSet::new(),
             ends: Vec::new(),
             told: Vec::new(),
+            failed: Vec::new(),
+            robots: Tallies::default(),
             moment: moment(),
         };
         ledger.take_in(items);
@@ -143,6 +151,7 @@ impl Ledger {
         why: Option<String>,
     ) {
         let line = Line::of(&item, self.moment.now, actor, event, why);
+        self.failed.extend(failures::seen(&item, &line));
         self.lines.push((item.id, line));
         self.new.push((item.id, payload));
         self.items.insert(item.id, item);
@@ -259,6 +268,10 @@ impl Ledger {
         if definition.breaker.is_some() && (done || step.failure.is_some()) {
             self.told.push((queue.clone(), Told { failure: step.failure, dispatched_at: item.dispatched_at }));
         }
+        self.failed.extend(step.line.as_ref().and_then(|line| failures::seen(item, line)));
+        if let Some(heard) = step.heard {
+            self.robots.hear(&queue, heard, self.moment.now);
+        }
         self.lines.extend(step.line.map(|line| (id, line)));
         self.answers.extend(answer::after_change(before, item));
         self.explain(&queue, i64::from(step.acks));
@@ -363,6 +376,8 @@ impl Ledger {
         for (queue, acks) in &self.acks {
             acks::explain(tx, queue, *acks).await?;
         }
+        mirror::failures::see(tx, &self.failed).await?;
+        mirror::robots::hear(tx, &self.robots).await?;
         let breakers = breaker::tell(tx, &self.definitions, &self.told, self.moment.now).await?;
         Ok(Written { queues: self.touched, answers: !self.answers.is_empty(), breakers })
     }

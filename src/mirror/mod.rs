@@ -13,6 +13,7 @@ pub mod chained;
 pub mod changes;
 pub mod control;
 pub mod dispatch;
+pub mod failures;
 mod health;
 pub mod items;
 pub mod keys;
@@ -22,11 +23,13 @@ mod read;
 pub mod records;
 pub mod requests;
 pub mod retention;
+pub mod robots;
 mod row;
 pub mod standing;
 pub mod tap;
 pub mod tokens;
 pub mod webhooks;
+pub mod why;
 pub mod working;
 mod writer;
 
@@ -299,6 +302,7 @@ async fn open_for_writing(options: &SqliteConnectOptions) -> Result<SqliteConnec
             .await
             .map_err(|source| MirrorError::Sql { operation: "be given an identity", source })?;
     }
+    failures::fold_anew(&mut connection).await?;
     Ok(connection)
 }
 

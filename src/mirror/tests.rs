@@ -9,6 +9,7 @@ use super::*;
 
 mod changes;
 mod claims;
+mod insight;
 mod keys;
 mod outward;
 mod plans;
@@ -68,7 +69,7 @@ impl Bench {
     }
 
     async fn notes(&self) -> Vec<String> {
-        let sql = "SELECT key FROM meta WHERE key <> 'identity' ORDER BY key";
+        let sql = "SELECT key FROM meta WHERE key NOT IN ('identity', 'fold') ORDER BY key";
         sqlx::query_scalar(sql).fetch_all(self.mirror.reads()).await.unwrap()
     }
 }

@@ -58,7 +58,7 @@ impl Case {
     fn documents(&self) -> Vec<(u64, Vec<String>)> {
         let (_, schema) = editor_schema();
         let documents = self.sources.iter().flat_map(|source| node::documents(&source.text, &mut node::ROOM.clone()).0);
-        documents.map(|document| (document.at.line, schema.violations(&plain(&document)))).collect()
+        documents.map(|document| (document.at.line, schema.violations(&plain(&document), &[]))).collect()
     }
 }
 

@@ -1,48 +1,22 @@
-//! Keys that are read and checked, and not obeyed yet; and chains, which are checked all the same.
+//! Keys that say what becomes of items later on: what is read of them, and chains.
 
-use super::super::draft::{KEYS, NOT_YET};
 use super::super::rules::Occasion;
 use super::*;
 use crate::item::Kind;
 
-const ALL: &str = "\
-mask: [/customer/iban]
-";
-
-/// Obeyed by now.
-const OBEYED: &str = "\
+const VALUES: &str = "\
 max_working: 5
 acks: report_required
 breaker: {after: 3}
 on_processed: b
 on_exception: {business: b, poison: b}
 notify: [{on: [exception, at_risk, exception.it], to: 'https://example.com/hook'}]
+mask: [/customer/iban]
 ";
 
 #[test]
-fn every_key_of_the_table_is_refused_where_it_asks_for_something() {
-    let found = mistakes(&format!("queue: x\n{ALL}---\nqueue: b"));
-    assert_eq!(found.len(), NOT_YET.len(), "{found:#?}");
-    for ((name, _, anyway), found) in NOT_YET.iter().zip(&found) {
-        assert!(KEYS.iter().any(|(key, _)| key == name), "{name} is no key");
-        assert!(found.contains(&format!("'{name}' is known but not supported by this version")), "{found}");
-        assert_eq!(mistakes(&format!("queue: x\n{anyway}")), Vec::<String>::new());
-        assert_eq!(mistakes(&format!("defaults: {{{anyway}}}")), Vec::<String>::new());
-    }
-}
-
-#[test]
-fn in_the_defaults_they_are_refused_once_for_all_queues() {
-    let text = "defaults: {mask: [/a]}\n---\nqueue: a\n---\nqueue: b\nmask: []\n";
-    let found = mistakes(text);
-    assert_eq!(found.iter().map(|found| &found[..5]).collect::<Vec<_>>(), ["1:12 "]);
-    // A wrong value is wrong, and nothing more.
-    assert_eq!(mistakes("queue: x\nmask: [a]").len(), 1);
-}
-
-#[test]
-fn the_values_are_there_for_whoever_makes_them_work() {
-    let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{ALL}{OBEYED}") };
+fn every_value_is_read() {
+    let source = Source { path: "q/x.yaml".into(), text: format!("queue: x\n{VALUES}") };
     let queue = check::read_alone(&source).expect("it is read");
     assert_eq!((queue.max_working, queue.acks), (Some(5), Acks::ReportRequired));
     assert_eq!(queue.breaker, Some(Breaker { after: 3, pause: Duration::from_mins(5) }));
@@ -55,6 +29,24 @@ fn the_values_are_there_for_whoever_makes_them_work() {
     );
     assert_eq!((notice.at_most.times, notice.at_most.within), (1, Duration::from_mins(15)));
     assert_eq!(queue.mask, ["/customer/iban"]);
+}
+
+#[test]
+fn whoever_writes_a_path_otherwise_is_told_how() {
+    for (written, help) in [
+        ("customer.iban", "/customer/iban"),
+        ("$.customer.iban", "/customer/iban"),
+        ("lines[*].price", "/lines/*/price"),
+        ("$['customer']['iban']", "/customer/iban"),
+        ("$.lines[0]", "/lines/0"),
+        ("a b", "/customer/iban"),
+    ] {
+        let found = mistakes(&format!("queue: x\nmask: [{}]", serde_json::json!(written)));
+        assert!(found.len() == 1 && found[0].contains(&format!("write it as a JSON Pointer: {help}")), "{found:?}");
+        assert!(found[0].starts_with("2:8 "), "{found:?}");
+    }
+    assert_eq!(mistakes("queue: x\nmask: [/customer/iban, /lines/*/price, /a~1b]"), Vec::<String>::new());
+    assert_eq!(mistakes("defaults: {mask: [/a]}\n---\nqueue: x\nlane: direct"), Vec::<String>::new());
 }
 
 fn cycles(text: &str) -> Vec<String> {

@@ -146,14 +146,14 @@ impl FromStr for ParkedCursor {
 /// Bytes of the SHA-256 in front of the text.
 const CHECKSUM: usize = 4;
 
-fn seal(text: &str) -> String {
+pub(super) fn seal(text: &str) -> String {
     let digest = Sha256::digest(text);
     digest.iter().take(CHECKSUM).chain(text.as_bytes()).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unseal(cursor: &str) -> Option<String> {
-    // The longest is far shorter; a limit keeps a hostile one from being worked on at all.
-    if !cursor.is_ascii() || cursor.len() > 200 || !cursor.len().is_multiple_of(2) {
+pub(super) fn unseal(cursor: &str) -> Option<String> {
+    // The longest holds a robot's name; a limit keeps a hostile one from being worked on at all.
+    if !cursor.is_ascii() || cursor.len() > 2_000 || !cursor.len().is_multiple_of(2) {
         return None;
     }
     let bytes: Option<Vec<u8>> =
