@@ -12,6 +12,7 @@ pub mod conductor;
 mod deleted;
 pub mod desk;
 pub mod keeper;
+pub mod leases;
 mod migrate;
 mod pass;
 pub mod pause;

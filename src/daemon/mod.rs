@@ -24,10 +24,10 @@ use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::{retention, timeouts, timers};
+use crate::control::{leases, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
-use crate::lanes::{Context, Replies, Wakes};
+use crate::lanes::{Context, Replies, Wakes, claims};
 use crate::metrics;
 use crate::mirror::Mirror;
 use crate::settings::{Drift, Settings};
@@ -106,6 +106,16 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let timeouts = timeouts::run(context.clone(), stop.clone());
     crew.spawn("timeouts", async move {
         timeouts.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let ends = leases::run(context.clone(), stop.clone());
+    crew.spawn("leases", async move {
+        ends.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let claims = claims::run(context.clone(), stop.clone());
+    crew.spawn("claims", async move {
+        claims.await;
         Ok::<(), anyhow::Error>(())
     });
     let watched = keeper.run(stop.clone());

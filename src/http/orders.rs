@@ -208,12 +208,13 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
     Ok((status, Json(ItemView::new(*item, now()).with_children(&children))).into_response())
 }
 
-fn refused(refusal: &Refusal) -> Problem {
+pub(super) fn refused(refusal: &Refusal) -> Problem {
     let word = match refusal {
         Refusal::WrongState { .. } => "wrong_state",
         Refusal::InProgress { .. } => "in_progress",
         Refusal::Pending { .. } => "request_pending",
         Refusal::LifeOver(_) => "life_over",
+        Refusal::NotYet(_) => "not_before",
         Refusal::NoPayload => "no_payload",
         Refusal::StillToCome => "still_to_come",
     };

@@ -13,6 +13,7 @@ pub mod control;
 pub mod dispatch;
 mod health;
 pub mod items;
+pub mod leases;
 mod many;
 mod read;
 pub mod records;

@@ -5,7 +5,7 @@
 //! over what was asked, a retry or requeue gives it back to people); or a robot has it ([`refuse`]).
 
 use super::attempt::{Begun, Cause};
-use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
+use super::{Step, Voice, back_to_queue, found, has_message, is_out, settle, waiting_place};
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
@@ -30,6 +30,8 @@ pub enum Refusal {
     Pending { action: &'static str, who: String },
     #[error("its life ended at {0}; give it another expires_at with the request")]
     LifeOver(Timestamp),
+    #[error("it is not to go out before {0}; edit its not_before first")]
+    NotYet(Timestamp),
     #[error("its payload is not there, so no robot could work it; give it one by an edit")]
     NoPayload,
     #[error("its copy is still to come, and would not find it with another payload; edit it once it is there")]
@@ -241,7 +243,7 @@ fn ask(item: &mut Item, voice: &Voice<'_>, order: &Order, action: Action) -> Ver
 /// somebody has heard of it or the broker handed it out before. `None` where the message is one of an attempt that is
 /// over, or a second one of this: nothing is known by it.
 pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp) -> Option<Step> {
-    if !is_out(item) || item.rejected_at.is_some() || attempt != item.attempt {
+    if !has_message(item) || item.rejected_at.is_some() || attempt != item.attempt {
         return None;
     }
     let ending = Begun::of(item);
