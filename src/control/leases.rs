@@ -1,7 +1,7 @@
 //! Leases that end: whoever had the item is taken for dead. Needs no broker.
 //!
-//! A daemon that was away could hear no heartbeat. So when it starts, each lease goes on for its own length, at most
-//! [`MOST_GRACE`], before anything ends.
+//! A daemon that was away could hear no heartbeat, and whoever asked it for a dispatched item does not wait any more. So when it starts, each lease goes on for its own length, at most
+//! [`MOST_GRACE`], before anything ends, and what was asked is given up.
 //!
 //! Order of effects: one transaction per bounded batch, the items and their leases together, then wake dispatch and those who wait for
 //! items. A crash leaves what was not committed due, and the next pass finds it: a second pass has nothing to do.
@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::failpoint;
-use crate::item::lifecycle::lease;
+use crate::item::lifecycle::{lease, people};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, now};
 use crate::metrics;
-use crate::mirror::{MirrorError, Tx, items, leases};
+use crate::mirror::{MirrorError, Tx, items, leases, requests};
 
 /// Leases ended in one transaction.
 const BATCH: u32 = 500;
@@ -60,6 +60,7 @@ async fn pass(context: &Context, granted: &mut bool) -> Result<Duration, MirrorE
             let leases = granted.await?;
             tracing::info!(leases, "leases that would have ended go on for a while: nobody could keep them up");
         }
+        give_up_asked(context).await?;
         *granted = true;
     }
     while let Some(end) = context.mirror.next_lease_end().await? {
@@ -70,6 +71,24 @@ async fn pass(context: &Context, granted: &mut bool) -> Result<Duration, MirrorE
         end_due(context).await?;
     }
     Ok(LONGEST)
+}
+
+/// Nobody waits any more for what was asked before the daemon started: a lease would have no holder.
+async fn give_up_asked(context: &Context) -> Result<(), MirrorError> {
+    let definitions = context.definitions();
+    let given_up = context.mirror.write(move |tx: &mut Tx| {
+        Box::pin(async move {
+            let asked = requests::claims_asked(tx).await?;
+            let ids = asked.iter().copied().collect();
+            let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
+            for id in asked {
+                ledger.refuse_request(id, people::REFUSED, "the daemon was started again meanwhile");
+            }
+            ledger.write(tx).await
+        })
+    });
+    given_up.await?.wake(&context.wakes);
+    Ok(())
 }
 
 async fn end_due(context: &Context) -> Result<(), MirrorError> {

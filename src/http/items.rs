@@ -10,7 +10,7 @@ use super::Api;
 use super::extract::{Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{ItemView, LineView, List};
-use crate::item::{ItemId, Kind, State as ItemState};
+use crate::item::{Item, ItemId, Kind, Place, State as ItemState};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
 
@@ -24,9 +24,12 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
     let now = now();
     let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
     let children = api.mirror.children(&ids).await?;
+    let claimed: Vec<ItemId> =
+        page.items.iter().filter(|item| item.place == Place::Leased).map(|item| item.id).collect();
+    let ends = api.mirror.lease_ends(&claimed).await?;
     let of = |id: ItemId| children.get(&id).map_or(&[][..], Vec::as_slice);
     let items = page.items.into_iter().map(|item| (item.id, ItemView::new(item, now)));
-    let items = items.map(|(id, item)| item.with_children(of(id))).collect();
+    let items = items.map(|(id, item)| item.with_children(of(id)).with_lease(ends.get(&id).copied())).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
@@ -38,8 +41,17 @@ pub(super) async fn one(
 ) -> Result<Json<ItemView>, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
+    Ok(Json(shown_item(&api, item).await?))
+}
+
+/// An item with what stands beside it in the mirror.
+pub(super) async fn shown_item(api: &Api, item: Item) -> Result<ItemView, Problem> {
     let children = api.mirror.children_of(item.id).await?;
-    Ok(Json(ItemView::new(item, now()).with_children(&children)))
+    let until = match item.place {
+        Place::Leased => api.mirror.lease_ends(&[item.id]).await?.remove(&item.id),
+        _ => None,
+    };
+    Ok(ItemView::new(item, now()).with_children(&children).with_lease(until))
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.

@@ -9,6 +9,8 @@
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/claim`, `/api/v1/items/{id}/claim` | `claims` |
+//! | `/api/v1/items/{id}/heartbeat`, `.../outcome`, `.../return` | `leases` |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
@@ -18,11 +20,13 @@
 mod attempts;
 mod attention;
 mod breaker;
+mod claims;
 mod control;
 mod enqueue;
 mod extract;
 mod health;
 mod items;
+mod leases;
 mod members;
 mod orders;
 mod outlook;
@@ -96,6 +100,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/queues/{key}", get(queues::one))
         .route("/api/v1/queues/{key}/items", post(enqueue::one))
+        .route("/api/v1/queues/{key}/claim", post(claims::next))
         .route("/api/v1/queues/{key}/pause", post(control::pause))
         .route("/api/v1/queues/{key}/resume", post(control::resume))
         .route("/api/v1/plan", get(control::plan))
@@ -113,6 +118,10 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/requeue", post(orders::requeue))
         .route("/api/v1/items/{id}/notes", post(orders::note))
         .route("/api/v1/items/{id}/assign", post(orders::assign))
+        .route("/api/v1/items/{id}/claim", post(claims::one))
+        .route("/api/v1/items/{id}/heartbeat", post(leases::heartbeat))
+        .route("/api/v1/items/{id}/outcome", post(leases::outcome))
+        .route("/api/v1/items/{id}/return", post(leases::give_back))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)

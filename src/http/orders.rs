@@ -34,8 +34,9 @@ const LONGEST_NOTE: usize = 10_000;
 
 /// A request about one item.
 pub(super) struct Call {
-    api: Api,
-    id: String,
+    pub(super) api: Api,
+    /// Of the path.
+    pub(super) id: String,
     body: Bytes,
 }
 
@@ -56,7 +57,7 @@ impl FromRequest<Api> for Call {
 
 impl Call {
     /// Reads the body, which may have these members. An empty one is an object without any.
-    fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
+    pub(super) fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
         Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
     }
 

@@ -69,6 +69,8 @@ pub(super) struct ItemView {
     payload_gone: bool,
     labels: BTreeMap<String, String>,
     worker: Option<String>,
+    /// Until when whoever claimed it has it; `null` where nobody did.
+    lease_until: Option<Timed>,
     assignee: Option<String>,
     /// The item whose end made this one.
     parent: Option<String>,
@@ -118,6 +120,7 @@ impl ItemView {
             payload_gone: item.payload_gone,
             labels: item.labels,
             worker: item.worker,
+            lease_until: None,
             assignee: item.assignee,
             parent: item.parent.map(|parent| parent.to_string()),
             children: Vec::new(),
@@ -131,6 +134,11 @@ impl ItemView {
             sla,
             revision: item.revision,
         }
+    }
+
+    /// With the end of its lease.
+    pub(super) fn with_lease(self, until: Option<Timestamp>) -> Self {
+        Self { lease_until: until.map(Timed), ..self }
     }
 
     /// With the items that its ends made or found.

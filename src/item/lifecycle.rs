@@ -172,7 +172,10 @@ fn news(
     if item.place == Place::Leased {
         // Its claim was its start. A robot that has a message of it all the same is not who has it.
         if started && item.worker.as_deref() != Some(voice.actor) {
-            return voice.noted(item, &format!("'started' by another one than {}", item.worker.as_deref().unwrap_or("who claimed it")));
+            return voice.noted(
+                item,
+                &format!("'started' by another one than {}", item.worker.as_deref().unwrap_or("who claimed it")),
+            );
         }
         return voice.step(item, event, note.clone(), 0);
     }

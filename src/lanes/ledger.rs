@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::breaker::{self, Turned};
 use super::chain::{self, End};
-use super::{Wakes, moment};
+use super::{Wakes, moment, new_id};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
 use crate::item::breaker::Told;
@@ -16,9 +16,9 @@ use crate::item::lifecycle::{Moment, Rules, Step, people};
 use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, Place, State, direct, sla};
-use crate::mirror::leases::{self, Lease};
+use crate::item::{Item, ItemId, Lane, Place, State, Timestamp, direct, sla};
 use crate::mirror::control::{Event, add_events};
+use crate::mirror::leases::{self, Lease};
 use crate::mirror::{MirrorError, Tx, acks, chained, items, records, requests};
 
 pub(crate) struct Ledger {
@@ -293,6 +293,21 @@ impl Ledger {
         let Some(line) = people::carry_out(item, self.moment.now).and_then(|step| step.line) else { return };
         sla::follow(item, &definition, due_at, self.moment.now);
         self.answers.extend(answer::after_change(before, item));
+        if let Some(length) = request.lease.filter(|_| item.place == Place::Leased) {
+            let lease = Lease {
+                item: id,
+                attempt: item.attempt,
+                name: new_id().to_string(),
+                worker: request.who.clone(),
+                person: true,
+                since: self.moment.now,
+                until: self.moment.now.checked_add(length).unwrap_or(Timestamp::MAX),
+                length,
+                lost: 0,
+                ended: None,
+            };
+            self.leased.push((lease, true));
+        }
         self.settle_request(id, &queue, &request, line);
     }
 

@@ -16,6 +16,7 @@ pub mod claims;
 pub mod dispatch;
 pub mod events;
 pub mod intake;
+pub mod leases;
 pub(crate) mod ledger;
 pub mod live;
 pub mod orders;

@@ -28,7 +28,7 @@ pub struct Lease {
     pub until: Timestamp,
     /// What a heartbeat extends it by.
     pub length: Duration,
-    /// Leases of this item that were lost in a row before it.
+    /// Leases of this item that were lost in a row before it; of a new one the mirror knows.
     pub lost: u32,
     /// How it ended, and when; `None` while it lasts.
     pub ended: Option<(String, Timestamp)>,
@@ -71,7 +71,8 @@ static DISPATCHED: Many = Many::new(|places| {
 pub async fn insert(tx: &mut Tx, leases: &[(Lease, bool)]) -> Result<(), MirrorError> {
     for (lease, _) in leases {
         let sql = "INSERT INTO leases (item, attempt, lease, worker, person, since, until, length, lost) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (item, attempt) DO UPDATE SET \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce((SELECT before.lost + 1 FROM leases AS before \
+                   WHERE before.item = $1 AND before.attempt = $2 - 1 AND before.ended = $9), 0)) ON CONFLICT (item, attempt) DO UPDATE SET \
                    lease = excluded.lease, worker = excluded.worker, person = excluded.person, since = excluded.since, \
                    until = excluded.until, length = excluded.length, lost = excluded.lost, ended = NULL, ended_at = NULL";
         sqlx::query(sql)
@@ -83,7 +84,7 @@ pub async fn insert(tx: &mut Tx, leases: &[(Lease, bool)]) -> Result<(), MirrorE
             .bind(micros(lease.since))
             .bind(micros(lease.until))
             .bind(i64::try_from(lease.length.as_micros()).unwrap_or(i64::MAX))
-            .bind(lease.lost)
+            .bind(LOST)
             .execute(&mut *tx)
             .await
             .map_err(failed("keep a lease"))?;
@@ -120,7 +121,7 @@ pub async fn find(tx: &mut Tx, item: ItemId, name: &str) -> Result<Option<Lease>
     row.await.map_err(failed("look for a lease"))?.as_ref().map(read).transpose()
 }
 
-/// The lease of this attempt.
+/// The lease of this attempt, now or before.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
@@ -128,17 +129,6 @@ pub async fn of_attempt(tx: &mut Tx, item: ItemId, attempt: u32) -> Result<Optio
     let sql = format!("SELECT {COLUMNS} FROM leases WHERE item = $1 AND attempt = $2");
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(item.to_string()).bind(attempt).fetch_optional(tx);
     row.await.map_err(failed("look for a lease"))?.as_ref().map(read).transpose()
-}
-
-/// Leases of this item that were lost in a row before this attempt.
-///
-/// # Errors
-/// Where SQL fails or a row cannot be read.
-pub async fn lost_before(tx: &mut Tx, item: ItemId, attempt: u32) -> Result<u32, MirrorError> {
-    let Some(before) = attempt.checked_sub(1).filter(|before| *before > 0) else { return Ok(0) };
-    let lease = of_attempt(tx, item, before).await?;
-    let lost = lease.filter(|lease| lease.ended.as_ref().is_some_and(|(how, _)| how == LOST));
-    Ok(lost.map_or(0, |lease| lease.lost + 1))
 }
 
 /// Extends a lease, of all its items: they end `by` from now, or by its own length, and none earlier than it did. Answers
@@ -285,7 +275,10 @@ impl Mirror {
     /// Where SQL fails or a row cannot be read.
     pub async fn lease_ends(&self, items: &[ItemId]) -> Result<HashMap<ItemId, Timestamp>, MirrorError> {
         static ENDS: Many = Many::new(|places| {
-            format!("SELECT item, max(until) FROM leases WHERE item IN ({}) AND ended IS NULL GROUP BY item", many::list(places))
+            format!(
+                "SELECT item, max(until) FROM leases WHERE item IN ({}) AND ended IS NULL GROUP BY item",
+                many::list(places)
+            )
         });
         let mut ends = HashMap::new();
         for items in items.chunks(many::MOST) {

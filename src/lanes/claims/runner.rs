@@ -11,9 +11,9 @@ use super::take::{self, Taken};
 use crate::broker::connection::Session;
 use crate::broker::front::Front;
 use crate::failpoint;
+use crate::item::Item;
 use crate::item::breaker::Standing;
 use crate::item::lifecycle::lease;
-use crate::item::Item;
 use crate::lanes::ledger::Ledger;
 use crate::lanes::live::InForce;
 use crate::lanes::{Context, LaneError, Wakes, now};
@@ -185,7 +185,8 @@ impl Runner {
 
     /// As dispatch decides, but for what was dispatched already: that has its place among what is worked.
     async fn allowance(&self, in_force: &InForce) -> Result<Allowance, MirrorError> {
-        let Some(definition) = in_force.definitions.get(&self.queue).filter(|_| in_force.dispatches(&self.queue)) else {
+        let Some(definition) = in_force.definitions.get(&self.queue).filter(|_| in_force.dispatches(&self.queue))
+        else {
             return Ok(Allowance::Shut(None));
         };
         let at = now();
@@ -266,7 +267,10 @@ impl Runner {
         if !requests.is_empty() {
             // Behind the acks.
             seat_ready(&self.seat).await?;
-            let forget = self.context.mirror.write(move |tx: &mut Tx| Box::pin(async move { forget_taken(tx, &requests).await }));
+            let forget = self
+                .context
+                .mirror
+                .write(move |tx: &mut Tx| Box::pin(async move { forget_taken(tx, &requests).await }));
             forget.await?;
             self.context.wakes.recalls.send_modify(|passes| *passes += 1);
         }
@@ -279,9 +283,10 @@ impl Runner {
         let chosen = self.context.wakes.claims.choose(&self.queue, limit);
         let asks = chosen.iter().map(|(poller, items)| (poller.ask.clone(), *items)).collect();
         let definitions = Arc::clone(&in_force.definitions);
-        let taken = self.context.mirror.write(move |tx: &mut Tx| {
-            Box::pin(async move { take::ready(tx, &definitions, &definition, asks).await })
-        });
+        let taken = self
+            .context
+            .mirror
+            .write(move |tx: &mut Tx| Box::pin(async move { take::ready(tx, &definitions, &definition, asks).await }));
         let taken = match taken.await {
             Ok(taken) => taken,
             Err(error) => {

@@ -60,49 +60,28 @@ impl Shares {
     }
 
     /// Gives it to them.
-    async fn give(&mut self, tx: &mut Tx, ledger: &mut Ledger, id: ItemId, body: Option<Vec<u8>>, began: bool) -> Result<(), MirrorError> {
-        let (Some(item), Some((ask, _))) = (ledger.item(id).cloned(), self.asks.get(self.next)) else { return Ok(()) };
+    fn give(&mut self, ledger: &mut Ledger, id: ItemId, body: Vec<u8>, began: bool) {
+        let (Some(item), Some((ask, _))) = (ledger.item(id).cloned(), self.asks.get(self.next)) else { return };
         let share = &mut self.given[self.next];
-        let lease = lease_of(tx, &item, ask, share, false).await?;
+        let lease = Lease {
+            item: id,
+            attempt: item.attempt,
+            name: share.lease.clone(),
+            worker: ask.worker.clone(),
+            person: false,
+            since: ledger.moment().now,
+            until: share.until,
+            length: ask.length,
+            lost: 0,
+            ended: None,
+        };
         ledger.lease(lease, began);
-        share.items.push((item, body));
-        Ok(())
+        share.items.push((item, Some(body)));
     }
 }
 
-async fn lease_of(tx: &mut Tx, item: &Item, ask: &Ask, share: &Share, person: bool) -> Result<Lease, MirrorError> {
-    Ok(Lease {
-        item: item.id,
-        attempt: item.attempt,
-        name: share.lease.clone(),
-        worker: ask.worker.clone(),
-        person,
-        since: item.started_at.unwrap_or(share.until),
-        until: share.until,
-        length: ask.length,
-        lost: leases::lost_before(tx, item.id, item.attempt).await?,
-        ended: None,
-    })
-}
-
-/// Gives the newest attempt of one item, which was just claimed by its name.
-pub(in crate::lanes) async fn give_named(
-    tx: &mut Tx,
-    ledger: &mut Ledger,
-    id: ItemId,
-    ask: &Ask,
-    body: Option<Vec<u8>>,
-) -> Result<Option<super::Claimed>, MirrorError> {
-    let Some(item) = ledger.item(id).cloned() else { return Ok(None) };
-    let until = ledger.moment().now.checked_add(ask.length).unwrap_or(Timestamp::MAX);
-    let share = Share { lease: new_id().to_string(), until, items: Vec::new() };
-    let lease = lease_of(tx, &item, ask, &share, true).await?;
-    ledger.lease(lease, true);
-    Ok(Some(super::Claimed { lease: share.lease, until, items: vec![(item, body)] }))
-}
-
 /// Says who the door let in.
-pub(in crate::lanes) fn by(step: Option<Step>, user: Option<&String>) -> Option<Step> {
+fn by(step: Option<Step>, user: Option<&String>) -> Option<Step> {
     let mut step = step?;
     if let Some(line) = &mut step.line {
         line.user = user.cloned();
@@ -125,7 +104,7 @@ pub(super) async fn deliveries(
         let body = message.body.clone();
         if let Some(id) = hand.enter(message, asker.as_ref()) {
             let began = hand.learnt.contains(&id);
-            shares.give(tx, &mut hand.ledger, id, Some(body), began).await?;
+            shares.give(&mut hand.ledger, id, body, began);
         }
     }
     let written = hand.ledger.write(tx).await?;
@@ -153,7 +132,7 @@ pub(super) async fn ready(
         let Some(payload) = payloads.remove(&id) else { continue };
         ledger.step(id, |item, _, moment| by(lease::claim_ready(item, &ask.worker, moment.now), ask.user.as_ref()));
         if ledger.item(id).is_some_and(|item| item.place == Place::Leased) {
-            shares.give(tx, &mut ledger, id, Some(payload), true).await?;
+            shares.give(&mut ledger, id, payload, true);
         }
     }
     let written = ledger.write(tx).await?;
@@ -221,7 +200,8 @@ impl Hand {
         // One that was taken before, or reported, and came back because its ack did not get through.
         let hash = door::content_hash(&message.body);
         let had_before = |item: &&Item| {
-            let carried = item.pending.as_ref().filter(|pending| pending.taken).and_then(|pending| pending.carried.as_ref());
+            let carried =
+                item.pending.as_ref().filter(|pending| pending.taken).and_then(|pending| pending.carried.as_ref());
             carried.or(item.content_hash.as_ref()).is_none_or(|carried| *carried == hash)
         };
         known().find(|item| handed_out(message) > 0 && had_before(item)).map(|item| (item.id, 0))
@@ -257,12 +237,14 @@ impl Hand {
             self.drop_message(id, attempt);
             return None;
         }
-        let leased = (item.place == Place::Leased).then_some(id);
-        if let Some(request) = request.filter(|_| item.pending.is_none()) {
-            self.ledger.mark_taken(id, request, door::content_hash(&message.body));
-            self.requests.push(id);
+        if let Some(request) = request {
+            if item.pending.is_none() {
+                self.ledger.mark_taken(id, request, door::content_hash(&message.body));
+                self.requests.push(id);
+            }
+            return None;
         }
-        leased
+        (item.place == Place::Leased).then_some(id)
     }
 
     /// Its item has moved on: what there was to be known of the message is known.

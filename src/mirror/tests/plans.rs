@@ -63,7 +63,9 @@ async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
     let plan = plan(&bench.mirror, &waits_sql()).await;
     let searched: Vec<&String> =
         plan.iter().filter(|step| step.starts_with("SEARCH") || step.starts_with("SCAN items")).collect();
-    for (step, index) in searched.iter().zip(["items_due", "items_postponed", "items_ready", "items_out", "items_leased"]) {
+    for (step, index) in
+        searched.iter().zip(["items_due", "items_postponed", "items_ready", "items_out", "items_leased"])
+    {
         assert!(step.contains(&format!("INDEX {index} (queue=?")), "{plan:#?}");
     }
     assert_eq!(searched.len(), 5, "{plan:#?}");

@@ -56,7 +56,10 @@ fn what_robots_died_on_too_often_is_given_to_nobody() {
     }
     let step = claim_delivered(&mut item, delivered(1), "ann", &RULES, second(200)).unwrap();
     assert_eq!((item.state, step.acks), (State::Exception(Kind::Poison), 1));
-    assert_eq!(why(&step), "robots died in 5 deliveries of this attempt; the last known is r, which started at 1970-01-01T00:01:40Z");
+    assert_eq!(
+        why(&step),
+        "robots died in 5 deliveries of this attempt; the last known is r, which started at 1970-01-01T00:01:40Z"
+    );
     assert!(step.failure.is_some());
 }
 
@@ -192,9 +195,11 @@ fn who_claimed_it_started_with_that() {
     let mut item = leased(1);
     let from = |robot: &str, saying| Report { robot: Some(robot.to_owned()), ..says(saying, 1) };
     let progress = Saying::Progress { note: Some("half".to_owned()), percent: Some(50) };
-    for (told, event_told, worker) in
-        [(from("w", started()), "started", "w"), (from("w", progress), "progress", "w"), (from("r", started()), "noted", "w")]
-    {
+    for (told, event_told, worker) in [
+        (from("w", started()), "started", "w"),
+        (from("w", progress), "progress", "w"),
+        (from("r", started()), "noted", "w"),
+    ] {
         let step = report(&mut item, &told, &RULES, &moment(100));
         assert_eq!((event(&step), item.worker.as_deref()), (event_told, Some(worker)));
         assert_eq!((item.started_at, item.deliveries, item.place), (Some(second(10)), 1, Place::Leased));
