@@ -64,7 +64,7 @@ pub fn claim_ready(item: &mut Item, worker: &str, at: Timestamp) -> Option<Step>
     if item.place != Place::Ready || over {
         return None;
     }
-    begin(item);
+    begin(item, at);
     Some(take(item, worker, at))
 }
 
@@ -87,13 +87,14 @@ pub fn claim_named(item: &mut Item, worker: &str, has_payload: bool, at: Timesta
         _ if !has_payload => return Err(Refusal::NoPayload),
         _ => {}
     }
-    begin(item);
+    begin(item, at);
     Ok(take(item, worker, at))
 }
 
 /// The next attempt begins.
-fn begin(item: &mut Item) {
+fn begin(item: &mut Item, at: Timestamp) {
     item.attempt += 1;
+    item.dispatched_at = Some(at);
     (item.deliveries, item.silent, item.rejected_at) = (1, false, None);
 }
 

@@ -1,3 +1,5 @@
 mod bench;
+mod claims;
+mod claims_figures;
 mod cli;
 mod http;

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod broker_down;
+mod crash_claims;
 mod crash_control;
 mod crash_corners;
 mod crash_life;

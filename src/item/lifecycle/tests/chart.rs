@@ -173,7 +173,7 @@ fn events() -> Vec<(&'static str, Decide)> {
         (
             "returned",
             Box::new(|item| {
-                if is_out(item) {
+                if has_message(item) {
                     item.place = Place::Claimed;
                 }
                 drop(returned(item, "no queue", second(100)));

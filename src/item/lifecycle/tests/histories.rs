@@ -321,7 +321,7 @@ proptest! {
             *explained.entry(newest).or_default() += acks;
             if item.place == Place::Leased {
                 leased.insert(item.attempt);
-                if matches!(event, Event::ClaimedReady | Event::ClaimedNamed) {
+                if !was_out {
                     never_sent.insert(item.attempt);
                 }
             }

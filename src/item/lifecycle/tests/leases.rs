@@ -1,7 +1,7 @@
 //! What becomes of items that somebody claims over HTTP.
 
 use super::super::lease::{Delivery, claim_delivered, claim_named, claim_ready, give_back, lose};
-use super::super::people::Refusal;
+use super::super::people::{Refusal, recalled};
 use super::*;
 
 fn delivered(attempt: u32) -> Delivery {
@@ -137,7 +137,7 @@ fn what_looks_for_messages_leaves_a_lease_alone() {
     assert_eq!(missing(&mut after, "gone", second(100)), None);
     assert_eq!(dispatch_again(&mut after, second(100)), None);
     assert_eq!(found_again(&mut after, 1, second(100)), None);
-    assert_eq!(people::recalled(&mut after, 1, false, second(100)), None);
+    assert_eq!(recalled(&mut after, 1, false, second(100)), None);
     assert_eq!(judge(&mut after, &RULES, &moment(100)), None);
     let mut over = Item { expires_at: Some(second(1)), ..after.clone() };
     assert_eq!(expire(&mut over, second(100)), None, "whoever claimed it has it");
