@@ -20,3 +20,4 @@ pub mod settings;
 pub mod status;
 pub mod topology;
 pub mod units;
+pub mod who;

@@ -24,8 +24,43 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 pub(super) struct Daemon {
     child: Child,
     dir: TempDir,
+    door: Door,
+}
+
+/// Its HTTP API; clones share its connections.
+#[derive(Clone)]
+pub(super) struct Door {
     url: String,
     http: reqwest::Client,
+}
+
+impl Door {
+    fn of(port: u16) -> Result<Self, BenchError> {
+        // Whatever proxy the environment names: this is on this machine, and no TLS.
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).tcp_nodelay(true).timeout(PATIENCE).build();
+        let http = http.map_err(|error| BenchError::Failed(format!("cannot start: {error}")))?;
+        Ok(Self { url: format!("http://127.0.0.1:{port}"), http })
+    }
+
+    /// `None` where it does not answer well.
+    async fn get(&self, path: &str) -> Option<Value> {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?.error_for_status().ok()?;
+        let text = answer.text().await.ok()?;
+        Some(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Its answer, null where that has no body.
+    pub(super) async fn post(&self, path: &str, content_type: &str, body: String) -> Result<Value, BenchError> {
+        let failed = |error: &dyn std::fmt::Display| BenchError::Failed(format!("POST {path}: {error}"));
+        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type).body(body);
+        let answer = request.send().await.map_err(|error| failed(&error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| failed(&error))?;
+        match status.is_success() {
+            true => Ok(serde_json::from_str(&text).unwrap_or(Value::Null)),
+            false => Err(failed(&format!("{status} {text}"))),
+        }
+    }
 }
 
 impl Daemon {
@@ -33,12 +68,18 @@ impl Daemon {
     pub(super) async fn start(executable: &Path, vhost: &Vhost, definition: &str) -> Result<Self, BenchError> {
         let (child, dir, port) = spawn(executable, vhost, definition)
             .map_err(|error| BenchError::Failed(format!("cannot start a daemon: {error}")))?;
-        // Whatever proxy the environment names: this is on this machine, and no TLS.
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE).build();
-        let http = http.map_err(|error| BenchError::Failed(format!("cannot start: {error}")))?;
-        let mut daemon = Self { child, dir, url: format!("http://127.0.0.1:{port}"), http };
-        daemon.wait_until("ready", async |daemon| daemon.get("/readyz").await.is_some()).await?;
+        let mut daemon = Self { child, dir, door: Door::of(port)? };
+        daemon.wait_until("ready", async |daemon| daemon.door.get("/readyz").await.is_some()).await?;
         Ok(daemon)
+    }
+
+    /// A door of a client's own, with connections of its own.
+    pub(super) fn new_door(&self) -> Result<Door, BenchError> {
+        Ok(Door { url: self.door.url.clone(), ..Door::of(0)? })
+    }
+
+    pub(super) fn door(&self) -> &Door {
+        &self.door
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -50,7 +91,7 @@ impl Daemon {
         let path = format!("/api/v1/queues/{queue}");
         let (items, what) = (u64::from(items), if processed { "done with all items" } else { "aware of all items" });
         self.wait_until(what, async |daemon| {
-            daemon.get(&path).await.is_some_and(|queue| count(&queue["counts"], processed) >= items)
+            daemon.door.get(&path).await.is_some_and(|queue| count(&queue["counts"], processed) >= items)
         })
         .await
     }
@@ -69,13 +110,6 @@ impl Daemon {
             Ok(waited) => waited,
             Err(_) => Err(self.failed(&format!("it was not {what} within {} s", PATIENCE.as_secs()))),
         }
-    }
-
-    /// `None` where it does not answer well.
-    async fn get(&self, path: &str) -> Option<Value> {
-        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?.error_for_status().ok()?;
-        let text = answer.text().await.ok()?;
-        Some(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
     /// Ends it well, and takes its directory away.

@@ -73,7 +73,7 @@ impl Stopwatch {
         self.0.elapsed()
     }
 
-    fn micros(self) -> u64 {
+    pub(super) fn micros(self) -> u64 {
         u64::try_from(self.time().as_micros()).unwrap_or(u64::MAX)
     }
 }

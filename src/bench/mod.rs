@@ -5,9 +5,10 @@
 //! from machine to machine, items per second do not.
 //!
 //! [`plan`] has the ways, [`stage`] builds what each stands on, [`load`] is the same for all, [`daemon`] is the child that
-//! serves our lanes, [`process`] what it all takes of the machine, [`report`] what follows.
+//! serves our lanes, [`doors`] what the same costs over HTTP, [`process`] what it all takes of the machine, [`report`] what follows.
 
 mod daemon;
+pub mod doors;
 mod load;
 pub mod numbers;
 pub mod plan;
@@ -106,6 +107,15 @@ impl Bench<'_> {
                 }
             }
         }
+        let mut passed = Vec::new();
+        for round in 1..=plan.rounds {
+            for what in doors::MEASURED {
+                (self.progress)(&format!("round {round} of {}: {}", plan.rounds, doors::name(what)));
+                let failed = |error| BenchError::Failed(format!("{}: {error}", doors::name(what)));
+                let one = doors::pass(site, &self.executable, what, plan.items, plan.size).await.map_err(failed)?;
+                passed.push((what, one));
+            }
+        }
         let paced = Load { items: plan.rate.saturating_mul(plan.seconds), rate: Some(plan.rate), ..load };
         for (way, so_far) in &mut measured {
             if !way.with_latency() || so_far.unavailable.is_some() {
@@ -127,6 +137,7 @@ impl Bench<'_> {
             machine: Machine { cores: std::thread::available_parallelism().map_or(1, usize::from) },
             plan: plan.clone(),
             ways: report::lines(measured),
+            doors: doors::lines(&passed),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::doors::DoorLine;
 use super::numbers::{median, percentile, ratio, rounded};
 use super::plan::{Plan, Way};
 
@@ -15,6 +16,8 @@ pub struct Report {
     pub plan: Plan,
     /// One line per way, in the order of [`Way::ALL`].
     pub ways: Vec<Line>,
+    /// What is let in and worked over AMQP and over HTTP.
+    pub doors: Vec<DoorLine>,
 }
 
 /// The broker it was measured on.

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failed};
 use super::output::{Column, Output, csv, json as pretty, print, table, text};
+use crate::bench::doors::{CLIENTS, ROWS};
 use crate::bench::plan::{Plan, SMALLEST};
 use crate::bench::{Bench, BenchError, Outcome};
 use crate::settings::Settings;
@@ -22,6 +23,7 @@ pub(super) const WAYS: &str = "The ways of an item, each with the same publisher
   direct     the direct lane
   managed    the managed lane
 Both lanes are measured with reports too: every item is reported processed, until the mirror knows all of them.
+Then both doors: items let in, and items taken and reported one by one, over AMQP and over HTTP.
 
 Examples:
   warrend bench
@@ -145,6 +147,17 @@ const LATENCY: [Column; 6] = [
     Column { title: "PUBLISHER BEHIND", cell: |line| number(&line["latency"]["publisher_behind_ms"]) },
 ];
 
+const DOORS: [Column; 8] = [
+    Column { title: "DEED", cell: |line| text(&line["deed"]) },
+    Column { title: "DOOR", cell: |line| text(&line["door"]) },
+    Column { title: "ITEMS/S", cell: |line| number(&line["items_per_second"]) },
+    Column { title: "TO AMQP", cell: |line| hundredths(&line["to_amqp"]) },
+    Column { title: "CALL P50", cell: |line| number(&line["call_p50_ms"]) },
+    Column { title: "CALL P99", cell: |line| number(&line["call_p99_ms"]) },
+    Column { title: "REPORT P50", cell: |line| number(&line["report_p50_ms"]) },
+    Column { title: "REPORT P99", cell: |line| number(&line["report_p99_ms"]) },
+];
+
 const FIELDS: [&str; 18] = [
     "way",
     "unavailable",
@@ -223,6 +236,11 @@ fn tables(report: &Value, lines: &[Value]) -> String {
         text(&plan["seconds"]),
         table(&LATENCY, &timed),
     ));
+    let doors = report["doors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    shown.push_str(&format!(
+        "\nDoors: items let in ({ROWS} rows a request over HTTP), and worked one by one by {CLIENTS} robots; milliseconds per call.\n{}",
+        table(&DOORS, doors),
+    ));
     shown
 }
 
@@ -238,6 +256,8 @@ mod tests {
             "broker": {"version": "4.3.6", "node": "a@b", "queue_type": "quorum", "on_this_machine": true},
             "machine": {"cores": 2},
             "plan": {"items": 8000, "rounds": 3, "size": 1024, "rate": 500, "seconds": 10},
+            "doors": [{"deed": "work", "door": "http", "items_per_second": 900.0, "to_amqp": 0.5, "call_p50_ms": 8.0, "call_p99_ms": 20.0,
+                "report_p50_ms": 3.0, "report_p99_ms": 9.5}],
             "ways": [
                 {"way": "raw", "unavailable": null, "items_per_second": 7000.0, "to_raw": 1.0, "broker_cpu": 0.21,
                  "broker_memory": 220_200_960, "latency": {"p50_ms": 1.2, "p95_ms": 2.0, "p99_ms": 3.0, "max_ms": 9.0, "publisher_behind_ms": 0.5}},
@@ -258,8 +278,9 @@ mod tests {
         assert_eq!(line("managed"), ["managed,", "with", "reports", "1900", "0.27", "0.60", "0.40", "40"]);
         assert!(shown.contains("\nshovel: left out, no plugin\n"), "{shown}");
         let latency: Vec<&str> = shown.lines().skip_while(|line| !line.starts_with("Latency")).collect();
-        assert_eq!(latency.len(), 3, "{shown}");
+        assert_eq!(latency[3], "", "{shown}");
         assert_eq!(words(latency[2]), ["raw", "1.2", "2", "3", "9", "0.5"]);
+        assert_eq!(line("work"), ["work", "http", "900", "0.50", "8", "20", "3", "9.5"]);
         assert!(shown.lines().all(|line| line.chars().count() <= 130), "{shown}");
     }
 

@@ -91,7 +91,9 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let doors_close = CancellationToken::new();
     let counted = metrics::install();
     let desk = Desk::default();
-    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone());
+    let gate = http::Gate::default();
+    gate.read_tokens(&mirror).await?;
+    let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), gate.clone());
     crew.spawn("http", http::serve(api, listener, doors_close.clone()));
     let purge = retention::run(mirror.clone(), live.clone(), stop.clone());
     crew.spawn("retention", async move {

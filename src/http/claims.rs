@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::control::to_its_end;
 use super::items::{no_such_item, read_id};
@@ -18,6 +19,7 @@ use super::orders::{Call, refused};
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::view::{ItemView, Timed};
+use super::words::body;
 use crate::item::Item;
 use crate::lanes::claims::{Ask, Claimed, Offer};
 use crate::lanes::leases::{Named, claim};
@@ -34,9 +36,39 @@ const USUAL_LEASE: Duration = Duration::from_secs(300);
 /// The longest name of a worker, in characters.
 const LONGEST_NAME: usize = 100;
 
+body! {
+    /// Who wants items, and how.
+    #[schema(as = Claim)]
+    ClaimBody, CLAIM {
+        /// Who works on them.
+        #[schema(min_length = 1, max_length = 100)]
+        worker: String,
+        /// How long to wait where nothing is there: `0s` to `60s`, `0s` where nothing is said.
+        wait: Option<String>,
+        /// How long they are theirs: `5s` to `24h`, `5m` where nothing is said.
+        lease: Option<String>,
+        /// So many at most of what is there; one where nothing is said.
+        #[schema(minimum = 1, maximum = 100)]
+        max: Option<u32>,
+    }
+}
+
+body! {
+    /// Who wants this item, and for how long.
+    #[schema(as = NamedClaim)]
+    NamedBody, NAMED {
+        /// Who works on it.
+        #[schema(min_length = 1, max_length = 100)]
+        worker: String,
+        /// How long it is theirs: `5s` to `24h`, `5m` where nothing is said.
+        lease: Option<String>,
+    }
+}
+
 /// What was claimed.
-#[derive(Serialize)]
-struct ClaimedView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Claimed)]
+pub(super) struct ClaimedView {
     items: Vec<ItemWithPayload>,
     /// Its name: to be sent along with whatever is said of the items.
     lease: String,
@@ -44,11 +76,13 @@ struct ClaimedView {
 }
 
 /// An item with what it carries: of the two one at most is there.
-#[derive(Serialize)]
-struct ItemWithPayload {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClaimedItem)]
+pub(super) struct ItemWithPayload {
     #[serde(flatten)]
     item: ItemView,
     /// JSON as it came; a text where it is one of another type.
+    #[schema(value_type = Value)]
     payload: Option<Box<RawValue>>,
     /// Anything else.
     payload_base64: Option<String>,
@@ -65,7 +99,8 @@ impl ItemWithPayload {
 fn carried(content_type: Option<&str>, body: Option<Vec<u8>>) -> (Option<Box<RawValue>>, Option<String>) {
     let Some(body) = body else { return (None, None) };
     let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let json = media_type == "application/json" || media_type.ends_with("+json");
+    // Many clients of AMQP say nothing of what they send.
+    let json = media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json");
     let text = media_type.starts_with("text/");
     let shown = match std::str::from_utf8(&body) {
         Ok(body) if json => RawValue::from_string(body.to_owned()).ok(),
@@ -77,20 +112,29 @@ fn carried(content_type: Option<&str>, body: Option<Vec<u8>>) -> (Option<Box<Raw
 }
 
 /// `POST /api/v1/queues/{key}/claim`: the next items, or 204 where none came in time.
+#[utoipa::path(post, path = "/api/v1/queues/{key}/claim", operation_id = "claim", tag = "robots",
+    params(("key" = String, Path, description = "The queue's key")), request_body = ClaimBody,
+    responses((status = 200, description = "They are theirs", body = ClaimedView), (status = 204, description = "Nothing came in time")))]
 pub(super) async fn next(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&["worker", "wait", "lease", "max"])?;
+    let mut reader = call.open(CLAIM)?;
     let worker = worker(&mut reader);
     let wait = reader.duration("wait", WAIT).unwrap_or_default();
     let length = reader.duration("lease", LEASE).unwrap_or(USUAL_LEASE);
     let max = reader.whole("max", ITEMS).unwrap_or(1);
     reader.done()?;
-    let (api, key) = (call.api, call.id);
+    let user = user(&call);
+    let (api, key, caller) = (call.api, call.id, call.caller);
     if api.live.definition(&key).is_none() {
         return Err(no_such_queue(&key));
     }
-    let ask = Ask { worker, user: None, length, max: usize::try_from(max).unwrap_or(1) };
+    let ask = Ask { worker, user, length, max: usize::try_from(max).unwrap_or(1) };
     // Whoever hangs up is out of the line with this future.
-    match api.wakes.claims.wait(&key, ask, wait).await {
+    let offer = tokio::select! {
+        offer = api.wakes.claims.wait(&key, ask, wait) => offer,
+        // Their token is good no more.
+        () = caller.gone() => Offer::Nothing,
+    };
+    match offer {
         Offer::Claimed(claimed) => Ok(answer(claimed)),
         Offer::Nothing => Ok(StatusCode::NO_CONTENT.into_response()),
         Offer::Failed(error) => Err(error.into()),
@@ -98,13 +142,18 @@ pub(super) async fn next(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/{id}/claim`: this very item.
+#[utoipa::path(post, path = "/api/v1/items/{id}/claim", operation_id = "claim_item", tag = "robots",
+    params(("id" = String, Path, description = "The item's id")), request_body = NamedBody,
+    responses((status = 200, description = "It is theirs", body = ClaimedView), (status = 409,
+        description = "It cannot be had: `in_progress`, `wrong_state`, `out_of_reach`, `request_pending`, `life_over`, `not_before`, `no_payload`")))]
 pub(super) async fn one(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&["worker", "lease"])?;
+    let mut reader = call.open(NAMED)?;
     let worker = worker(&mut reader);
     let length = reader.duration("lease", LEASE).unwrap_or(USUAL_LEASE);
     reader.done()?;
     let id = read_id(&call.id)?;
-    let (api, ask) = (call.api, Ask { worker, user: None, length, max: 1 });
+    let ask = Ask { worker, user: user(&call), length, max: 1 };
+    let api = call.api;
     let claimed = to_its_end(async move { claim((&api.mirror, &api.live, &api.wakes), id, ask).await }).await??;
     match claimed {
         Named::Claimed(claimed) => Ok(answer(*claimed)),
@@ -116,8 +165,19 @@ pub(super) async fn one(call: Call) -> Result<Response, Problem> {
     }
 }
 
+/// Who was let in, where the door asks.
+pub(super) fn user(call: &Call) -> Option<String> {
+    call.caller.token().map(|_| call.caller.name().to_owned())
+}
+
 fn worker(reader: &mut Reader) -> String {
-    let worker = reader.text("worker").map(|worker| worker.trim().to_owned()).unwrap_or_default();
+    let Some(worker) = reader.given("worker", Reader::text).flatten() else {
+        if !reader.has_fault("worker") {
+            reader.fault("worker", "worker is missing; it says who works".to_owned());
+        }
+        return String::new();
+    };
+    let worker = worker.trim().to_owned();
     if worker.is_empty() || worker.chars().count() > LONGEST_NAME {
         let expected = format!("a text of 1 to {LONGEST_NAME} characters");
         reader.fault("worker", format!("worker says who works, and has to be {expected}"));
@@ -143,7 +203,8 @@ mod tests {
             (Some("application/vnd.x+json; charset=utf-8"), "[1]", "[1]", ""),
             (Some("text/csv"), "a;\"b\"", r#""a;\"b\"""#, ""),
             (Some("application/xml"), "<a/>", "", "PGEvPg=="),
-            (None, "{}", "", "e30="),
+            (None, r#"{"a": 1}"#, r#"{"a": 1}"#, ""),
+            (None, "<a/>", "", "PGEvPg=="),
         ] {
             let (shown, encoded) = carried(content_type, Some(body.as_bytes().to_vec()));
             assert_eq!(shown.as_ref().map_or("", |shown| shown.get()), payload, "{content_type:?}");

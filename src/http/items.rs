@@ -7,9 +7,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
-use super::extract::{Parameters, Segment, shown};
+use super::caller::Caller;
+use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
-use super::view::{ItemView, LineView, List};
+use super::view::{ItemView, LineView, List, Timed};
+use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
 use crate::item::{Item, ItemId, Kind, Place, State as ItemState};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
@@ -18,8 +20,27 @@ use crate::mirror::{ItemCursor, ItemFilter, Sort};
 const LONGEST_SEARCH: usize = 200;
 
 /// `GET /api/v1/items`: filters, order, pages.
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<ItemView>>, Problem> {
-    let query = read_query(parameters)?;
+#[utoipa::path(get, path = "/api/v1/items", operation_id = "list_items", tag = "items",
+    params(
+        ("queue" = Option<String>, Query, description = "The queue's key"),
+        ("state" = Option<Vec<ItemStateWord>>, Query, style = Form, explode = false),
+        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
+        ("reference" = Option<String>, Query),
+        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
+        ("due" = Option<Timed>, Query, description = "Due before"),
+        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
+        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
+        ("sort" = Option<SortWord>, Query, description = "`newest` where nothing is said"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "A page of items", body = List<ItemView>)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Json<List<ItemView>>, Problem> {
+    let mut query = read_query(parameters)?;
+    query.filter.within = caller.queues(&api).await?;
     let page = api.mirror.items(&query.filter, query.sort, query.limit, query.cursor).await?;
     let now = now();
     let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
@@ -33,7 +54,10 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
-/// `GET /api/v1/items/{id}`.
+/// `GET /api/v1/items/{id}`: one item.
+#[utoipa::path(get, path = "/api/v1/items/{id}", operation_id = "get_item", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "The item", body = ItemView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
@@ -55,6 +79,9 @@ pub(super) async fn shown_item(api: &Api, item: Item) -> Result<ItemView, Proble
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.
+#[utoipa::path(get, path = "/api/v1/items/{id}/timeline", operation_id = "get_item_timeline", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "Every line", body = List<LineView>)))]
 pub(super) async fn timeline(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -70,6 +97,9 @@ pub(super) async fn timeline(
 }
 
 /// `GET /api/v1/items/{id}/payload`: the bytes as they came, with headers that keep a browser from running them.
+#[utoipa::path(get, path = "/api/v1/items/{id}/payload", operation_id = "get_item_payload", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "The payload, of its own content type", content_type = "*/*", body = Vec<u8>)))]
 pub(super) async fn payload(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -115,6 +145,7 @@ struct Query {
 fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
     let filter = ItemFilter {
         queue: parameters.one("queue"),
+        within: None,
         states: parameters.words(
             "state",
             |word| ItemState::WORDS.into_iter().find(|known| *known == word),

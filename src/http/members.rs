@@ -102,6 +102,12 @@ impl Reader {
         }
     }
 
+    /// Something is wrong with this member.
+    pub(super) fn has_fault(&self, name: &str) -> bool {
+        let pointer = format!("/{name}");
+        self.faults.iter().any(|fault| fault.pointer.as_ref() == Some(&pointer))
+    }
+
     pub(super) fn fault(&mut self, name: &str, detail: String) {
         self.faults.push(Fault::member(name, detail));
     }

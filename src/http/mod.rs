@@ -4,6 +4,9 @@
 //! status; what is admitted is judged by the lanes. Every answer that is no success is a `Problem`, also those that
 //! the router itself gives, and every mistake in a request is named at once.
 //!
+//! Who asks is found out before any handler runs (`caller`), by what is shown (`gate`), and held to one table of routes
+//! (`access`).
+//!
 //! | route | file |
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
@@ -15,35 +18,47 @@
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/openapi.json` | `openapi` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
+mod access;
 mod attempts;
 mod attention;
 mod breaker;
+mod caller;
 mod claims;
 mod control;
 mod enqueue;
 mod extract;
+mod gate;
 mod health;
 mod items;
 mod leases;
 mod members;
+mod openapi;
+mod order_bodies;
 mod orders;
 mod outlook;
 mod parked;
+mod plan_view;
 mod problem;
 mod queues;
 mod spent;
 mod view;
+mod words;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post};
+use axum::middleware;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
@@ -53,6 +68,7 @@ use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
 use crate::status::Status;
+pub use gate::Gate;
 use problem::Problem;
 
 /// Bytes one request body may have.
@@ -75,14 +91,26 @@ pub struct Api {
     pub metrics: Exposition,
     /// What was last seen ahead of each queue.
     pub looks: outlook::Looks,
+    /// What is asked of callers.
+    pub gate: Gate,
 }
 
 impl Api {
     /// The API over what the pipelines work with.
     #[must_use]
-    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition) -> Self {
+    pub fn new(context: Context, keeper: Keeper, desk: Desk, metrics: Exposition, gate: Gate) -> Self {
         let Context { mirror, live, status, wakes, .. } = context;
-        Self { mirror, live, status, wakes, keeper: Some(keeper), desk, metrics, looks: outlook::Looks::default() }
+        Self {
+            mirror,
+            live,
+            status,
+            wakes,
+            keeper: Some(keeper),
+            desk,
+            metrics,
+            looks: outlook::Looks::default(),
+            gate,
+        }
     }
 
     /// The definitions of this moment.
@@ -91,42 +119,54 @@ impl Api {
     }
 }
 
-/// Every route there is.
+/// Every route there is, each with what it says of itself.
+fn routed() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::foundation())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::one))
+        .routes(routes!(enqueue::one))
+        .routes(routes!(claims::next))
+        .routes(routes!(control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(control::plan))
+        .routes(routes!(control::apply))
+        .routes(routes!(control::revisions))
+        .routes(routes!(items::list))
+        .routes(routes!(items::one, orders::edit))
+        .routes(routes!(items::timeline))
+        .routes(routes!(attempts::list))
+        .routes(routes!(items::payload))
+        .routes(routes!(orders::hold))
+        .routes(routes!(orders::release))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::restore))
+        .routes(routes!(orders::requeue))
+        .routes(routes!(orders::note))
+        .routes(routes!(orders::assign))
+        .routes(routes!(claims::one))
+        .routes(routes!(leases::heartbeat))
+        .routes(routes!(leases::outcome))
+        .routes(routes!(leases::give_back))
+        .routes(routes!(parked::list))
+        .routes(routes!(parked::unrouted))
+}
+
+/// What the API says of itself.
+fn document() -> OpenApi {
+    openapi::complete(routed().into_openapi())
+}
+
+/// The routes, and what answers everything else.
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/api/v1/queues", get(queues::list))
-        .route("/api/v1/queues/{key}", get(queues::one))
-        .route("/api/v1/queues/{key}/items", post(enqueue::one))
-        .route("/api/v1/queues/{key}/claim", post(claims::next))
-        .route("/api/v1/queues/{key}/pause", post(control::pause))
-        .route("/api/v1/queues/{key}/resume", post(control::resume))
-        .route("/api/v1/plan", get(control::plan))
-        .route("/api/v1/apply", post(control::apply))
-        .route("/api/v1/revisions", get(control::revisions))
-        .route("/api/v1/items", get(items::list))
-        .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
-        .route("/api/v1/items/{id}/timeline", get(items::timeline))
-        .route("/api/v1/items/{id}/attempts", get(attempts::list))
-        .route("/api/v1/items/{id}/payload", get(items::payload))
-        .route("/api/v1/items/{id}/hold", post(orders::hold))
-        .route("/api/v1/items/{id}/release", post(orders::release))
-        .route("/api/v1/items/{id}/cancel", post(orders::cancel))
-        .route("/api/v1/items/{id}/restore", post(orders::restore))
-        .route("/api/v1/items/{id}/requeue", post(orders::requeue))
-        .route("/api/v1/items/{id}/notes", post(orders::note))
-        .route("/api/v1/items/{id}/assign", post(orders::assign))
-        .route("/api/v1/items/{id}/claim", post(claims::one))
-        .route("/api/v1/items/{id}/heartbeat", post(leases::heartbeat))
-        .route("/api/v1/items/{id}/outcome", post(leases::outcome))
-        .route("/api/v1/items/{id}/return", post(leases::give_back))
-        .route("/api/v1/parked", get(parked::list))
-        .route("/api/v1/unrouted", get(parked::unrouted))
+    Router::from(routed())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
         .with_state(api)
 }
 
@@ -135,7 +175,8 @@ pub fn router(api: Api) -> Router {
 /// # Errors
 /// What the operating system says about the listener.
 pub async fn serve(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await
+    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
@@ -143,6 +184,10 @@ async fn no_such_route(uri: Uri) -> Problem {
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    method_refused(&method, &uri)
+}
+
+fn method_refused(method: &Method, uri: &Uri) -> Problem {
     Problem::method_not_allowed(format!("{} does not take {method}; the Allow header says what it takes", uri.path()))
 }
 

@@ -3,11 +3,12 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::mirror::MirrorError;
 
 /// An answer that says what went wrong, for machines by `type` and `status`, for people by the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// `urn:warrend:problem:<word>`: what kind of problem; the word never changes.
     #[serde(rename = "type")]
@@ -15,6 +16,7 @@ pub(super) struct Problem {
     /// The kind in words.
     title: &'static str,
     #[serde(serialize_with = "number")]
+    #[schema(value_type = u16, minimum = 400, maximum = 599)]
     status: StatusCode,
     /// This one in words.
     detail: String,
@@ -32,7 +34,7 @@ pub(super) struct Problem {
 const RETRY_AFTER: u32 = 5;
 
 /// One thing wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fault {
     /// The query parameter it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +76,17 @@ impl Problem {
     /// 400: the request cannot be read as meant.
     pub(super) fn bad_request(detail: impl Into<String>, errors: Vec<Fault>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", "The request cannot be understood", detail).with(errors)
+    }
+
+    /// 401: the request shows nothing that is good here. It is told no more than that.
+    pub(super) fn unauthorized() -> Self {
+        let detail = "send Authorization: Bearer with an API token that may be used; an admin makes them with warrend token create";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "It is not known who asks", detail)
+    }
+
+    /// 403: who asks is known, and may not do this.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "You may not do this", detail)
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -192,6 +205,11 @@ impl IntoResponse for Problem {
         let mut response = (self.status, axum::Json(&self)).into_response();
         let media_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"warrend\""));
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -3,21 +3,29 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
 use super::problem::Problem;
 use super::view::{List, OneQueueView, QueueView};
 
 /// `GET /api/v1/queues`: every defined queue by key. Definitions are few, so there is one page.
-pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<QueueList>, Problem> {
+#[utoipa::path(get, path = "/api/v1/queues", operation_id = "list_queues", tag = "queues",
+    responses((status = 200, description = "The queues", body = QueueList)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    parameters: Parameters,
+) -> Result<Json<QueueList>, Problem> {
     parameters.done()?;
     let in_force = api.live.now();
     let mut counts = api.mirror.counts().await?;
     let unaccounted = api.mirror.unaccounted_by_queue().await?;
     let breakers = api.mirror.breakers().await?;
     let status = api.status.snapshot();
-    let mut served: Vec<&String> = in_force.served().collect();
+    let mut served: Vec<&String> = in_force.served().filter(|key| caller.may(key)).collect();
     served.sort_unstable();
     let items = served.into_iter().filter_map(|key| in_force.definitions.get(key)).map(|definition| {
         let key = &definition.key;
@@ -32,11 +40,14 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
         )
     });
     let list = List::whole(items.collect());
-    Ok(Json(QueueList { list, definitions_problem: status.definitions_problem.clone() }))
+    // Names files, and with them queues.
+    let definitions_problem = status.definitions_problem.clone().filter(|_| caller.everywhere());
+    Ok(Json(QueueList { list, definitions_problem }))
 }
 
 /// The queues, and why the directory of definitions is not what is in force; `null` where it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queues)]
 pub(super) struct QueueList {
     #[serde(flatten)]
     list: List<QueueView>,
@@ -44,6 +55,9 @@ pub(super) struct QueueList {
 }
 
 /// `GET /api/v1/queues/{key}`: one of them, and what becomes of it.
+#[utoipa::path(get, path = "/api/v1/queues/{key}", operation_id = "get_queue", tag = "queues",
+    params(("key" = String, Path, description = "The queue's key")),
+    responses((status = 200, description = "The queue", body = OneQueueView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(key): Segment,

@@ -151,8 +151,9 @@ pub async fn enqueue(
     mirror: &Mirror,
     definition: &Arc<QueueDefinition>,
     new: NewItem,
+    by: &str,
 ) -> Result<Admission, MirrorError> {
-    let arrival = Arrival { new, producer: Some("api".to_owned()), ..Arrival::default() };
+    let arrival = Arrival { new, producer: Some(by.to_owned()), ..Arrival::default() };
     let candidate = Candidate::new(Arc::clone(definition), Arc::new(arrival));
     let admission = mirror
         .write(move |tx: &mut Tx| {

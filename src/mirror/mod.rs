@@ -6,6 +6,7 @@
 //! dialect is a second folder of migrations and a second pool, not a second mirror.
 
 pub mod acks;
+pub mod audit;
 pub mod breakers;
 pub mod chained;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod retention;
 mod row;
 pub mod standing;
 pub mod tap;
+pub mod tokens;
 pub mod working;
 mod writer;
 

@@ -230,7 +230,7 @@ async fn damage_is_remembered_whoever_meets_it() {
 
     let mirror = Mirror::open(&format!("sqlite://{}/m.db", folder.path().display())).await.unwrap();
     assert_eq!(mirror.problem(), None);
-    let error = mirror.parked(1000, None).await.unwrap_err();
+    let error = mirror.parked(1000, None, None).await.unwrap_err();
     assert_eq!((error.trouble(), error.passes()), (Some(Trouble::Damaged), false));
     let problem = mirror.problem().unwrap();
     assert!(problem.contains("list what is parked") && problem.contains("A damaged mirror"), "{problem}");

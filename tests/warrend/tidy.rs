@@ -11,9 +11,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
     ("units", &[]),
+    ("who", &[]),
     // The outside worlds, and what stands beside them.
     ("broker", &["item", "topology", "metrics", "failpoint"]),
-    ("mirror", &["item", "definition", "metrics", "failpoint"]),
+    ("mirror", &["item", "definition", "metrics", "failpoint", "who"]),
     ("settings", &["units"]),
     ("status", &["item"]),
     ("metrics", &[]),
@@ -25,7 +26,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "lanes", "failpoint", "units"],
     ),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units"]),
+    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units", "who"]),
     (
         "daemon",
         &[
@@ -50,7 +51,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-const PURE: &[&str] = &["item", "definition", "topology", "units"];
+const PURE: &[&str] = &["item", "definition", "topology", "units", "who"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
@@ -58,6 +59,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
+    ("utoipa", &["http"]),
+    ("utoipa_axum", &["http"]),
     ("reqwest", &["broker", "bench", "cli"]),
     ("clap", &["cli"]),
     ("anyhow", &["daemon", "cli"]),

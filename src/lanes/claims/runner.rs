@@ -159,6 +159,8 @@ impl Runner {
                 return Ok(Turn::Wait(wait));
             }
         };
+        // It may be ahead of what waits in the mirror only once nothing is in the robots' queue.
+        let any_waits = waiting && self.context.mirror.has_ready(&self.queue).await?;
         let rests = self.rest_until.is_some_and(|until| Instant::now() < until);
         if let Some(session) = session.filter(|_| !rests) {
             let front = self.front(&session).await?;
@@ -166,7 +168,7 @@ impl Runner {
             if front.listens() || !wanted.all_due || front.ready().await? > 0 {
                 front.listen(limit).await?;
                 // Who does not wait has to be sure that nothing is there. Where one came, more may have.
-                if wanted.some_due || front.held() > 0 {
+                if wanted.some_due || any_waits || front.held() > 0 {
                     front.look(limit).await?;
                 }
             }
@@ -175,7 +177,7 @@ impl Runner {
                 return Ok(Turn::Again);
             }
         }
-        if waiting && self.context.mirror.has_ready(&self.queue).await? && self.take_waiting(in_force, limit).await? {
+        if any_waits && self.take_waiting(in_force, limit).await? {
             return Ok(Turn::Again);
         }
         desk.nothing_for_due(&self.queue);

@@ -1,6 +1,6 @@
 //! How many items stand where, by queue. The schema's triggers keep count, so the answer costs the same however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
@@ -46,6 +46,18 @@ impl Mirror {
     /// Where the mirror cannot be read.
     pub async fn counts(&self) -> Result<BTreeMap<String, Counts>, MirrorError> {
         self.counted(None).await
+    }
+
+    /// Keys of the queues that have or had items.
+    ///
+    /// # Errors
+    /// Where the mirror cannot be read.
+    pub async fn queues_with_items(&self) -> Result<BTreeSet<String>, MirrorError> {
+        let keys: Vec<String> = sqlx::query_scalar("SELECT DISTINCT queue FROM item_counts")
+            .fetch_all(self.views())
+            .await
+            .map_err(self.failed("count items"))?;
+        Ok(keys.into_iter().collect())
     }
 
     /// Counts of one queue; all zero where it has no items.

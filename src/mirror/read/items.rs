@@ -11,6 +11,9 @@ use crate::item::{Item, ItemId, Kind, State, Timestamp};
 use crate::mirror::row::{ITEM_COLUMNS, item_from_row, time_from_micros};
 use crate::mirror::{Mirror, MirrorError};
 
+/// Lists that one statement puts together, at most: SQLite takes five hundred.
+const MOST_PARTS: usize = 400;
+
 /// The one state that has kinds.
 const EXCEPTION: &str = "exception";
 
@@ -19,6 +22,8 @@ const EXCEPTION: &str = "exception";
 pub struct ItemFilter {
     /// Key of the queue.
     pub queue: Option<String>,
+    /// Keys of the queues it may be about at all; `None`: every one.
+    pub within: Option<Vec<String>>,
     /// State words ([`crate::item::State::WORDS`]), any of them.
     pub states: Vec<&'static str>,
     /// Exception kinds, any of them.
@@ -52,6 +57,15 @@ impl Mirror {
         query.push("WHERE id = ").push_bind(id.to_string());
         let row = query.build().fetch_optional(self.views()).await.map_err(self.failed("read an item"))?;
         row.as_ref().map(item_from_row).transpose()
+    }
+
+    /// The queue of this item; `None` where there is no such item.
+    ///
+    /// # Errors
+    /// Where the mirror cannot be read.
+    pub async fn queue_of(&self, id: ItemId) -> Result<Option<String>, MirrorError> {
+        let query = sqlx::query_scalar("SELECT queue FROM items WHERE id = $1").bind(id.to_string());
+        query.fetch_optional(self.views()).await.map_err(self.failed("read an item"))
     }
 
     /// One page of at most `limit` (1..=[`MAX_PAGE`]) items that meet `filter`, starting behind `after`.
@@ -130,19 +144,34 @@ pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<Ite
         Sort::Due => " ORDER BY due_at IS NULL, due_at, seq LIMIT ",
     };
     let by_seq = matches!(sort, Sort::Newest | Sort::Oldest);
-    let by_state = by_seq && filter.reference.is_none() && (filter.queue.is_some() || filter.names_states());
+    let queues = filter.possible_queues();
+    let by_state = by_seq
+        && filter.reference.is_none()
+        && (queues != [None] || filter.names_states())
+        && queues.len() * State::WORDS.len() <= MOST_PARTS;
     let mut query = select_items("seq, ");
     if by_state {
         query.push("WHERE seq IN (SELECT NULL WHERE 1 = 0");
         for state in filter.possible_states() {
-            query.push(" UNION ALL SELECT seq FROM (SELECT seq FROM items WHERE state = ").push_bind(state);
-            push_filter(&mut query, filter, after);
-            query.push(order).push_bind(rows).push(")");
+            for queue in &queues {
+                query.push(" UNION ALL SELECT seq FROM (SELECT seq FROM items WHERE state = ").push_bind(state);
+                if let Some(queue) = queue {
+                    query.push(" AND queue = ").push_bind((*queue).clone());
+                }
+                push_filter(&mut query, filter, after);
+                query.push(order).push_bind(rows).push(")");
+            }
         }
         query.push(")");
     } else {
         query.push("WHERE 1 = 1");
         push_any(&mut query, "state", filter.states.iter().copied());
+        if let Some(queue) = &filter.queue {
+            query.push(" AND queue = ").push_bind(queue.clone());
+        }
+        if let Some(within) = &filter.within {
+            push_keys(&mut query, within);
+        }
         push_filter(&mut query, filter, after);
     }
     query.push(order).push_bind(rows);
@@ -152,6 +181,15 @@ pub(super) fn list(filter: &ItemFilter, sort: Sort, rows: i64, after: Option<Ite
 impl ItemFilter {
     const fn names_states(&self) -> bool {
         !self.states.is_empty() || !self.kinds.is_empty()
+    }
+
+    /// The queues an item may be in that meets the filter; one `None` for any.
+    fn possible_queues(&self) -> Vec<Option<&String>> {
+        match (&self.queue, &self.within) {
+            (queue, None) => vec![queue.as_ref()],
+            (Some(queue), Some(within)) => within.iter().filter(|key| *key == queue).map(Some).collect(),
+            (None, Some(within)) => within.iter().map(Some).collect(),
+        }
     }
 
     /// The states an item may be in that meets the filter.
@@ -164,13 +202,10 @@ impl ItemFilter {
     }
 }
 
-/// Everything the filter asks for but the states, and the place of the cursor.
+/// Everything the filter asks for but states and queues, and the place of the cursor.
 fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &ItemFilter, after: Option<ItemCursor>) {
     if let Some(cursor) = after {
         push_cursor(query, cursor);
-    }
-    if let Some(queue) = &filter.queue {
-        query.push(" AND queue = ").push_bind(queue.clone());
     }
     push_any(query, "kind", filter.kinds.iter().map(|kind| kind.word()));
     if let Some(reference) = &filter.reference {
@@ -215,6 +250,12 @@ fn push_any(query: &mut QueryBuilder<Sqlite>, column: &str, words: impl Iterator
         list.push_bind(word);
     }
     query.push(")");
+}
+
+/// Leaves only rows of these queues.
+pub(super) fn push_keys(query: &mut QueryBuilder<Sqlite>, keys: &[String]) {
+    // One text for any number of keys: there is a limit to what can be bound.
+    query.push(" AND queue IN (SELECT value FROM json_each(").push_bind(serde_json::json!(keys).to_string()).push("))");
 }
 
 /// `%part%`, with what LIKE would take as wildcards made plain.

@@ -40,7 +40,7 @@ impl Mirror {
 }
 
 /// Names the operation that an SQL error stopped.
-fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> MirrorError {
+pub(super) fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> MirrorError {
     move |source| MirrorError::Sql { operation, source }
 }
 

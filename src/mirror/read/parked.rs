@@ -2,6 +2,7 @@
 
 use sqlx::{QueryBuilder, Row, Sqlite};
 
+use super::items::push_keys;
 use super::{MAX_PAGE, Page, ParkedCursor, failed};
 use crate::item::Timestamp;
 use crate::mirror::row::time_from_micros;
@@ -32,7 +33,8 @@ pub struct Parked {
 }
 
 impl Mirror {
-    /// One page of at most `limit` (1..=[`MAX_PAGE`]) parked messages, the newest first.
+    /// One page of at most `limit` (1..=[`MAX_PAGE`]) parked messages, the newest first; with `queues` only those that came
+    /// with one of these routing keys.
     ///
     /// # Errors
     /// Where the mirror cannot be read.
@@ -40,14 +42,18 @@ impl Mirror {
         &self,
         limit: u32,
         after: Option<ParkedCursor>,
+        queues: Option<&[String]>,
     ) -> Result<Page<Parked, ParkedCursor>, MirrorError> {
         let limit = usize::try_from(limit.clamp(1, MAX_PAGE)).unwrap_or(1);
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT seq, at, source, queue, reason, properties, LENGTH(body) AS size, SUBSTR(body, 1, ",
         );
-        query.push_bind(PREVIEW_BYTES).push(") AS preview FROM parked");
+        query.push_bind(PREVIEW_BYTES).push(") AS preview FROM parked WHERE 1 = 1");
         if let Some(ParkedCursor(seq)) = after {
-            query.push(" WHERE seq < ").push_bind(seq);
+            query.push(" AND seq < ").push_bind(seq);
+        }
+        if let Some(queues) = queues {
+            push_keys(&mut query, queues);
         }
         query.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
         let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("list what is parked"))?;

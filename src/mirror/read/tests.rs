@@ -291,10 +291,10 @@ async fn parked_messages_page_from_the_newest_with_a_preview() {
     let (_folder, mirror) = mirror(Vec::new()).await;
     run(&mirror, "INSERT INTO parked (at, source, queue, reason, properties, body) VALUES (1, 'intake', 'q', 'r', '{\"type\":1}', zeroblob(5000)), (2, 'tap', 'q', 'r', 'odd', x'41'), (3, 'reports', 'q', 'r', '{}', x'')").await;
     assert_eq!(mirror.parked_count().await.unwrap(), 3);
-    let first = mirror.parked(2, None).await.unwrap();
+    let first = mirror.parked(2, None, None).await.unwrap();
     assert_eq!(first.items.iter().map(|parked| parked.seq).collect::<Vec<_>>(), [3, 2]);
     assert_eq!(first.items[1].properties, serde_json::json!("odd"));
-    let second = mirror.parked(2, first.next).await.unwrap();
+    let second = mirror.parked(2, first.next, None).await.unwrap();
     assert_eq!(second.next, None);
     assert_eq!((second.items[0].size, second.items[0].preview.len()), (5000, 4096));
     assert_eq!(second.items[0].properties, serde_json::json!({"type": 1}));

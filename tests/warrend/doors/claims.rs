@@ -69,7 +69,10 @@ async fn an_item_is_claimed_kept_and_reported() {
     let (status, answer) = claim(&daemon, "a", json!({"worker": "ann", "lease": "10m"})).await;
     assert_eq!(status, 200, "{answer}");
     let (item, lease) = (&answer["items"][0], answer["lease"].as_str().unwrap());
-    assert_eq!((&item["reference"], &item["payload"], &item["payload_base64"]), (&json!("r"), &json!({"n": 1}), &Value::Null));
+    assert_eq!(
+        (&item["reference"], &item["payload"], &item["payload_base64"]),
+        (&json!("r"), &json!({"n": 1}), &Value::Null)
+    );
     assert_eq!((&item["state"], &item["attempt"], &item["worker"]), (&json!("processing"), &json!(1), &json!("ann")));
     let now = shown(&daemon, item).await;
     assert_eq!(now["lease_until"], answer["lease_until"]);
@@ -77,11 +80,15 @@ async fn an_item_is_claimed_kept_and_reported() {
     assert_eq!(client.ready("wq.q.a").await, 0, "its message is acked");
     assert_eq!(claim(&daemon, "a", json!({"worker": "bob"})).await.0, 204, "ann has it");
 
-    let (status, beat) = on(&daemon, item, "heartbeat", json!({"lease": lease, "percent": 40, "note": "half", "extend": "2h"})).await;
+    let (status, beat) =
+        on(&daemon, item, "heartbeat", json!({"lease": lease, "percent": 40, "note": "half", "extend": "2h"})).await;
     assert_eq!(status, 200, "{beat}");
     assert!(beat["lease_until"].as_str() > answer["lease_until"].as_str(), "{beat}");
     let now = shown(&daemon, item).await;
-    assert_eq!((&now["progress"], &now["note"], &now["lease_until"]), (&json!(40), &json!("half"), &beat["lease_until"]));
+    assert_eq!(
+        (&now["progress"], &now["note"], &now["lease_until"]),
+        (&json!(40), &json!("half"), &beat["lease_until"])
+    );
     // One that is shorter takes nothing away.
     let (_, short) = on(&daemon, item, "heartbeat", json!({"lease": lease})).await;
     assert_eq!(short["lease_until"], beat["lease_until"]);
@@ -98,7 +105,10 @@ async fn an_item_is_claimed_kept_and_reported() {
     assert_eq!(story(&daemon, item).await, ["admitted", "claimed", "progress: half", "processed: paid"]);
     let attempts = daemon.get(&format!("/api/v1/items/{}/attempts", item["id"].as_str().unwrap())).await;
     let attempt = &attempts["items"][0];
-    assert_eq!((&attempt["robot"], &attempt["outcome"], &attempt["deliveries"]), (&json!("ann"), &json!("processed"), &json!(1)));
+    assert_eq!(
+        (&attempt["robot"], &attempt["outcome"], &attempt["deliveries"]),
+        (&json!("ann"), &json!("processed"), &json!(1))
+    );
     assert_eq!(attempt["starts"].as_array().map(Vec::len), Some(1));
     until_nobody_listens(&daemon, &client, "a").await;
     daemon.wait_until("no ack is left over", async |daemon: &Daemon| daemon.queue("a").await["unaccounted"] == 0).await;
@@ -112,7 +122,12 @@ async fn everything_a_robot_may_say_is_said_over_http() {
         .await;
     let client = Client::connect(&daemon.vhost).await;
     for (kind, more, state, expected_kind) in [
-        ("business_exception", json!({"code": "E1", "reason": "no such vendor", "details": {"row": 3}}), "exception", json!("business")),
+        (
+            "business_exception",
+            json!({"code": "E1", "reason": "no such vendor", "details": {"row": 3}}),
+            "exception",
+            json!("business"),
+        ),
         ("generic_exception", json!({"reason": "odd"}), "exception", json!("generic")),
         ("it_exception", json!({"reason": "down"}), "queued", Value::Null),
         ("requeue", json!({"delay": "1h", "note": "later"}), "queued", Value::Null),
@@ -126,7 +141,11 @@ async fn everything_a_robot_may_say_is_said_over_http() {
         let mut body = more;
         (body["type"], body["lease"]) = (json!(kind), json!(lease));
         let (status, answer) = on(&daemon, &item, "outcome", body.clone()).await;
-        assert_eq!((status, &answer["state"], &answer["kind"]), (200, &json!(state), &expected_kind), "{kind}: {answer}");
+        assert_eq!(
+            (status, &answer["state"], &answer["kind"]),
+            (200, &json!(state), &expected_kind),
+            "{kind}: {answer}"
+        );
         let (status, again) = on(&daemon, &item, "outcome", body).await;
         assert_eq!((status, &again["state"]), (200, &json!(state)), "{kind}, again: {again}");
     }
@@ -147,9 +166,14 @@ async fn items_come_in_the_queues_own_order_beside_robots() {
     let daemon = daemon("claim order").queues("queue: a\nwindow: 2\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
     let mut robot = client.robot("a").await;
-    for (reference, priority) in
-        [("first", "low"), ("low", "low"), ("normal", "normal"), ("high-1", "high"), ("high-2", "high"), ("high-3", "high")]
-    {
+    for (reference, priority) in [
+        ("first", "low"),
+        ("low", "low"),
+        ("normal", "normal"),
+        ("high-1", "high"),
+        ("high-2", "high"),
+        ("high-3", "high"),
+    ] {
         let body = json!({"payload": {}, "reference": reference, "priority": priority});
         assert_eq!(daemon.post("/api/v1/queues/a/items", &body).await.0, 201);
         if reference == "first" {
@@ -278,7 +302,10 @@ async fn a_lost_lease_is_a_dead_robot_and_fences_its_holder_off() {
         let (status, refused) = on(&daemon, &item, verb, body).await;
         assert_eq!((status, problem(&refused)), (409, "lease_lost"), "{refused}");
         let detail = refused["detail"].as_str().unwrap();
-        assert!(detail.contains("nobody kept it up") && detail.contains("bob has the item now, in attempt 2, since"), "{detail}");
+        assert!(
+            detail.contains("nobody kept it up") && detail.contains("bob has the item now, in attempt 2, since"),
+            "{detail}"
+        );
     }
     // Work done is never refused, and once is enough.
     for _ in 0..2 {
@@ -315,7 +342,10 @@ async fn leases_lost_in_a_row_are_poison() {
     // Giving it back is no death: the count begins anew.
     let (_, second) = get(&daemon, "a", "bob").await;
     let (status, back) = on(&daemon, &item, "return", json!({"lease": second, "note": "not mine"})).await;
-    assert_eq!((status, &back["state"], &back["retries"], &back["note"]), (200, &json!("queued"), &json!(0), &json!("not mine")));
+    assert_eq!(
+        (status, &back["state"], &back["retries"], &back["note"]),
+        (200, &json!("queued"), &json!(0), &json!("not mine"))
+    );
     assert_eq!(on(&daemon, &item, "return", json!({"lease": second})).await.0, 200, "again");
     for attempt in [3, 4] {
         let (again, _) = get(&daemon, "a", "cy").await;
@@ -399,7 +429,10 @@ async fn a_direct_queue_gives_what_the_broker_has_whoever_knows_of_it() {
     // Without a name an item gets its identity here.
     assert!(client.publish("wq.items", "d", lapin::BasicProperties::default(), b"\xff\x00").await);
     let (nameless, lease) = get(&daemon, "d", "ann").await;
-    assert_eq!((&nameless["reference"], &nameless["payload"], &nameless["payload_base64"]), (&Value::Null, &Value::Null, &json!("/wA=")));
+    assert_eq!(
+        (&nameless["reference"], &nameless["payload"], &nameless["payload_base64"]),
+        (&Value::Null, &Value::Null, &json!("/wA="))
+    );
     assert_eq!(outcome(&daemon, &nameless, &lease, "processed").await.0, 200);
     daemon.wait_until_done("d", 2).await;
     let mut robot = client.robot("d").await;
@@ -437,7 +470,10 @@ async fn a_named_item_is_had_where_it_waits_or_out_of_the_robots_queue() {
     let (status, mine) = on(&daemon, &wanted, "claim", json!({"worker": "ann"})).await;
     assert_eq!(status, 200, "{mine}");
     let item = &mine["items"][0];
-    assert_eq!((&item["reference"], &item["payload"], &item["attempt"]), (&json!("r2"), &json!({"name": "r2"}), &json!(1)));
+    assert_eq!(
+        (&item["reference"], &item["payload"], &item["attempt"]),
+        (&json!("r2"), &json!({"name": "r2"}), &json!(1))
+    );
     let mut robot = client.robot("a").await;
     for expected in ["r0", "r1", "r3"] {
         let delivery = robot.next().await;
@@ -495,7 +531,10 @@ async fn bad_input_is_named_and_changes_nothing() {
     assert_eq!(outcome(&daemon, &other, &lease, "processed").await.0, 404);
     let nobody = json!({"id": "00000000-0000-7000-8000-000000000000"});
     for verb in ["outcome", "heartbeat", "return"] {
-        assert_eq!(on(&daemon, &nobody, verb, json!({"type": "hold", "lease": lease})).await.0, if verb == "outcome" { 404 } else { 400 });
+        assert_eq!(
+            on(&daemon, &nobody, verb, json!({"type": "hold", "lease": lease})).await.0,
+            if verb == "outcome" { 404 } else { 400 }
+        );
     }
     assert_eq!(on(&daemon, &nobody, "claim", json!({"worker": "w"})).await.0, 404);
     let now = shown(&daemon, &item).await;
@@ -504,7 +543,8 @@ async fn bad_input_is_named_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_need_no_broker_and_leases_outlive_a_restart() {
-    let mut daemon = daemon("claim restart").queues("queue: a\npaused: {dispatch: true}\n---\nqueue: b\n").start().await;
+    let mut daemon =
+        daemon("claim restart").queues("queue: a\npaused: {dispatch: true}\n---\nqueue: b\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
     client.send("b", "r", &json!({})).await;
     let (item, lease) = get(&daemon, "b", "ann").await;
@@ -516,7 +556,8 @@ async fn claims_need_no_broker_and_leases_outlive_a_restart() {
     assert_eq!((status, &done["state"]), (200, &json!("processed")), "{done}");
     // Who waits when it stops is sent away.
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(100)).build().unwrap();
-    let call = http.post(format!("{}/api/v1/queues/b/claim", daemon.url())).json(&json!({"worker": "w", "wait": "60s"}));
+    let call =
+        http.post(format!("{}/api/v1/queues/b/claim", daemon.url())).json(&json!({"worker": "w", "wait": "60s"}));
     let waiting = tokio::spawn(call.send());
     daemon.wait_until("somebody listens", async |_: &Daemon| client.consumers("wq.q.b").await == 1).await;
     assert!(tokio::task::block_in_place(|| daemon.stop()).success());

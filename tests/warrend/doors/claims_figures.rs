@@ -9,6 +9,9 @@ use tokio::task::JoinSet;
 use crate::support::amqp::Client;
 use crate::support::daemon::{Daemon, daemon};
 
+/// Items that sixteen clients share.
+const ITEMS: usize = 4_000;
+
 fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap()
 }
@@ -77,7 +80,6 @@ async fn figures() {
     }
 
     // Sixteen clients claim and report, one item at a time.
-    const ITEMS: usize = 4_000;
     for number in 0..ITEMS {
         client.send("a", &format!("many-{number}"), &json!({"n": number})).await;
     }

@@ -71,7 +71,11 @@ async fn claims_over_crashes(name: &str, queues: &str, mut done: u64) {
         work_all_off(&daemon).await;
         let counts = daemon.queue("a").await["counts"].clone();
         done += if committed { 2 } else { 3 };
-        assert_eq!((&counts["processed"], &counts["processing"]), (&json!(done), &json!(u8::from(committed))), "{point}: {counts}");
+        assert_eq!(
+            (&counts["processed"], &counts["processing"]),
+            (&json!(done), &json!(u8::from(committed))),
+            "{point}: {counts}"
+        );
         assert_eq!(client.ready("wq.q.a").await, 0, "{point}");
         if committed {
             ahead += 400;
@@ -95,7 +99,11 @@ async fn claims_over_crashes(name: &str, queues: &str, mut done: u64) {
 
 #[tokio::test]
 async fn what_was_said_with_a_lease_is_said_again_after_a_crash() {
-    let mut daemon = daemon("crash lease").queues("queue: a\nretry: {it: {limit: 1, backoff: {first: 1h, jitter: 0%}}}\n").clock().start().await;
+    let mut daemon = daemon("crash lease")
+        .queues("queue: a\nretry: {it: {limit: 1, backoff: {first: 1h, jitter: 0%}}}\n")
+        .clock()
+        .start()
+        .await;
     let client = Client::connect(&daemon.vhost).await;
     for (kind, state) in [("processed", "processed"), ("it_exception", "queued"), ("hold", "on_hold")] {
         client.send("a", kind, &json!({})).await;
@@ -148,9 +156,7 @@ async fn what_waits_in_the_mirror_is_claimed_without_a_broker() {
     assert_eq!(daemon.item("a", "high").await["dispatched_at"], item["dispatched_at"]);
     daemon.kill();
     daemon.spawn_to_die_at("claims.taken");
-    daemon
-        .wait_until("it answers", async |daemon: &Daemon| daemon.get_with_status("/healthz").await.is_some())
-        .await;
+    daemon.wait_until("it answers", async |daemon: &Daemon| daemon.get_with_status("/healthz").await.is_some()).await;
     let body = json!({"worker": "lost", "wait": "30s", "lease": "5m"});
     call_that_kills(&daemon, "/api/v1/queues/a/claim", &body).await;
     daemon.wait_until_dead("claims.taken").await;

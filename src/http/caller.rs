@@ -1,0 +1,237 @@
+//! Who asks, and the guard in front of every route that finds it out and holds it to the table of [`super::access`].
+//!
+//! What a caller may not know of is answered like what is not there, and before anything else of the request is looked at:
+//! neither words nor times tell which it was.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio_util::sync::CancellationToken;
+
+use super::Api;
+use super::access::{Scope, Verdict, allowed, missing, rule_for};
+use super::control::name;
+use super::items::{no_such_item, read_id};
+use super::problem::Problem;
+use super::queues::no_such_queue;
+use crate::item::Timestamp;
+use crate::mirror::audit::Actor;
+use crate::who::{Need, Rights};
+
+/// How a caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By an API token.
+    Token,
+    /// Not at all: authentication is off, or the route asks for nothing.
+    Nobody,
+}
+
+impl Kind {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
+/// Somebody with rights.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub name: String,
+    pub kind: Kind,
+    pub rights: Rights,
+    /// Id of the token that was shown.
+    pub token: Option<String>,
+    pub expires_at: Option<Timestamp>,
+    /// Cancelled once the rights are taken away.
+    pub gone: CancellationToken,
+}
+
+/// Who asks; cheap to clone. Handlers take it as an argument.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    who: Arc<Who>,
+    /// Where the request came from, where that is known.
+    from: Option<IpAddr>,
+}
+
+impl Caller {
+    /// The name for timelines and the audit log.
+    pub(super) fn name(&self) -> &str {
+        &self.who.name
+    }
+
+    /// Who a change is by, where the body may say `by`. Of somebody who is known the name comes first whatever the body
+    /// says: `flow for ann`. Names of tokens hold no spaces, so no other caller has that name.
+    ///
+    /// # Errors
+    /// Where `by` is no name.
+    pub(super) fn actor(&self, by: Option<String>) -> Result<String, Problem> {
+        let by = by.map(name).transpose()?;
+        Ok(match by {
+            None => self.name().to_owned(),
+            Some(by) if self.who.kind == Kind::Nobody || by == self.name() => by,
+            Some(by) => format!("{} for {by}", self.name()),
+        })
+    }
+
+    /// The same for the audit log, with the name that the timeline has.
+    pub(super) fn audited(&self, who: String) -> Actor {
+        Actor { who, kind: self.who.kind.word(), source: self.from }
+    }
+
+    /// May do this, in the queues that are theirs.
+    pub(super) fn can(&self, need: Need) -> bool {
+        self.who.rights.grant(need)
+    }
+
+    /// This queue is theirs.
+    pub(super) fn may(&self, queue: &str) -> bool {
+        self.who.rights.may(queue)
+    }
+
+    /// Every queue is.
+    pub(super) fn everywhere(&self) -> bool {
+        self.who.rights.everywhere()
+    }
+
+    /// May see what a definition masks.
+    pub(super) fn reveals(&self) -> bool {
+        self.who.rights.reveal
+    }
+
+    /// The id of the token that was shown.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.who.token.as_deref()
+    }
+
+    /// Where the request came from.
+    pub(super) const fn from(&self) -> Option<IpAddr> {
+        self.from
+    }
+
+    /// The keys of the queues a list may be about; `None` where it may be about every one.
+    pub(super) async fn queues(&self, api: &Api) -> Result<Option<Vec<String>>, Problem> {
+        if self.everywhere() {
+            return Ok(None);
+        }
+        let in_force = api.live.now();
+        let mut keys = api.mirror.queues_with_items().await?;
+        keys.extend(in_force.served().cloned());
+        Ok(Some(keys.into_iter().filter(|key| self.may(key)).collect()))
+    }
+
+    /// Waits until what was shown is good no more: revoked or expired. For answers that go on for long.
+    pub(super) async fn gone(&self) {
+        let Some(end) = self.who.expires_at else { return self.who.gone.cancelled().await };
+        let left = end.duration_since(crate::lanes::now());
+        let left = std::time::Duration::try_from(left).unwrap_or_default();
+        tokio::select! {
+            () = self.who.gone.cancelled() => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+
+    /// Nobody, with no right: for routes that ask for none.
+    fn stranger(from: Option<IpAddr>) -> Self {
+        let who = Who {
+            name: "nobody".to_owned(),
+            kind: Kind::Nobody,
+            rights: Rights::none(),
+            token: None,
+            expires_at: None,
+            gone: CancellationToken::new(),
+        };
+        Self { who: Arc::new(who), from }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        // The guard has put it there; a route that went round the guard serves nobody.
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthorized)
+    }
+}
+
+/// Stands in front of every route.
+pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match admit(&api, &mut parts).await {
+        Ok(caller) => {
+            parts.extensions.insert(caller);
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn admit(api: &Api, parts: &mut Parts) -> Result<Caller, Box<Response>> {
+    let refused = |problem: Problem| Box::new(problem.into_response());
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
+    let known = api.gate.who(&parts.headers);
+    let Some(path) = parts.extensions.get::<MatchedPath>().cloned() else {
+        // Nothing is there, for nobody.
+        return Ok(Caller::stranger(from));
+    };
+    let rule = match rule_for(parts.method.as_str(), path.as_str()) {
+        Ok(rule) => rule,
+        Err(Verdict::NoMethod) => return Err(Box::new(no_such_method(parts, path.as_str()))),
+        Err(Verdict::NoRow) => {
+            tracing::error!(path = path.as_str(), "a route stands in no row of the table of access");
+            return Err(refused(Problem::forbidden("nobody may do this")));
+        }
+    };
+    let caller = match known {
+        Ok(who) => Caller { who, from },
+        Err(_) if rule.need == Need::Nothing => Caller::stranger(from),
+        Err(_) => return Err(refused(Problem::unauthorized())),
+    };
+    if !caller.can(rule.need) {
+        return Err(refused(missing(rule.need)));
+    }
+    if !caller.everywhere() {
+        held(api, parts, rule.scope, &caller).await.map_err(refused)?;
+    }
+    Ok(caller)
+}
+
+/// Holds a caller of some queues only to these.
+async fn held(api: &Api, parts: &mut Parts, scope: Scope, caller: &Caller) -> Result<(), Problem> {
+    match scope {
+        Scope::Nothing | Scope::Filtered => Ok(()),
+        Scope::Whole => Err(Problem::forbidden("this is about every queue, and you may see some of them only")),
+        Scope::Queue => {
+            let key = segment(api, parts).await?;
+            if caller.may(&key) { Ok(()) } else { Err(no_such_queue(&key)) }
+        }
+        Scope::Item => {
+            let id = segment(api, parts).await?;
+            match api.mirror.queue_of(read_id(&id)?).await? {
+                Some(queue) if caller.may(&queue) => Ok(()),
+                _ => Err(no_such_item(&id)),
+            }
+        }
+    }
+}
+
+async fn segment(api: &Api, parts: &mut Parts) -> Result<String, Problem> {
+    let super::extract::Segment(text) = super::extract::Segment::from_request_parts(parts, api).await?;
+    Ok(text)
+}
+
+fn no_such_method(parts: &Parts, path: &str) -> Response {
+    let mut response = super::method_refused(&parts.method, &parts.uri).into_response();
+    if let Ok(value) = HeaderValue::from_str(&allowed(path)) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
