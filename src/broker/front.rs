@@ -114,6 +114,12 @@ impl Front {
         self.consumer.is_some()
     }
 
+    /// How many messages it may hold; 0 where it does not listen.
+    #[must_use]
+    pub fn prefetch(&self) -> usize {
+        if self.listens() { self.prefetch } else { 0 }
+    }
+
     /// How many messages are held.
     #[must_use]
     pub const fn held(&self) -> usize {

@@ -21,6 +21,7 @@ use crate::item::lifecycle::lease::{self, LOST, RETURNED};
 use crate::item::lifecycle::people::{self, Refusal};
 use crate::item::lifecycle::{self, Step};
 use crate::item::report::{Report, Saying};
+use crate::item::request::{Action, Request};
 use crate::item::{Item, ItemId, Place, State, Timestamp};
 use crate::metrics;
 use crate::mirror::leases::{self, Lease};
@@ -388,7 +389,8 @@ async fn withdraw(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId) -> Re
     let written = mirror.write(move |tx: &mut Tx| {
         Box::pin(async move {
             let mut ledger = Ledger::of(&definitions, items::by_id(tx, &[id].into()).await?);
-            let waits = |item: &Item| item.pending.as_ref().is_some_and(|pending| !pending.taken);
+            let is_ours = |pending: &Request| pending.action == Action::Claim && !pending.taken;
+            let waits = |item: &Item| item.pending.as_ref().is_some_and(is_ours);
             if ledger.item(id).is_some_and(waits) {
                 ledger.refuse_request(id, people::REFUSED, &why);
             }

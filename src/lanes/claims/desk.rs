@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ pub struct Desk {
     /// Queues that somebody waits at and nobody serves.
     unserved: Mutex<BTreeSet<String>>,
     came: Notify,
+    closed: AtomicBool,
     /// The broker session that there is.
     pub(super) session: watch::Sender<Option<Arc<Session>>>,
     /// Runners that hold something of a session.
@@ -100,6 +101,7 @@ impl Default for Desk {
             numbers: AtomicU64::default(),
             unserved: Mutex::default(),
             came: Notify::default(),
+            closed: AtomicBool::default(),
             session: watch::Sender::new(None),
             holding: watch::Sender::new(0),
         }
@@ -149,6 +151,9 @@ impl Desk {
     /// Waits in the line of a queue, at most so long. Dropped, it is as if nobody had come, unless it is being served just then: what
     /// is claimed for nobody is given back, or its lease ends.
     pub async fn wait(&self, queue: &str, ask: Ask, wait: Duration) -> Offer {
+        if self.closed.load(Ordering::Relaxed) {
+            return Offer::Nothing;
+        }
         let (answer, mut offer) = oneshot::channel();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + wait;
@@ -274,6 +279,7 @@ impl Desk {
 
     /// Nobody is served any more: those who wait get nothing.
     pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         self.lines().clear();
     }
 }

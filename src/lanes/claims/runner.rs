@@ -244,7 +244,19 @@ impl Runner {
     /// Gives what is held to those who wait, so many items at most.
     async fn hand_out(&mut self, limit: usize) -> Result<(), LaneError> {
         let Some(seat) = &mut self.seat else { return Ok(()) };
-        let chosen = self.context.wakes.claims.choose(&self.queue, seat.front.held().min(limit));
+        let desk = &self.context.wakes.claims;
+        let mut chosen = desk.choose(&self.queue, seat.front.held().min(limit));
+        // Once these are acked as many more would come: not where nobody waits for that many.
+        if seat.front.prefetch() > desk.wanted(&self.queue).items {
+            let held = seat.front.held();
+            if let Err(error) = seat.front.pause().await {
+                self.give_up(chosen);
+                return Err(error.into());
+            }
+            // What came at the last moment.
+            let more = seat.front.held().min(limit).saturating_sub(held);
+            chosen.extend(desk.choose(&self.queue, more));
+        }
         let messages = seat.front.take();
         failpoint::reach("claims.got").await;
         let asks = chosen.iter().map(|(poller, items)| (poller.ask.clone(), *items)).collect();

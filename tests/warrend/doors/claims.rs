@@ -578,3 +578,29 @@ async fn the_example_robot_works_over_http_alone() {
     assert_eq!((&good["state"], &good["result"]), (&json!("processed"), &json!({"booked": 7})));
     assert_eq!((&bad["kind"], &bad["code"]), (&json!("business"), &json!("amount")));
 }
+
+#[tokio::test]
+async fn a_claim_takes_nothing_that_nobody_waits_for() {
+    let daemon = daemon("claim exact").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    for number in 0..10 {
+        client.send("a", &format!("r{number}"), &json!({"n": number})).await;
+    }
+    daemon.wait_until("all are ready for robots", async |_: &Daemon| client.ready("wq.q.a").await == 10).await;
+    for expected in ["r0", "r1", "r2"] {
+        let (status, answer) = claim(&daemon, "a", json!({"worker": "ann"})).await;
+        assert_eq!((status, &answer["items"][0]["reference"]), (200, &json!(expected)));
+        let lease = answer["lease"].as_str().unwrap();
+        assert_eq!(outcome(&daemon, &answer["items"][0], lease, "processed").await.0, 200);
+    }
+    until_nobody_listens(&daemon, &client, "a").await;
+    assert_eq!(client.ready("wq.q.a").await, 7, "the others stayed where they were");
+    let mut robot = client.robot("a").await;
+    for number in 3..10 {
+        let delivery = robot.next().await;
+        assert_eq!(crate::support::amqp::reference(&delivery), format!("r{number}"));
+        assert_eq!((int_header(&delivery, "wq-attempt"), delivery.redelivered), (Some(1), false));
+        robot.done(&delivery).await;
+    }
+    daemon.wait_until_done("a", 10).await;
+}
