@@ -13,6 +13,7 @@ pub const POINTS: &[&str] = &[
     "intake.committed",
     "intake.acked",
     "enqueue.committed",
+    "many.committed",
     "orders.committed",
     "recall.got",
     "recall.committed",

@@ -16,6 +16,7 @@ pub mod item;
 pub mod lanes;
 pub mod metrics;
 pub mod mirror;
+pub mod rows;
 pub mod settings;
 pub mod status;
 pub mod topology;

@@ -79,6 +79,45 @@ impl Client {
         Ok((response.status(), self.json(response).await?))
     }
 
+    /// Sends rows as NDJSON. Answers also what is no success, where it says what became of single rows.
+    pub(super) async fn upload(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        key: Option<&str>,
+        rows: String,
+    ) -> Result<(StatusCode, Value), Failed> {
+        let mut request = self.http.post(self.url(path, query)?).header(header::CONTENT_TYPE, "application/x-ndjson");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.body(rows).send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok((status, self.json(response).await?));
+        }
+        let body = response.text().await.unwrap_or_default();
+        match serde_json::from_str::<Value>(&body) {
+            Ok(problem) if problem["results"].is_array() => Ok((status, problem)),
+            _ => Err(Failed::new(Exit::Failure, refusal(status, &body))),
+        }
+    }
+
+    /// One page of an export: its bytes as they come, and the cursor of the next one.
+    pub(super) async fn page(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        mut take: impl FnMut(&[u8]) -> Result<(), Failed>,
+    ) -> Result<Option<String>, Failed> {
+        let mut response = self.send(self.http.get(self.url(path, query)?)).await?;
+        let next = response.headers().get("next-cursor").and_then(|next| next.to_str().ok()).map(str::to_owned);
+        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            take(&piece)?;
+        }
+        Ok(next)
+    }
+
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Result<Url, Failed> {
         // These two would be taken for steps in the path, however they are encoded.
         if let Some(step) = path.iter().find(|segment| matches!(**segment, "" | "." | "..")) {

@@ -34,8 +34,9 @@ enum ItemsCommand {
     Order(OrderCommand),
 }
 
+/// Which items are meant: those that meet everything that is given.
 #[derive(Debug, Args)]
-struct ListArgs {
+pub(super) struct FilterArgs {
     /// Items of this queue
     #[arg(long, value_name = "KEY")]
     queue: Option<String>,
@@ -60,6 +61,29 @@ struct ListArgs {
     /// With this text in the reference, name, reason or code
     #[arg(long, value_name = "TEXT")]
     q: Option<String>,
+}
+
+impl FilterArgs {
+    pub(super) fn query(&self) -> Vec<(&'static str, String)> {
+        let single = [
+            ("queue", &self.queue),
+            ("reference", &self.reference),
+            ("due", &self.due),
+            ("since", &self.since),
+            ("q", &self.q),
+        ];
+        let mut query: Vec<_> = single.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
+        query.extend(self.state.iter().map(|state| ("state", state.clone())));
+        query.extend(self.kind.iter().map(|kind| ("kind", kind.clone())));
+        query.extend(self.label.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
+        query
+    }
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Which items come first [default: newest; with a cursor, its list's order]
     #[arg(long, value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::word)))]
     sort: Option<String>,
@@ -194,20 +218,10 @@ async fn list(args: &ListArgs, client: &Client) -> Result<(), Failed> {
 }
 
 fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
-    let mut query = vec![("limit", args.limit.to_string())];
-    let single = [
-        ("queue", &args.queue),
-        ("reference", &args.reference),
-        ("due", &args.due),
-        ("since", &args.since),
-        ("q", &args.q),
-        ("sort", &args.sort),
-        ("cursor", &args.cursor),
-    ];
+    let mut query = args.filter.query();
+    query.push(("limit", args.limit.to_string()));
+    let single = [("sort", &args.sort), ("cursor", &args.cursor)];
     query.extend(single.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
-    query.extend(args.state.iter().map(|state| ("state", state.clone())));
-    query.extend(args.kind.iter().map(|kind| ("kind", kind.clone())));
-    query.extend(args.label.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
     query
 }
 

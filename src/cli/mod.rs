@@ -11,7 +11,10 @@ mod check;
 mod client;
 mod enqueue;
 mod exit;
+mod export;
+mod import;
 mod items;
+mod journal;
 mod mirror;
 mod orders;
 mod output;
@@ -93,6 +96,17 @@ enum Command {
     /// The payload is any JSON value: in the command, from a file, or from standard input.
     #[command(after_help = enqueue::EXAMPLES)]
     Enqueue(Box<enqueue::EnqueueArgs>),
+    /// Put the rows of files into a queue
+    ///
+    /// Reads NDJSON, JSON arrays and CSV, also the files of Power Automate's and UiPath's bulk uploads, and sends them in chunks.
+    /// docs/import.md says what columns are for.
+    #[command(after_help = import::EXAMPLES)]
+    Import(Box<import::ImportArgs>),
+    /// Write items or attempts into a file, for BI tools
+    ///
+    /// docs/export.md says what the columns mean.
+    #[command(after_help = EXIT_CODES)]
+    Export(export::ExportArgs),
     /// List messages that could not be read or belong to no item
     #[command(after_help = EXIT_CODES)]
     Parked(parked::ParkedArgs),
@@ -164,6 +178,8 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Queues(args) => args.run(config),
         Command::Items(args) => args.run(config),
         Command::Enqueue(args) => wait_for(enqueue::run(&args, &args.daemon.client(config)?)),
+        Command::Import(args) => wait_for(import::run(&args, &args.daemon.client(config)?)),
+        Command::Export(args) => args.run(config),
         Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),

@@ -12,6 +12,8 @@ pub mod conductor;
 mod deleted;
 pub mod desk;
 pub mod keeper;
+/// Idempotency keys are forgotten in time.
+pub mod keys;
 pub mod leases;
 mod migrate;
 mod pass;

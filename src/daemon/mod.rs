@@ -24,7 +24,7 @@ use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::{leases, retention, timeouts, timers};
+use crate::control::{keys, leases, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::{Context, Replies, Wakes, claims};
@@ -98,6 +98,11 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let purge = retention::run(mirror.clone(), live.clone(), stop.clone());
     crew.spawn("retention", async move {
         purge.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let forgetting = keys::run(mirror.clone(), stop.clone());
+    crew.spawn("idempotency keys", async move {
+        forgetting.await;
         Ok::<(), anyhow::Error>(())
     });
     let clock = timers::run(mirror.clone(), live, wakes, stop.clone());

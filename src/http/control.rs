@@ -11,6 +11,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -25,6 +26,7 @@ use crate::control::desk::Refusal;
 use crate::control::keeper::KeeperError;
 use crate::control::pause;
 use crate::definition::{LoadError, Paused};
+use crate::mirror::keys::carried;
 
 /// The longest name of who orders, in characters.
 const LONGEST_NAME: usize = 100;
@@ -197,7 +199,7 @@ pub(super) async fn revisions(
 pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|error| Refusal::Failed(error.to_string()).into())
+    tokio::spawn(carried(work).in_current_span()).await.map_err(|error| Refusal::Failed(error.to_string()).into())
 }
 
 /// An empty body is an object without members.

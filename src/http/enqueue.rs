@@ -5,28 +5,34 @@
 //! value laid out differently is the same content.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
 use serde_json::Value;
 
 use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
+use super::idempotency::told;
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::spent::SpentView;
+use super::tags::tagged;
 use super::view::{ItemView, Timed};
-use super::words::{PriorityBody, body};
-use super::{Api, MAX_BODY};
+use super::words::{PriorityBody, ResultsWord, body};
+use super::{Api, MAX_BODY, many};
+use crate::definition::QueueDefinition;
 use crate::item::door::NewItem;
-use crate::item::{ItemId, Kind, Lane, Timestamp};
+use crate::item::{Item, ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
+use crate::mirror::keys::Told;
 
 body! {
     /// A new item.
@@ -46,63 +52,181 @@ body! {
     }
 }
 
-/// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
+/// `POST /api/v1/queues/{key}/items`: puts in one item, or many.
+///
+/// One is answered with 201 and the item, or 200 where it is there already. Many (an array, NDJSON, CSV) are answered with a
+/// result for each row, once the request is read.
 #[utoipa::path(post, path = "/api/v1/queues/{key}/items", operation_id = "enqueue", tag = "items",
-    params(("key" = String, Path, description = "The queue's key")), request_body = NewItemBody,
+    params(
+        ("key" = String, Path, description = "The queue's key"),
+        ("dry_run" = Option<bool>, Query, description = "Of many: check every row and keep nothing"),
+        ("atomic" = Option<bool>, Query, description = "Of many: all rows or none; at most 10,000"),
+        ("results" = Option<ResultsWord>, Query, description = "Of many: of all rows, or only of those that are refused"),
+        ("map" = Option<String>, Query, description = "Of CSV: what columns are for, `column:target:type,...`"),
+        ("delimiter" = Option<String>, Query, description = "Of CSV: `,`, `;`, `|` or `tab`"),
+    ),
+    request_body(content((NewItems = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"))),
     responses(
         (status = 201, description = "A new item", body = ItemView,
-            headers(("Location" = String, description = "Where the item is found"))),
-        (status = 200, description = "It is there already, or was and is not kept any more", body = SameItem),
+            headers(("Location" = String, description = "Where the item is found"), ("ETag" = String, description = "The item's revision, in quotes"))),
+        (status = 200, description = "It is there already, or was and is not kept any more; of many, what became of each",
+            content((Answered = "application/json"), (String = "application/x-ndjson"))),
+        (status = 408, description = "Of many: the body stalled; rows before stand"),
         (status = 409, description = "`duplicate`, `paused` or `direct_lane`"),
-        (status = 422, description = "`invalid`: the queue's definition does not let it in, for these reasons"),
+        (status = 422, description = "`invalid`: the queue's definition does not let it in, for these reasons; `rows_refused`: none of many"),
     ))]
-pub(super) async fn one(
+pub(super) async fn enqueue(
     State(api): State<Api>,
     caller: Caller,
     Segment(key): Segment,
     parameters: Parameters,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Response, Problem> {
+    let definition = open(&api, &key)?;
+    let form = form(&headers)?;
+    let mut upload = body.into_data_stream();
+    if form != Form::Json {
+        return many::take(many::Request { api, key, caller, form, parameters, headers, begun: Bytes::new(), upload })
+            .await;
+    }
+    // An object is one item and an array many: the first byte tells.
+    let mut begun: Vec<u8> = Vec::new();
+    while !begun.iter().any(|byte| !byte.is_ascii_whitespace()) {
+        match upload.next().await {
+            Some(piece) => begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?),
+            None => break,
+        }
+        if begun.len() > MAX_BODY {
+            return Err(Problem::too_large(MAX_BODY));
+        }
+    }
+    let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
+    if mark.trim_ascii_start().first() == Some(&b'[') {
+        let begun = Bytes::from(begun);
+        return many::take(many::Request { api, key, caller, form, parameters, headers, begun, upload }).await;
+    }
     parameters.done()?;
+    while let Some(piece) = upload.next().await {
+        begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?);
+        if begun.len() > MAX_BODY {
+            return Err(Problem::too_large(MAX_BODY));
+        }
+    }
+    one(&api, &caller, &key, &definition, &begun).await
+}
+
+/// 201 and the new item, 200 and the one that is there already, or why not.
+async fn one(
+    api: &Api,
+    caller: &Caller,
+    key: &str,
+    definition: &Arc<QueueDefinition>,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let at = now();
+    let tell = move |admission: &Admission| match admission {
+        Admission::Admitted(item) => admitted(item, at),
+        _ => None,
+    };
+    let admission = intake::enqueue(&api.mirror, definition, read(body)?, caller.name(), tell).await?;
+    if matches!(admission, Admission::Admitted(_)) {
+        wake(api, key);
+    }
+    let children = match &admission {
+        Admission::Same(item) => api.mirror.children_of(item.id).await?,
+        _ => Vec::new(),
+    };
+    answer(admission, &children, at)
+}
+
+/// New items want to be dispatched, woken when they are due, and told of.
+pub(super) fn wake(api: &Api, key: &str) {
+    api.wakes.dispatch(key);
+    api.wakes.timers.notify_one();
+    api.wakes.events.notify_one();
+}
+
+/// The definition of a queue that takes items over HTTP right now.
+pub(super) fn open(api: &Api, key: &str) -> Result<Arc<QueueDefinition>, Problem> {
     let definitions = api.definitions();
-    let definition = definitions.get(&key).ok_or_else(|| no_such_queue(&key))?;
+    let definition = definitions.get(key).ok_or_else(|| no_such_queue(key))?;
     if definition.lane == Lane::Direct {
         // Robots get direct items from the broker itself, so only what reaches the broker can get there.
         return Err(Problem::direct_lane(format!(
             "queue '{key}' is direct: publish to the items exchange with routing key '{key}' instead"
         )));
     }
-    if !api.live.now().takes_in(&key) {
-        let why = if definitions.queues.contains_key(&key) {
+    if !api.live.now().takes_in(key) {
+        let why = if definitions.queues.contains_key(key) {
             format!("the intake of '{key}' is paused: it takes nothing new until it is resumed")
         } else {
             format!("'{key}' is retired: it is not defined any more and takes nothing new")
         };
         return Err(Problem::paused(why));
     }
-    is_json(&headers)?;
-    let new = read(&body.map_err(unreadable_body)?)?;
-    let admission = intake::enqueue(&api.mirror, definition, new, caller.name()).await?;
-    if matches!(admission, Admission::Admitted(_)) {
-        api.wakes.dispatch(&key);
-        api.wakes.timers.notify_one();
-        api.wakes.events.notify_one();
-    }
-    let children = match &admission {
-        Admission::Same(item) => api.mirror.children_of(item.id).await?,
-        _ => Vec::new(),
-    };
-    answer(admission, &children, now())
+    Ok(Arc::clone(definition))
 }
 
-/// An item that is there already, or what is left of it.
+/// What a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// An object, or an array of them.
+    Json,
+    Ndjson,
+    Csv,
+}
+
+/// The form that the content type says. Asking for it is what keeps other sites' forms from enqueueing through a browser.
+fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let mut pieces = given.as_deref().unwrap_or_default().split(';').map(str::trim);
+    let form = match pieces.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "application/json" => Form::Json,
+        "application/x-ndjson" | "application/ndjson" => Form::Ndjson,
+        "text/csv" => Form::Csv,
+        _ => {
+            let given = given.as_deref().map_or("no content type".to_owned(), |given| format!("'{}'", shown(given)));
+            return Err(Problem::unsupported_media_type(format!(
+                "this takes application/json, application/x-ndjson or text/csv, not {given}; say so in Content-Type"
+            )));
+        }
+    };
+    for piece in pieces {
+        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+        let value = value.trim().trim_matches('"');
+        let utf8 = ["utf-8", "utf8", "us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known));
+        if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
+            let value = shown(value);
+            return Err(Problem::unsupported_media_type(format!("the charset is '{value}', and has to be UTF-8")));
+        }
+    }
+    Ok(form)
+}
+
+/// The connection broke while the body came. Mostly nobody is left to read this.
+pub(super) fn broken_off(error: &axum::Error) -> Problem {
+    Problem::bad_request(format!("the body could not be read to its end: {error}"), Vec::new())
+}
+
+/// One item, or many.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code, reason = "documents what is read")]
+#[schema(as = NewItems)]
+#[serde(untagged)]
+enum NewItems {
+    One(NewItemBody),
+    Many(Vec<NewItemBody>),
+}
+
+/// An item that is there already, or what is left of it; of many, what became of each.
 #[derive(serde::Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "documents what is answered")]
-enum SameItem {
+enum Answered {
     Item(Box<ItemView>),
     Spent(SpentView),
+    Rows(many::RowsView),
 }
 
 /// What the door said, as HTTP says it.
@@ -115,11 +239,18 @@ fn answer(admission: Admission, children: &[ItemId], now: Timestamp) -> Result<R
         Admission::Refused { code, reasons, .. } => return Err(Problem::invalid(code, reasons)),
     };
     let location = HeaderValue::from_str(&format!("/api/v1/items/{}", item.id)).ok();
-    let mut response = (status, Json(ItemView::new(*item, now).with_children(children))).into_response();
+    let mut response = tagged(status, ItemView::new(*item, now).with_children(children));
     if let Some(location) = location.filter(|_| status == StatusCode::CREATED) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// The answer to a new item, to be kept with it.
+fn admitted(item: &Item, now: Timestamp) -> Option<Told> {
+    let (parts, _) = answer(Admission::Admitted(Box::new(item.clone())), &[], now).ok()?.into_parts();
+    let body = serde_json::to_vec(&ItemView::new(item.clone(), now)).ok()?;
+    Some(told(parts.status, &parts.headers, &body))
 }
 
 /// Asking for the type is what keeps other sites' forms from enqueueing through a browser.
@@ -143,7 +274,7 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 }
 
 /// Reads the body, finding everything wrong with it at once.
-fn read(body: &[u8]) -> Result<NewItem, Problem> {
+pub(super) fn read(body: &[u8]) -> Result<NewItem, Problem> {
     let mut reader = Reader::of(body, MEMBERS)?;
     let payload = reader.payload();
     let new = NewItem {

@@ -48,6 +48,11 @@ impl Parameters {
         Self { open, known: Vec::new(), faults: Vec::new() }
     }
 
+    /// What was not taken yet, as one text.
+    pub(super) fn text(&self) -> String {
+        format!("{:?}", self.open)
+    }
+
     /// Every value of a parameter that may stand more than once.
     pub(super) fn many(&mut self, name: &'static str) -> Vec<String> {
         self.known.push(name);

@@ -3,13 +3,14 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use super::caller::Caller;
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
+use super::tags::{IfNoneMatch, known, tagged};
 use super::view::{ItemView, LineView, List, Timed};
 use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
 use crate::item::{Item, ItemId, Kind, Place, State as ItemState};
@@ -56,16 +57,27 @@ pub(super) async fn list(
 
 /// `GET /api/v1/items/{id}`: one item.
 #[utoipa::path(get, path = "/api/v1/items/{id}", operation_id = "get_item", tag = "items",
-    params(("id" = String, Path, description = "The item's id")),
-    responses((status = 200, description = "The item", body = ItemView)))]
+    params(("id" = String, Path, description = "The item's id"), IfNoneMatch),
+    responses(
+        (status = 200, description = "The item", body = ItemView,
+            headers(("ETag" = String, description = "The item's revision, in quotes"))),
+        (status = 304, description = "It is as the caller knows it"),
+    ))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
     parameters: Parameters,
-) -> Result<Json<ItemView>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
-    Ok(Json(shown_item(&api, item).await?))
+    // A heartbeat moves the end of a lease, and no revision.
+    if item.place != Place::Leased
+        && let Some(known) = known(&headers, item.revision)?
+    {
+        return Ok(known);
+    }
+    Ok(tagged(StatusCode::OK, shown_item(&api, item).await?))
 }
 
 /// An item with what stands beside it in the mirror.
@@ -126,9 +138,7 @@ pub(super) async fn payload(
     let content_type =
         HeaderValue::from_str(content_type).unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_TYPE, content_type);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if !harmless && let Ok(attachment) = HeaderValue::from_str(&format!("attachment; filename=\"{id}\"")) {
         headers.insert(header::CONTENT_DISPOSITION, attachment);
     }
@@ -142,8 +152,9 @@ struct Query {
     cursor: Option<ItemCursor>,
 }
 
-fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
-    let filter = ItemFilter {
+/// Which items are meant.
+pub(super) fn read_filter(parameters: &mut Parameters) -> ItemFilter {
+    ItemFilter {
         queue: parameters.one("queue"),
         within: None,
         states: parameters.words(
@@ -153,11 +164,15 @@ fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
         ),
         kinds: parameters.words("kind", Kind::from_word, &words(Kind::ALL.iter().map(|kind| kind.word()))),
         reference: parameters.one("reference"),
-        labels: labels(&mut parameters),
+        labels: labels(parameters),
         due: parameters.time("due"),
         since: parameters.time("since"),
-        q: search(&mut parameters),
-    };
+        q: search(parameters),
+    }
+}
+
+fn read_query(mut parameters: Parameters) -> Result<Query, Problem> {
+    let filter = read_filter(&mut parameters);
     let sort = parameters.one("sort");
     let limit = parameters.limit();
     let cursor: Option<ItemCursor> = parameters.cursor();

@@ -11,14 +11,16 @@
 //! |---|---|
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
-//! | `/api/v1/queues/{key}/items` | `enqueue` |
+//! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
 //! | `/api/v1/queues/{key}/claim`, `/api/v1/items/{id}/claim` | `claims` |
 //! | `/api/v1/items/{id}/heartbeat`, `.../outcome`, `.../return` | `leases` |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
 //! | `/api/openapi.json` | `openapi` |
+//! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
@@ -28,12 +30,17 @@ mod breaker;
 mod caller;
 mod claims;
 mod control;
+mod docs;
 mod enqueue;
+mod export;
 mod extract;
+mod frame;
 mod gate;
 mod health;
+mod idempotency;
 mod items;
 mod leases;
+mod many;
 mod members;
 mod openapi;
 mod order_bodies;
@@ -44,6 +51,8 @@ mod plan_view;
 mod problem;
 mod queues;
 mod spent;
+mod spool;
+mod tags;
 mod view;
 mod words;
 
@@ -53,7 +62,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
@@ -93,6 +102,8 @@ pub struct Api {
     pub looks: outlook::Looks,
     /// What is asked of callers.
     pub gate: Gate,
+    /// Idempotency keys whose request is being worked on.
+    pub busy: idempotency::Busy,
 }
 
 impl Api {
@@ -110,6 +121,7 @@ impl Api {
             metrics,
             looks: outlook::Looks::default(),
             gate,
+            busy: idempotency::Busy::default(),
         }
     }
 
@@ -126,9 +138,11 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+        .routes(routes!(docs::style))
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
-        .routes(routes!(enqueue::one))
+        .routes(routes!(enqueue::enqueue))
         .routes(routes!(claims::next))
         .routes(routes!(control::pause))
         .routes(routes!(control::resume))
@@ -151,6 +165,8 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(leases::heartbeat))
         .routes(routes!(leases::outcome))
         .routes(routes!(leases::give_back))
+        .routes(routes!(export::items))
+        .routes(routes!(export::attempts))
         .routes(routes!(parked::list))
         .routes(routes!(parked::unrouted))
 }
@@ -166,7 +182,10 @@ pub fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn_with_state(api.clone(), idempotency::layer))
+        // Keys belong to their callers, so who asks is found out before.
+        .layer(from_fn_with_state(api.clone(), caller::guard))
+        .layer(from_fn(frame::layer))
         .with_state(api)
 }
 

@@ -15,11 +15,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use utoipa::openapi::content::Content;
-use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::schema::AdditionalProperties;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder, Schema};
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
+};
 
 use super::extract::Parameters;
 use super::problem::{Fault, Problem};
@@ -42,20 +44,28 @@ enum When {
     Path,
     /// It reads a body.
     Body,
+    /// It takes this header.
+    Header(&'static str),
 }
 
 /// Answers that are not one handler's own: status, when, what it says.
 const COMMON: &[(u16, When, &str)] = &[
     (400, When::Always, "The request cannot be understood; each fault is named"),
     (404, When::Path, "There is no such thing"),
+    (409, When::Header(KEY), "`idempotency_in_progress` or `outcome_unknown`: of the request with the same key"),
+    (412, When::Header("If-Match"), "`precondition_failed`: the item has another revision"),
     (413, When::Body, "The body is too large"),
     (415, When::Body, "The body is of a type not taken here"),
+    (422, When::Header(KEY), "`idempotency_key_reused`: the key belongs to another request"),
     (500, When::Always, "The daemon failed; its log has the cause"),
     (503, When::Always, "Not now: the daemon stops, or its mirror cannot be read or written"),
 ];
 
 /// Schemas of answers that leave members out instead of writing `null`.
 const MAY_LACK: &[&str] = &["Problem", "Fault", "Change"];
+
+/// The header that a request which changes something may have.
+const KEY: &str = "Idempotency-Key";
 
 const PROBLEM_TYPE: &str = "application/problem+json";
 
@@ -94,8 +104,11 @@ pub(super) fn foundation() -> OpenApi {
 /// Adds what holds for every operation.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
-        for operation in operations(item) {
+        for (changes, operation) in operations(item) {
             say_summary(operation);
+            if changes {
+                operation.parameters.get_or_insert_default().push(key_parameter().into());
+            }
             add_common(operation, path.contains('{'));
         }
     }
@@ -113,7 +126,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
 }
 
 /// The document as it is served.
-static TEXT: LazyLock<String> = LazyLock::new(|| {
+pub(super) static TEXT: LazyLock<String> = LazyLock::new(|| {
     let text = super::document().to_pretty_json();
     // It is made of nothing but the program itself, and a test makes it.
     text.unwrap_or_default() + "\n"
@@ -136,9 +149,27 @@ fn problem() -> Content {
     Content::new(Some(Ref::from_schema_name("Problem")))
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+/// Each of a path, and whether it changes something.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
     let PathItem { get, put, post, delete, patch, .. } = item;
-    [get, put, post, delete, patch].into_iter().flatten()
+    let all = [(false, get), (true, put), (true, post), (true, delete), (true, patch)];
+    all.into_iter().filter_map(|(changes, operation)| Some((changes, operation.as_mut()?)))
+}
+
+fn key_parameter() -> Parameter {
+    let key = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+    ParameterBuilder::new()
+        .name(KEY)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("Of printable ASCII: sent again with it, the request is not done again"))
+        .schema(Some(key.pattern(Some("^[!-~]+( [!-~]+)*$"))))
+        .build()
+}
+
+fn takes(operation: &Operation, header: &str) -> bool {
+    let mut parameters = operation.parameters.iter().flatten();
+    parameters.any(|parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == header))
 }
 
 /// A handler's comment begins with its route, which the document has anyway.
@@ -157,12 +188,14 @@ fn say_summary(operation: &mut Operation) {
 
 fn add_common(operation: &mut Operation, has_segment: bool) {
     let has_body = operation.request_body.is_some();
+    let headers: BTreeSet<&str> = ["If-Match", KEY].into_iter().filter(|header| takes(operation, header)).collect();
     let answers = &mut operation.responses.responses;
     for (status, when, _) in COMMON {
         let may = match when {
             When::Always => true,
             When::Path => has_segment,
             When::Body => has_body,
+            When::Header(header) => headers.contains(header),
         };
         if may {
             answers.entry(status.to_string()).or_insert_with(|| Ref::from_response_name(common(*status)).into());

@@ -105,10 +105,10 @@ body! {
 #[allow(dead_code, reason = "documents what is answered")]
 pub(super) enum Ordered {
     /// Done
-    #[response(status = 200)]
+    #[response(status = 200, headers(("ETag" = String, description = "The item's revision, in quotes")))]
     Done(ItemView),
     /// It waits, as `pending` says, until the item's message is found
-    #[response(status = 202)]
+    #[response(status = 202, headers(("ETag" = String, description = "The item's revision, in quotes")))]
     Waits(ItemView),
     /// The item is not where this could be done: `wrong_state`, `in_progress`, `out_of_reach`, `request_pending`, `life_over`, `no_payload`, `still_to_come`
     #[response(status = 409)]

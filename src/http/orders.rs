@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use super::Api;
 use super::caller::Caller;
@@ -23,11 +22,12 @@ use super::order_bodies::{
     RequeueBody,
 };
 use super::problem::Problem;
+use super::tags::{IfMatch, only, tagged};
 use super::view::ItemView;
 use crate::item::lifecycle::people::Refusal;
 use crate::item::request::{Changes, Order, Verb};
 use crate::lanes::now;
-use crate::lanes::orders::{Answer, Ask, ask};
+use crate::lanes::orders::{Answer, Ask, Only, ask_only};
 use crate::units::parse_duration;
 
 /// The longest note, in characters.
@@ -39,6 +39,8 @@ pub(super) struct Call {
     pub(super) caller: Caller,
     /// Of the path.
     pub(super) id: String,
+    /// The revisions that the caller means.
+    only: Only,
     body: Bytes,
 }
 
@@ -51,10 +53,11 @@ impl FromRequest<Api> for Call {
         let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
         Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
         let headers = parts.headers.clone();
+        let only = only(&headers)?;
         let body = Bytes::from_request(Request::from_parts(parts, body), api).await.map_err(unreadable_body)?;
         // Also of an empty one: it is what keeps other sites' forms out.
         is_json(&headers)?;
-        Ok(Self { api: api.clone(), caller, id, body })
+        Ok(Self { api: api.clone(), caller, id, only, body })
     }
 }
 
@@ -69,41 +72,41 @@ impl Call {
         let mut reader = self.open(members)?;
         let asked = asked(&self.caller, &mut reader, verb)?;
         reader.done()?;
-        answer(&self.api, &self.id, asked).await
+        answer(&self, asked).await
     }
 }
 
 /// `POST /api/v1/items/{id}/hold`: sets it aside.
 #[utoipa::path(post, path = "/api/v1/items/{id}/hold", operation_id = "hold_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn hold(call: Call) -> Result<Response, Problem> {
     call.plainly(Verb::Hold, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/release`: what was set aside waits again.
 #[utoipa::path(post, path = "/api/v1/items/{id}/release", operation_id = "release_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn release(call: Call) -> Result<Response, Problem> {
     call.plainly(Verb::Release, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
 #[utoipa::path(post, path = "/api/v1/items/{id}/cancel", operation_id = "cancel_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = CancelBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = CancelBody, responses(Ordered))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
     call.plainly(Verb::Cancel, CANCEL).await
 }
 
 /// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
 #[utoipa::path(post, path = "/api/v1/items/{id}/restore", operation_id = "restore_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn restore(call: Call) -> Result<Response, Problem> {
     call.plainly(Verb::Restore, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/requeue`: to be worked again, with what is changed.
 #[utoipa::path(post, path = "/api/v1/items/{id}/requeue", operation_id = "requeue_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = RequeueBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = RequeueBody, responses(Ordered))]
 pub(super) async fn requeue(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(REQUEUE)?;
     let changed = changes(&mut reader);
@@ -111,7 +114,7 @@ pub(super) async fn requeue(call: Call) -> Result<Response, Problem> {
     let asked = with_changes(&call.caller, &mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
     let asked = Ask { delay, ..asked };
     reader.done()?;
-    answer(&call.api, &call.id, asked).await
+    answer(&call, asked).await
 }
 
 /// The longest a requeue may be put off.
@@ -135,7 +138,7 @@ fn delay(reader: &mut Reader, beside_not_before: bool) -> Option<Duration> {
 
 /// `PATCH /api/v1/items/{id}`: other data, in the state it has.
 #[utoipa::path(patch, path = "/api/v1/items/{id}", operation_id = "edit_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = EditBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = EditBody, responses(Ordered))]
 pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(EDIT)?;
     let changed = changes(&mut reader);
@@ -145,12 +148,12 @@ pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
     if nothing && asked.payload.is_none() && asked.priority.is_none() {
         return Err(Problem::bad_request("there is nothing to change", Vec::new()));
     }
-    answer(&call.api, &call.id, asked).await
+    answer(&call, asked).await
 }
 
 /// `POST /api/v1/items/{id}/notes`: something to be read beside it.
 #[utoipa::path(post, path = "/api/v1/items/{id}/notes", operation_id = "add_note", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = NoteBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = NoteBody, responses(Ordered))]
 pub(super) async fn note(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(NOTE)?;
     let text = reader.text("note").unwrap_or_default();
@@ -159,12 +162,12 @@ pub(super) async fn note(call: Call) -> Result<Response, Problem> {
     }
     let asked = asked(&call.caller, &mut reader, Verb::Note(text))?;
     reader.done()?;
-    answer(&call.api, &call.id, asked).await
+    answer(&call, asked).await
 }
 
 /// `POST /api/v1/items/{id}/assign`: who is to look after it; `null` is nobody.
 #[utoipa::path(post, path = "/api/v1/items/{id}/assign", operation_id = "assign_item", tag = "operators",
-    params(("id" = String, Path, description = "The item's id")), request_body = AssignBody, responses(Ordered))]
+    params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = AssignBody, responses(Ordered))]
 pub(super) async fn assign(call: Call) -> Result<Response, Problem> {
     let mut reader = call.open(ASSIGN)?;
     let Some(assignee) = reader.given("assignee", Reader::text) else {
@@ -174,7 +177,7 @@ pub(super) async fn assign(call: Call) -> Result<Response, Problem> {
     let assignee = assignee.map(name).transpose()?;
     let asked = asked(&call.caller, &mut reader, Verb::Assign(assignee))?;
     reader.done()?;
-    answer(&call.api, &call.id, asked).await
+    answer(&call, asked).await
 }
 
 fn asked(caller: &Caller, reader: &mut Reader, verb: Verb) -> Result<Ask, Problem> {
@@ -208,11 +211,13 @@ fn with_changes(
     Ok(Ask { payload, priority, ..asked(caller, reader, verb(changes))? })
 }
 
-async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
+async fn answer(call: &Call, asked: Ask) -> Result<Response, Problem> {
+    let Call { api, id, only, .. } = call;
     let item = read_id(id)?;
-    let api = api.clone();
+    let (api, only) = (api.clone(), only.clone());
     let mirror = api.mirror.clone();
-    let answer = to_its_end(async move { ask(&api.mirror, &api.live, &api.wakes, item, asked).await }).await??;
+    let answer =
+        to_its_end(async move { ask_only(&api.mirror, &api.live, &api.wakes, item, asked, only).await }).await??;
     let (status, item) = match answer {
         Answer::Done(item) => (StatusCode::OK, item),
         Answer::Waits(item) => (StatusCode::ACCEPTED, item),
@@ -227,10 +232,16 @@ async fn answer(api: &Api, id: &str, asked: Ask) -> Result<Response, Problem> {
             let code = problems.first().map_or("refused", |problem| problem.code);
             return Err(Problem::invalid(code, problems.into_iter().map(|problem| problem.text).collect()));
         }
+        Answer::Changed(revision) => {
+            let detail = format!(
+                "the item has the revision {revision}, and its ETag is \"{revision}\"; look at it before you ask again"
+            );
+            return Err(Problem::precondition(detail));
+        }
         Answer::NoSuchItem => return Err(no_such_item(id)),
     };
     let children = mirror.children_of(item.id).await?;
-    Ok((status, Json(ItemView::new(*item, now()).with_children(&children))).into_response())
+    Ok(tagged(status, ItemView::new(*item, now()).with_children(&children)))
 }
 
 pub(super) fn refused(refusal: &Refusal) -> Problem {

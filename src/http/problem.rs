@@ -102,6 +102,21 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large", detail)
     }
 
+    /// 413: more than one request takes; `detail` says what to do.
+    pub(super) fn too_much(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large", detail)
+    }
+
+    /// 408: the request stopped coming.
+    pub(super) fn too_slow(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request did not come in time", detail)
+    }
+
+    /// 422: all or nothing was asked for, and some rows are refused.
+    pub(super) fn rows_refused(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rows_refused", "Nothing was taken in", detail)
+    }
+
     pub(super) fn unsupported_media_type(detail: impl Into<String>) -> Self {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Self::new(status, "unsupported_media_type", "The request is of a type not taken here", detail)
@@ -125,6 +140,18 @@ impl Problem {
     /// 409: the item is not where this could be done; `word` says why.
     pub(super) fn conflict(word: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
+    }
+
+    /// 422: an idempotency key stands for another request.
+    pub(super) fn key_reused(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(status, "idempotency_key_reused", "The key belongs to another request", detail)
+    }
+
+    /// 412: the item is not as the request expects; the detail names the revision it has.
+    pub(super) fn precondition(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        Self::new(status, "precondition_failed", "The item is another by now", detail)
     }
 
     /// 422: the directory of definitions holds mistakes.
@@ -159,7 +186,15 @@ impl Problem {
         self.with(reasons.into_iter().map(Fault::plain).collect())
     }
 
-    #[cfg(test)]
+    /// Everything that is wrong, for where it is no answer of its own.
+    pub(super) fn reasons(self) -> Vec<String> {
+        if self.errors.is_empty() {
+            vec![self.detail]
+        } else {
+            self.errors.into_iter().map(|fault| fault.detail).collect()
+        }
+    }
+
     pub(super) const fn status(&self) -> StatusCode {
         self.status
     }

@@ -13,6 +13,8 @@ use crate::item::{Lane, Timestamp};
 use crate::lanes::live::InForce;
 use crate::status::{Attention, Broker, Held, QueueSeen};
 
+mod contract;
+
 const ID: &str = "00000000-0000-0000-0000-000000000001";
 
 fn definition(key: &str, lane: Lane) -> Arc<QueueDefinition> {
@@ -71,6 +73,7 @@ impl Bench {
             metrics: crate::metrics::install(),
             looks: outlook::Looks::default(),
             gate: Gate::default(),
+            busy: idempotency::Busy::default(),
         };
         Self { _folder: folder, api }
     }

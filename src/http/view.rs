@@ -147,6 +147,10 @@ impl ItemView {
         Self { lease_until: until.map(Timed), ..self }
     }
 
+    pub(super) const fn revision(&self) -> u32 {
+        self.revision
+    }
+
     /// With the items that its ends made or found.
     pub(super) fn with_children(self, children: &[ItemId]) -> Self {
         Self { children: children.iter().map(ToString::to_string).collect(), ..self }

@@ -43,6 +43,10 @@ words! {
     SlaWord = [Sla::None, Sla::InTime, Sla::AtRisk, Sla::Late].map(Sla::word);
     /// What a queue's breaker does.
     BreakerWord = [Standing::Closed, Standing::Open, Standing::Trying(Timestamp::UNIX_EPOCH)].map(Standing::word);
+    /// The form of an export.
+    FormatWord = ["csv", "ndjson"];
+    /// Which rows of many are told of.
+    ResultsWord = ["all", "refused"];
     /// The type of the robots' queue.
     TypeWord = ["auto", "quorum", "classic"];
 }

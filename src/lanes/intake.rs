@@ -12,7 +12,8 @@
 //! | 3 | everything; acks that died on their way leave what 2 does | all of these look for themselves when they start |
 //!
 //! Over HTTP there is no message: what is committed and not answered is there, and the caller does not know. Sent again
-//! with the same reference it is the same item under `unique`, else a second one.
+//! with the same reference it is the same item under `unique`, else a second one; sent again with the same idempotency key it gets the answer
+//! that was committed with the item.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::item::spent::Spent;
 use crate::item::timeline::Line;
 use crate::item::{Item, ItemId, Kind, Lane, State, Timestamp, answer};
 use crate::metrics;
+use crate::mirror::keys::{self, Told};
 use crate::mirror::{Mirror, MirrorError, Tx, items, records, retention};
 
 /// Messages that the reader of the intake holds at most, beside what is ready there.
@@ -143,7 +145,8 @@ pub(super) async fn let_in(context: &Context, messages: &[Message], source: &'st
     Ok(LetIn { queues, answers, chained })
 }
 
-/// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept.
+/// Puts one item through the checks and into the mirror. A refusal is the answer and is not kept. What `tell` makes of the door's
+/// word is kept as the answer under the request's idempotency key, where it has one, in the transaction that lets the item in.
 ///
 /// # Errors
 /// Where the mirror cannot be written.
@@ -152,7 +155,9 @@ pub async fn enqueue(
     definition: &Arc<QueueDefinition>,
     new: NewItem,
     by: &str,
+    tell: impl FnOnce(&Admission) -> Option<Told> + Send + 'static,
 ) -> Result<Admission, MirrorError> {
+    let mark = keys::current();
     let arrival = Arrival { new, producer: Some(by.to_owned()), ..Arrival::default() };
     let candidate = Candidate::new(Arc::clone(definition), Arc::new(arrival));
     let admission = mirror
@@ -160,7 +165,14 @@ pub async fn enqueue(
             Box::pin(async move {
                 let mut admission = None;
                 admit_all(tx, &[candidate], Refusals::Drop, now(), |said| admission = Some(said.into())).await?;
-                admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))
+                let admission =
+                    admission.ok_or_else(|| MirrorError::Unreadable("an admission without an answer".to_owned()))?;
+                if let Some(mark) = mark
+                    && let Some(told) = tell(&admission)
+                {
+                    keys::keep(tx, &mark, &told).await?;
+                }
+                Ok(admission)
             })
         })
         .await?;
@@ -169,7 +181,7 @@ pub async fn enqueue(
 }
 
 /// An arrival that was read and checked, for one queue.
-struct Candidate {
+pub(super) struct Candidate {
     definition: Arc<QueueDefinition>,
     /// Shared by the copies for several queues.
     arrival: Arc<Arrival>,
@@ -180,7 +192,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(definition: Arc<QueueDefinition>, arrival: Arc<Arrival>) -> Self {
+    pub(super) fn new(definition: Arc<QueueDefinition>, arrival: Arc<Arrival>) -> Self {
         let (priority, checked) = door::check(&definition, &arrival.new);
         let problems = arrival.problems.iter().cloned().chain(checked).collect();
         let content_hash = door::content_hash(&arrival.new.payload);
@@ -188,7 +200,7 @@ impl Candidate {
     }
 
     /// The key under which the identity rules look for earlier items.
-    fn identity(&self) -> Option<(String, String)> {
+    pub(super) fn identity(&self) -> Option<(String, String)> {
         Some((self.definition.key.clone(), self.arrival.new.reference.clone()?))
     }
 }
@@ -241,13 +253,13 @@ fn destinations(
 
 /// Whether a refused item stays in the mirror or is only answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusals {
+pub(super) enum Refusals {
     Keep,
     Drop,
 }
 
 /// What the door says to one candidate, while it is written.
-enum Said<'i> {
+pub(super) enum Said<'i> {
     Admitted(&'i Item),
     Same(&'i Item),
     Gone(&'i Spent),
@@ -276,8 +288,20 @@ async fn admit_all(
     candidates: &[Candidate],
     refusals: Refusals,
     at: Timestamp,
-    mut say: impl FnMut(Said<'_>) + Send,
+    say: impl FnMut(Said<'_>) + Send,
 ) -> Result<Vec<Item>, MirrorError> {
+    judge_all(tx, candidates, refusals, &HashMap::new(), at, say).await?.write(tx).await
+}
+
+/// As [`admit_all`], and what follows is not written yet. `rehearsed` is what would be there too, by its reference.
+pub(super) async fn judge_all<'c>(
+    tx: &mut Tx,
+    candidates: &'c [Candidate],
+    refusals: Refusals,
+    rehearsed: &HashMap<String, Vec<Known>>,
+    at: Timestamp,
+    mut say: impl FnMut(Said<'_>) + Send,
+) -> Result<Book<'c>, MirrorError> {
     let mut references = HashSet::with_capacity(candidates.len());
     // Only these have to see each other; everybody else is spared the copies.
     let mut repeated = HashSet::new();
@@ -294,7 +318,12 @@ async fn admit_all(
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
         let spent = identity.as_ref().and_then(|identity| spent.get(identity));
-        match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice)) {
+        let rehearsed =
+            identity.as_ref().and_then(|(_, reference)| rehearsed.get(reference)).map_or(&[][..], Vec::as_slice);
+        match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice), rehearsed) {
+            Decision::Same(id) if rehearsed.iter().any(|rehearsed| rehearsed.id == id) => {
+                say(Said::Same(&Item { id, ..candidate.item(at) }));
+            }
             Decision::Same(id) => match (known.and_then(|items| items.iter_mut().find(|item| item.id == id)), spent) {
                 (Some(item), _) => {
                     book.sent_again(item, candidate, at);
@@ -339,7 +368,7 @@ async fn admit_all(
             }
         }
     }
-    book.write(tx).await
+    Ok(book)
 }
 
 enum Decision {
@@ -348,9 +377,10 @@ enum Decision {
     Refuse(Kind, Vec<Problem>),
 }
 
-fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item]) -> Decision {
+fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item], rehearsed: &[Known]) -> Decision {
     // What is gone was there before everything that is there.
-    let known: Vec<Known> = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of)).collect();
+    let known = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of));
+    let known: Vec<Known> = known.chain(rehearsed.iter().cloned()).collect();
     let identity =
         door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
     match identity {
@@ -377,7 +407,7 @@ impl Candidate {
 
 /// What a batch of admissions writes.
 #[derive(Default)]
-struct Book<'c> {
+pub(super) struct Book<'c> {
     new: Vec<(Item, bool)>,
     again: HashMap<ItemId, Item>,
     payloads: Vec<(ItemId, &'c [u8])>,
@@ -425,7 +455,8 @@ impl<'c> Book<'c> {
         self.answers.extend(answer::at_the_door(&Item { id: spent.item, ..candidate.item(at) }));
     }
 
-    async fn write(self, tx: &mut Tx) -> Result<Vec<Item>, MirrorError> {
+    /// Writes it, and answers the refusals that chain.
+    pub(super) async fn write(self, tx: &mut Tx) -> Result<Vec<Item>, MirrorError> {
         let new: Vec<(&Item, bool)> = self.new.iter().map(|(item, unique)| (item, *unique)).collect();
         items::insert(tx, &new).await?;
         let again: Vec<&Item> = self.again.values().collect();

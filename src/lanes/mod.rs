@@ -19,6 +19,7 @@ pub mod intake;
 pub mod leases;
 pub(crate) mod ledger;
 pub mod live;
+pub mod many;
 pub mod orders;
 pub mod recall;
 pub mod reports;

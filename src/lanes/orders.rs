@@ -32,6 +32,14 @@ pub struct Ask {
     pub delay: Option<Duration>,
 }
 
+/// The revisions in which an item may be for something to be asked of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Only {
+    #[default]
+    AnyRevision,
+    OneOf(Vec<u32>),
+}
+
 /// What is answered.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -48,6 +56,8 @@ pub enum Answer {
     },
     /// The door would not let it in like that.
     Invalid(Vec<Problem>),
+    /// It is in another revision, this one.
+    Changed(u32),
     NoSuchItem,
 }
 
@@ -56,6 +66,21 @@ pub enum Answer {
 /// # Errors
 /// Where the mirror cannot be written.
 pub async fn ask(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId, ask: Ask) -> Result<Answer, MirrorError> {
+    ask_only(mirror, live, wakes, id, ask, Only::AnyRevision).await
+}
+
+/// The same, of an item that is in one of these revisions when it is decided.
+///
+/// # Errors
+/// Where the mirror cannot be written.
+pub async fn ask_only(
+    mirror: &Mirror,
+    live: &Live,
+    wakes: &Wakes,
+    id: ItemId,
+    ask: Ask,
+    only: Only,
+) -> Result<Answer, MirrorError> {
     let definitions = live.definitions();
     let on_sight = ask.order.on_sight;
     let mut looks = wakes.recalls.subscribe();
@@ -66,6 +91,9 @@ pub async fn ask(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId, ask: A
                 let Some(item) = items::by_id(tx, &[id].into()).await?.pop() else {
                     return Ok((Decided::NoSuchItem, None));
                 };
+                if matches!(&only, Only::OneOf(revisions) if !revisions.contains(&item.revision)) {
+                    return Ok((Decided::Changed(item.revision), None));
+                }
                 let mut ledger = Ledger::of(&definitions, vec![item]);
                 let decided = decide(tx, &mut ledger, id, ask).await?;
                 let written = match decided {
@@ -87,6 +115,7 @@ pub async fn ask(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId, ask: A
         Decided::Waits(item) => item,
         Decided::Refused(refusal) => return Ok(Answer::Refused(refusal)),
         Decided::Invalid(problems) => return Ok(Answer::Invalid(problems)),
+        Decided::Changed(revision) => return Ok(Answer::Changed(revision)),
         Decided::NoSuchItem => return Ok(Answer::NoSuchItem),
     };
     wakes.recall.notify_one();
@@ -125,6 +154,7 @@ enum Decided {
     Waits(Box<Item>),
     Refused(Refusal),
     Invalid(Vec<Problem>),
+    Changed(u32),
     NoSuchItem,
 }
 

@@ -14,6 +14,7 @@ pub mod control;
 pub mod dispatch;
 mod health;
 pub mod items;
+pub mod keys;
 pub mod leases;
 mod many;
 mod read;
@@ -24,6 +25,7 @@ mod row;
 pub mod standing;
 pub mod tap;
 pub mod tokens;
+pub mod uploads;
 pub mod working;
 mod writer;
 
@@ -168,7 +170,7 @@ impl Mirror {
     }
 
     /// Runs `work` in a transaction of the writer and answers once it is committed, together with whatever else was
-    /// waiting. An error rolls back this work alone.
+    /// waiting. An error rolls back this work alone. Done for a request with an idempotency key, the key is noted with it.
     ///
     /// # Errors
     /// What `work` answered, or why the transaction could not be committed.
@@ -177,7 +179,19 @@ impl Mirror {
         T: Send + 'static,
         W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>> + Send + 'static,
     {
-        self.writer.run(work).await
+        let Some(mark) = keys::current() else { return self.writer.run(work).await };
+        self.writer
+            .run(move |tx: &mut Tx| {
+                Box::pin(async move {
+                    let before = keys::changes(tx).await?;
+                    let done = work(&mut *tx).await?;
+                    if keys::changes(tx).await? > before {
+                        keys::put(tx, &mark).await?;
+                    }
+                    Ok(done)
+                })
+            })
+            .await
     }
 
     /// What is wrong with it right now, in words for people: why the last commit did not work, and damage that was met

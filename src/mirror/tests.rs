@@ -9,6 +9,7 @@ use super::*;
 
 mod changes;
 mod claims;
+mod keys;
 mod plans;
 mod retention;
 mod working;

@@ -10,6 +10,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("item", &["definition", "units"]),
     ("definition", &["item", "units"]),
     ("topology", &["item", "definition"]),
+    ("rows", &["item"]),
     ("units", &[]),
     ("who", &[]),
     // The outside worlds, and what stands beside them.
@@ -26,7 +27,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "lanes", "failpoint", "units"],
     ),
     // The doors.
-    ("http", &["item", "definition", "topology", "mirror", "status", "metrics", "lanes", "control", "units", "who"]),
+    (
+        "http",
+        &["item", "definition", "rows", "topology", "mirror", "status", "metrics", "lanes", "control", "units", "who"],
+    ),
     (
         "daemon",
         &[
@@ -46,12 +50,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     // Measures all of it from outside.
     ("bench", &["item", "definition", "topology", "broker", "settings"]),
-    ("cli", &["item", "definition", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
+    ("cli", &["item", "definition", "rows", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
     ("lib", &[]),
     ("main", &[]),
 ];
 
-const PURE: &[&str] = &["item", "definition", "topology", "units", "who"];
+const PURE: &[&str] = &["item", "definition", "rows", "topology", "units", "who"];
 
 /// A crate and the only modules that may name it.
 const AT_HOME: &[(&str, &[&str])] = &[
@@ -94,6 +98,7 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/daemon/crew.rs", "Instant::now", "the deadline of a stop"),
     ("src/daemon/mod.rs", "Instant::now", "as above"),
     ("src/bench/load.rs", "Instant::now", "the stopwatch of the benchmark"),
+    ("src/cli/import/mod.rs", "now_v7", "tells a run that imports once more from all before"),
     ("src/bench/mod.rs", "now_v7", "the names of the benchmark's virtual hosts"),
 ];
 

@@ -299,7 +299,7 @@ fn cursor_of(sort: Sort, row: &SqliteRow) -> Result<ItemCursor, MirrorError> {
     Ok(ItemCursor { sort, key, seq: row.try_get("seq").map_err(&listed)? })
 }
 
-fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
+pub(super) fn line_from_row(id: ItemId, row: &SqliteRow) -> Result<Line, MirrorError> {
     let unreadable = |error: sqlx::Error| MirrorError::Unreadable(format!("the timeline of item {id}: {error}"));
     let at: i64 = row.try_get("at").map_err(unreadable)?;
     let ended: Option<String> = row.try_get("ended").map_err(unreadable)?;

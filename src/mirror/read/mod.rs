@@ -5,6 +5,7 @@
 
 mod counts;
 mod cursor;
+mod export;
 mod items;
 pub(in crate::mirror) mod outlook;
 mod parked;

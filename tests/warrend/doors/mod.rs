@@ -2,4 +2,7 @@ mod bench;
 mod claims;
 mod claims_figures;
 mod cli;
+mod export;
 mod http;
+mod many;
+mod schemathesis;

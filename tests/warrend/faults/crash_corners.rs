@@ -251,6 +251,7 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_claims.rs"),
         include_str!("deleted_queue.rs"),
         include_str!("lost_mirror.rs"),
+        include_str!("../doors/many.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {
