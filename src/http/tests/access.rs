@@ -219,7 +219,7 @@ async fn a_route_in_no_row_is_refused_to_everybody() {
     let layered = Router::new()
         .route("/api/v1/forgotten", get(|| async { "secret" }))
         .route("/api/v1/audit", post(|| async { "secret" }))
-        .layer(middleware::from_fn_with_state(bench.api.clone(), caller::guard));
+        .layer(axum::middleware::from_fn_with_state(bench.api.clone(), caller::guard));
     for (method, path, status) in [("GET", "/api/v1/forgotten", 403), ("POST", "/api/v1/audit", 405)] {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         assert_eq!(layered.clone().oneshot(request).await.unwrap().status(), status, "{path}");

@@ -1,4 +1,4 @@
-//! What working over HTTP costs, as docs/http.md says it. Run by hand: `cargo test --release --test warrend doors::claims_figures -- --ignored`.
+//! What working over HTTP costs. Run by hand: `cargo test --release --test warrend doors::claims_figures -- --ignored`.
 
 use std::fs;
 use std::time::{Duration, Instant};
