@@ -12,6 +12,8 @@ const SESSIONS: &str = "warrend_broker_sessions_total";
 const SESSIONS_LOST: &str = "warrend_broker_sessions_failed_total";
 const PUBLISHED: &str = "warrend_published_total";
 const TAKEN: &str = "warrend_deliveries_committed_total";
+const CLAIMED: &str = "warrend_claims_total";
+const LEASES_LOST: &str = "warrend_leases_lost_total";
 const COMMITS: &str = "warrend_mirror_commits_total";
 const COMMIT_SECONDS: &str = "warrend_mirror_commit_seconds";
 const OUTWARD: &str = "warrend_outward_sent_total";
@@ -59,6 +61,8 @@ fn describe() {
     describe_counter!(SESSIONS_LOST, "Broker sessions that failed, also before they came up");
     describe_counter!(PUBLISHED, "Messages published, by result: confirmed, refused (or returned), timed_out");
     describe_counter!(TAKEN, "Deliveries committed to the mirror, by pipeline");
+    describe_counter!(CLAIMED, "Items claimed over HTTP");
+    describe_counter!(LEASES_LOST, "Leases that ended without a word of whoever had them");
     describe_counter!(COMMITS, "Transactions of the mirror, by result: committed, failed");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a transaction of the mirror took");
     describe_counter!(OUTWARD, "Attempts to send outward, by kind (webhook, notice) and result: ok, failed");
@@ -99,6 +103,14 @@ pub(crate) fn publish_timed_out(messages: usize) {
 /// `pipeline` is `intake`, `reports` or `tap`.
 pub(crate) fn taken(pipeline: &'static str, deliveries: usize) {
     counter!(TAKEN, "pipeline" => pipeline).increment(deliveries as u64);
+}
+
+pub(crate) fn claimed(items: usize) {
+    counter!(CLAIMED).increment(items as u64);
+}
+
+pub(crate) fn leases_lost(leases: usize) {
+    counter!(LEASES_LOST).increment(leases as u64);
 }
 
 pub(crate) fn committed(took: Duration, worked: bool) {

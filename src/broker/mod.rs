@@ -10,6 +10,7 @@ pub mod connection;
 pub mod consume;
 mod convert;
 pub mod declare;
+pub mod front;
 pub mod management;
 pub mod management_access;
 pub mod ownership;

@@ -16,6 +16,7 @@ pub mod forget;
 pub mod keeper;
 /// Idempotency keys are forgotten in time.
 pub mod keys;
+pub mod leases;
 mod migrate;
 mod pass;
 pub mod pause;

@@ -268,7 +268,7 @@ async fn cancel(
     let count = open.iter().filter(|item| item.state.is_open()).count() as u64;
     let mut ledger = Ledger::of(definitions, open);
     ledger.step_all(|item, _, moment| {
-        let was_out = matches!(item.place, Place::Claimed | Place::Broker);
+        let was_out = matches!(item.place, Place::Claimed | Place::Broker | Place::Leased);
         lifecycle::cancel(item, who, if was_out { why_out } else { DELETED }, moment.now)
     });
     drop(ledger.write(tx).await?);

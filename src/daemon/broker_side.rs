@@ -307,6 +307,8 @@ impl BrokerSide {
                 async move { run.await.inspect_err(|_| missing.tell(&wakes)) }
             }),
         );
+        let (context, session, token) = parts();
+        crew.spawn("claims", lanes::claims::attend(context, session, token));
         let (context, own, token) = parts();
         crew.spawn("dispatch", dispatchers::run(context, own, missing, unreachable.clone(), token));
         let conductor = Arc::clone(&self.conductor);

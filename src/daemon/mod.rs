@@ -25,11 +25,11 @@ use crate::control::desk::Desk;
 use crate::control::forget;
 use crate::control::keeper::Keeper;
 pub use crate::control::rebuild::Rebuilt;
-use crate::control::{actions, keys, retention, timeouts, timers};
+use crate::control::{actions, keys, leases, retention, timeouts, timers};
 use crate::failpoint;
 use crate::http;
 use crate::lanes::feed::Feed;
-use crate::lanes::{Context, Replies, Wakes};
+use crate::lanes::{Context, Replies, Wakes, claims};
 use crate::metrics;
 use crate::mirror::Mirror;
 use crate::outward::send::{Allowed, Sender};
@@ -139,6 +139,16 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let jobs = actions::run(context.clone(), stop.clone());
     crew.spawn("actions", async move {
         jobs.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let ends = leases::run(context.clone(), stop.clone());
+    crew.spawn("leases", async move {
+        ends.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let claims = claims::run(context.clone(), stop.clone());
+    crew.spawn("claims", async move {
+        claims.await;
         Ok::<(), anyhow::Error>(())
     });
     let watched = keeper.run(stop.clone());

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::tags::{IfNoneMatch, known, tagged};
 use super::view::{ItemView, LineView, List, Timed};
 use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
-use crate::item::{ItemId, Kind, State as ItemState};
+use crate::item::{Item, ItemId, Kind, Place, State as ItemState};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
 
@@ -46,9 +46,12 @@ pub(super) async fn list(
     let now = now();
     let ids: Vec<ItemId> = page.items.iter().map(|item| item.id).collect();
     let children = api.mirror.children(&ids).await?;
+    let claimed: Vec<ItemId> =
+        page.items.iter().filter(|item| item.place == Place::Leased).map(|item| item.id).collect();
+    let ends = api.mirror.lease_ends(&claimed).await?;
     let of = |id: ItemId| children.get(&id).map_or(&[][..], Vec::as_slice);
     let items = page.items.into_iter().map(|item| (item.id, ItemView::new(item, now)));
-    let items = items.map(|(id, item)| item.with_children(of(id))).collect();
+    let items = items.map(|(id, item)| item.with_children(of(id)).with_lease(ends.get(&id).copied())).collect();
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
@@ -68,11 +71,23 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&id)?).await?.ok_or_else(|| no_such_item(&id))?;
-    if let Some(known) = known(&headers, item.revision)? {
+    // A heartbeat moves the end of a lease, and no revision.
+    if item.place != Place::Leased
+        && let Some(known) = known(&headers, item.revision)?
+    {
         return Ok(known);
     }
+    Ok(tagged(StatusCode::OK, shown_item(&api, item).await?))
+}
+
+/// An item with what stands beside it in the mirror.
+pub(super) async fn shown_item(api: &Api, item: Item) -> Result<ItemView, Problem> {
     let children = api.mirror.children_of(item.id).await?;
-    Ok(tagged(StatusCode::OK, ItemView::new(item, now()).with_children(&children)))
+    let until = match item.place {
+        Place::Leased => api.mirror.lease_ends(&[item.id]).await?.remove(&item.id),
+        _ => None,
+    };
+    Ok(ItemView::new(item, now()).with_children(&children).with_lease(until))
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.

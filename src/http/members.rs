@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +14,7 @@ use super::extract::shown;
 use super::problem::{Fault, Problem};
 use crate::item::Timestamp;
 use crate::item::door::PriorityWish;
+use crate::units::{format_duration, parse_duration};
 
 /// What a payload is of that is written as JSON.
 const JSON: &str = "application/json";
@@ -192,6 +194,12 @@ impl Reader {
         }
     }
 
+    /// Something is wrong with this member.
+    pub(super) fn has_fault(&self, name: &str) -> bool {
+        let pointer = format!("/{name}");
+        self.faults.iter().any(|fault| fault.pointer.as_ref() == Some(&pointer))
+    }
+
     pub(super) fn fault(&mut self, name: &str, detail: String) {
         self.faults.push(Fault::member(name, detail));
     }
@@ -236,6 +244,44 @@ impl Reader {
             self.fault(name, format!("{name} is '{}', and has to be {EXPECTED}", shown(&text)));
         }
         time
+    }
+
+    /// A whole number in a range.
+    pub(super) fn whole(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let number: u64 = self.value(name, &expected)?;
+        if range.contains(&number) {
+            return Some(number);
+        }
+        self.fault(name, format!("{name} is {number}, and has to be {expected}"));
+        None
+    }
+
+    /// A time like `30s` in a range.
+    pub(super) fn duration(&mut self, name: &str, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+        let (from, to) = (format_duration(*range.start()), format_duration(*range.end()));
+        let expected = format!("a time like 30s or 5m, from {from} to {to}");
+        let text: String = self.value(name, &expected)?;
+        match parse_duration(text.trim()).filter(|duration| range.contains(duration)) {
+            Some(duration) => Some(duration),
+            None => {
+                self.fault(name, format!("{name} is '{}', and has to be {expected}", shown(&text)));
+                None
+            }
+        }
+    }
+
+    /// Everything that was not taken: whoever reads it says what is known.
+    pub(super) fn rest(&mut self) -> serde_json::Map<String, serde_json::Value> {
+        let mut rest = serde_json::Map::new();
+        for (name, raw) in std::mem::take(&mut self.members) {
+            match serde_json::from_str(raw.get()) {
+                Ok(value) if !rest.contains_key(&name) => drop(rest.insert(name, value)),
+                Ok(_) => self.fault(&shown(&name), format!("{} stands more than once", shown(&name))),
+                Err(error) => self.fault(&shown(&name), format!("{} cannot be read: {error}", shown(&name))),
+            }
+        }
+        rest
     }
 
     pub(super) fn labels(&mut self) -> BTreeMap<String, String> {

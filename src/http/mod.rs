@@ -12,6 +12,8 @@
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //! | `/api/v1/queues`, `/api/v1/queues/{key}` | `queues` |
 //! | `/api/v1/queues/{key}/items` | `enqueue` (one), `many`, and `spool` for their results |
+//! | `/api/v1/queues/{key}/claim`, `/api/v1/items/{id}/claim` | `claims` |
+//! | `/api/v1/items/{id}/heartbeat`, `.../outcome`, `.../return` | `leases` |
 //! | `/api/v1/queues/{key}/pause`, `.../resume`, `/api/v1/plan`, `/api/v1/apply`, `/api/v1/revisions` | `control` |
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline` | `items` |
 //! | `/api/v1/items/{id}/payload` | `payload` |
@@ -34,6 +36,7 @@ mod attempts;
 mod attention;
 mod breaker;
 mod caller;
+mod claims;
 mod control;
 mod docs;
 mod enqueue;
@@ -46,6 +49,7 @@ mod gate;
 mod health;
 mod idempotency;
 mod items;
+mod leases;
 mod many;
 mod mask;
 mod members;
@@ -171,6 +175,7 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(queues::list))
         .routes(routes!(queues::one))
         .routes(routes!(enqueue::enqueue))
+        .routes(routes!(claims::next))
         .routes(routes!(control::pause))
         .routes(routes!(control::resume))
         .routes(routes!(control::plan))
@@ -199,6 +204,10 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(failures::list))
         .routes(routes!(failures::one))
         .routes(routes!(robots::list))
+        .routes(routes!(claims::one))
+        .routes(routes!(leases::heartbeat))
+        .routes(routes!(leases::outcome))
+        .routes(routes!(leases::give_back))
         .routes(routes!(export::items))
         .routes(routes!(export::attempts))
         .routes(routes!(parked::list))

@@ -31,6 +31,7 @@ use super::words::{FailureSortWord, FormatWord, PayloadForm, ResultsWord, SortWo
 const TAGS: &[(&str, &str)] = &[
     ("queues", "What is defined, how it stands, and pauses"),
     ("items", "Items: put in, found, looked into"),
+    ("robots", "Items claimed, worked and reported over HTTP"),
     ("insight", "What fails, who works, what an item waits for"),
     ("operators", "What people ask of an item"),
     ("control", "Plans, their application, revisions, messages that belong to no item"),

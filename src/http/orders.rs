@@ -35,9 +35,10 @@ const LONGEST_NOTE: usize = 10_000;
 
 /// A request about one item.
 pub(super) struct Call {
-    api: Api,
-    caller: Caller,
-    id: String,
+    pub(super) api: Api,
+    pub(super) caller: Caller,
+    /// Of the path.
+    pub(super) id: String,
     /// The revisions that the caller means.
     only: Only,
     body: Bytes,
@@ -62,7 +63,7 @@ impl FromRequest<Api> for Call {
 
 impl Call {
     /// Reads the body, which may have these members. An empty one is an object without any.
-    fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
+    pub(super) fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
         Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
     }
 
@@ -243,6 +244,6 @@ async fn answer(call: &Call, asked: Ask) -> Result<Response, Problem> {
     Ok(tagged(status, ItemView::new(*item, now()).with_children(&children)))
 }
 
-fn refused(refusal: &Refusal) -> Problem {
+pub(super) fn refused(refusal: &Refusal) -> Problem {
     Problem::conflict(refusal.word(), refusal.to_string())
 }

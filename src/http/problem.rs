@@ -132,6 +132,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "paused", "The queue is paused", detail)
     }
 
+    /// 409: the lease is over.
+    pub(super) fn lease_lost(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "lease_lost", "The lease is over", detail)
+    }
+
     /// 409: the item is not where this could be done; `word` says why.
     pub(super) fn conflict(word: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)

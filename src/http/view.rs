@@ -74,6 +74,8 @@ pub(super) struct ItemView {
     payload_gone: bool,
     labels: BTreeMap<String, String>,
     worker: Option<String>,
+    /// Until when whoever claimed it has it; `null` where nobody did.
+    lease_until: Option<Timed>,
     assignee: Option<String>,
     /// The item whose end made this one.
     parent: Option<String>,
@@ -124,6 +126,7 @@ impl ItemView {
             payload_gone: item.payload_gone,
             labels: item.labels,
             worker: item.worker,
+            lease_until: None,
             assignee: item.assignee,
             parent: item.parent.map(|parent| parent.to_string()),
             children: Vec::new(),
@@ -137,6 +140,11 @@ impl ItemView {
             sla,
             revision: item.revision,
         }
+    }
+
+    /// With the end of its lease.
+    pub(super) fn with_lease(self, until: Option<Timestamp>) -> Self {
+        Self { lease_until: until.map(Timed), ..self }
     }
 
     pub(super) const fn revision(&self) -> u32 {
@@ -432,7 +440,7 @@ pub(super) mod tests {
         let shown = serde_json::to_string(&ItemView::new(item(), Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
             shown,
-            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"retries_used_up":false,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","payload_gone":false,"labels":{},"worker":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
+            r#"{"id":"00000000-0000-0000-0000-000000000001","queue":"invoices","reference":"INV-1","name":null,"state":"queued","kind":null,"code":null,"reason":null,"note":null,"result":null,"progress":null,"priority":4,"lane":"managed","attempt":0,"deliveries":0,"retries":0,"retries_used_up":false,"requeues":0,"inferred":false,"pending":null,"possible_repeat":false,"ran_anyway":false,"ignored":[],"content_type":"application/json","payload_gone":false,"labels":{},"worker":null,"lease_until":null,"assignee":null,"parent":null,"children":[],"enqueued_at":"1970-01-01T00:00:00Z","not_before":null,"due_at":null,"expires_at":null,"dispatched_at":null,"started_at":null,"finished_at":null,"sla":"none","revision":1}"#
         );
     }
 

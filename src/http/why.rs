@@ -45,6 +45,10 @@ async fn facts(api: &Api, item: &Item, now: Timestamp) -> Result<Facts, Problem>
     if !item.state.is_open() {
         return Ok(facts);
     }
+    if item.place == Place::Leased {
+        let until = api.mirror.lease_ends(&[item.id]).await?.remove(&item.id);
+        facts.lease = until.map(|until| (item.worker.clone().unwrap_or_else(|| "somebody".to_owned()), until));
+    }
     let (in_force, status, key) = (api.live.now(), api.status.snapshot(), item.queue.as_str());
     let seen = status.queues.get(key).copied().unwrap_or_default();
     (facts.consumers, facts.ready, facts.unacked) = (seen.consumers, seen.ready, seen.unacked);

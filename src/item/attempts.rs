@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lifecycle::lease::CLAIMED;
 use super::timeline::{Ended, Line};
 use super::{Item, Place, Timestamp};
 
@@ -50,7 +51,7 @@ pub fn attempts(item: &Item, lines: &[Line]) -> Vec<Attempt> {
     let mut starts: BTreeMap<u32, Vec<Start>> = BTreeMap::new();
     for line in lines {
         let poison = line.ended.as_ref().is_some_and(|ended| ended.outcome == "poison") && line.actor != "broker";
-        if line.event == "started" || poison {
+        if line.event == "started" || line.event == CLAIMED || poison {
             starts.entry(line.attempt).or_default().push(Start { at: line.at, robot: line.actor.clone() });
         }
         if line.event == "reopened" {
@@ -63,7 +64,7 @@ pub fn attempts(item: &Item, lines: &[Line]) -> Vec<Attempt> {
             end(&mut attempts, ended, line);
         }
     }
-    if matches!(item.place, Place::Claimed | Place::Broker) {
+    if matches!(item.place, Place::Claimed | Place::Broker | Place::Leased) {
         let told = item.started_at.is_some() || item.progress.is_some();
         let open = Attempt {
             number: item.attempt,

@@ -11,7 +11,7 @@ use super::{ItemId, Kind, State, Timestamp};
 
 /// Lines that are no change: something was said, noted or asked for, and the item stands where it stood. That a request was refused is
 /// told by whoever refuses it.
-const NOTED: [&str; 13] = [
+const NOTED: [&str; 14] = [
     "noted",
     "chained",
     // These have events of their own.
@@ -24,6 +24,7 @@ const NOTED: [&str; 13] = [
     "hold_requested",
     "cancel_requested",
     "edit_requested",
+    "claim_requested",
     people::REFUSED,
     people::OUT_OF_REACH,
 ];

@@ -12,6 +12,7 @@
 
 mod acked;
 mod attempt;
+pub mod lease;
 mod lost;
 pub mod people;
 mod timeout;
@@ -24,7 +25,7 @@ use super::timeline::Line;
 use super::{Item, Kind, Lane, Place, State, Timestamp};
 pub use acked::{infer_processed, unreported};
 use attempt::{Begun, Cause};
-pub use lost::{dispatch_again, found_again, missing};
+pub use lost::{dispatch_again, found_again, missing, returned};
 pub use timeout::time_out;
 
 /// Code of an item that robots requeued too often.
@@ -91,14 +92,25 @@ impl Voice<'_> {
 fn found(item: &Item) -> String {
     match item.place {
         Place::Delayed | Place::Ready => format!("{}, waiting for attempt {}", item.state, item.attempt + 1),
-        Place::Claimed | Place::Broker => format!("{} in attempt {}", item.state, item.attempt),
+        Place::Claimed | Place::Broker | Place::Leased => format!("{} in attempt {}", item.state, item.attempt),
         Place::Settled => format!("{} after attempt {}", item.state, item.attempt),
     }
 }
 
-/// The attempt is in the robots' queue or with a robot, as far as anybody knows.
+/// The newest attempt is open: in the robots' queue, with a robot, or with whoever claimed it.
 fn is_out(item: &Item) -> bool {
+    has_message(item) || item.place == Place::Leased
+}
+
+/// The attempt is open and has a message on the broker, as far as anybody knows.
+fn has_message(item: &Item) -> bool {
     matches!(item.place, Place::Claimed | Place::Broker)
+}
+
+/// Acks that are to come for what is out: of a dead letter that waits for its judgement we know that none will, and whoever
+/// holds a lease has no message.
+fn expected_acks(item: &Item) -> i8 {
+    i8::from(has_message(item) && item.rejected_at.is_none())
 }
 
 /// The newest attempt ended without a word, and nothing newer is out.
@@ -161,6 +173,16 @@ fn news(
     if note.is_some() {
         item.note.clone_from(note);
     }
+    if item.place == Place::Leased {
+        // Its claim was its start. A robot that has a message of it all the same is not who has it.
+        if started && item.worker.as_deref() != Some(voice.actor) {
+            return voice.noted(
+                item,
+                &format!("'started' by another one than {}", item.worker.as_deref().unwrap_or("who claimed it")),
+            );
+        }
+        return voice.step(item, event, note.clone(), 0);
+    }
     let last = attempt::last_start(item);
     item.worker = Some(voice.actor.to_owned());
     if started {
@@ -170,7 +192,7 @@ fn news(
         if item.deliveries > rules.crash_limit {
             let why = format!("robots died in {} deliveries of this attempt{last}", item.deliveries - 1);
             // The last robot still has it: its ack, or a dead letter that takes this back, is to come.
-            let acks = i8::from(item.rejected_at.is_none());
+            let acks = expected_acks(item);
             return Step { acks, ..fail(item, voice, Kind::Poison, None, Some(why), &None) };
         }
     }
@@ -188,8 +210,7 @@ fn processed(
         return voice.noted(item, &format!("attempt {} was reported processed", voice.attempt));
     }
     let confirms = item.state == State::Processed;
-    // Of a dead letter that waits for its judgement we know already that no ack will come.
-    let acks = i8::from(is_out(item) && item.rejected_at.is_none());
+    let acks = expected_acks(item);
     item.ran_anyway |= matches!(item.state, State::Cancelled | State::OnHold);
     settle(item, State::Processed, voice.at);
     item.silent = false;
@@ -217,7 +238,7 @@ fn ended(item: &mut Item, voice: &Voice<'_>, saying: &Saying, rules: &Rules<'_>,
     if !open && !late {
         return voice.noted(item, &format!("{} was reported for attempt {}", outcome_word(saying), voice.attempt));
     }
-    let acks = i8::from(open && item.rejected_at.is_none());
+    let acks = if open { expected_acks(item) } else { 0 };
     if late && item.state == State::Queued {
         // A retry was given because nobody had said a word. The report decides as if it had come first.
         item.retries = item.retries.saturating_sub(1);
@@ -353,6 +374,7 @@ fn fail(
 }
 
 fn settle(item: &mut Item, state: State, at: Timestamp) {
+    lease::let_go(item, at);
     item.state = state;
     item.place = Place::Settled;
     item.finished_at = Some(at);
@@ -361,6 +383,7 @@ fn settle(item: &mut Item, state: State, at: Timestamp) {
 
 /// Back among the waiting, in the managed lane whatever lane it came from.
 fn back_to_queue(item: &mut Item, ready_at: Timestamp, now: Timestamp) {
+    lease::let_go(item, now);
     item.state = State::Queued;
     item.lane = Lane::Managed;
     item.ready_at = ready_at;
@@ -381,6 +404,10 @@ pub fn death(item: &mut Item, death: &Death, at: Timestamp) -> Step {
     let voice = Voice { actor: "broker", user: None, attempt, at };
     // Before the first attempt nothing of the item can have died.
     if attempt == 0 || attempt != item.attempt || item.rejected_at.is_some() {
+        return Step::default();
+    }
+    // Whoever claimed it had its message: what died is another one of the same attempt, and that one is not waited for.
+    if item.place == Place::Leased {
         return Step::default();
     }
     item.deliveries = item.deliveries.max(death.deliveries.unwrap_or(0));
@@ -431,7 +458,7 @@ fn reopen(item: &mut Item, voice: &Voice<'_>) -> Step {
 /// Judges a bare reject whose report did not come: `generic`, retried where the definition says so.
 /// `None` where nothing is to be judged any more.
 pub fn judge(item: &mut Item, rules: &Rules<'_>, moment: &Moment) -> Option<Step> {
-    if !is_out(item) || item.rejected_at.is_none() {
+    if !has_message(item) || item.rejected_at.is_none() {
         return None;
     }
     let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at: moment.now };
@@ -461,7 +488,7 @@ pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<St
     }
     let voice = Voice { actor: who, user: None, attempt: item.attempt, at };
     // Whoever took it out acked it.
-    let acks = i8::from(is_out(item) && item.rejected_at.is_none());
+    let acks = expected_acks(item);
     let begun = Begun::of(item);
     settle(item, State::Cancelled, at);
     item.silent = false;
@@ -469,20 +496,6 @@ pub fn cancel(item: &mut Item, who: &str, why: &str, at: Timestamp) -> Option<St
     let mut step = voice.step(item, "cancelled", Some(why.to_owned()), acks);
     begun.ends(item, &mut step, Cause::default());
     Some(step)
-}
-
-/// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.
-/// `None` where it did after all: somebody has moved the item on, or a robot or a dead letter told of the attempt.
-pub fn returned(item: &mut Item, why: &str, at: Timestamp) -> Option<Step> {
-    if item.place != Place::Claimed || item.state != State::Queued || item.rejected_at.is_some() {
-        return None;
-    }
-    let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at };
-    item.attempt = item.attempt.saturating_sub(1);
-    item.place = Place::Ready;
-    // Claiming forgot whether the dead letter of the attempt before was counted: it must not be counted twice.
-    item.rejected_at = (item.attempt > 0).then_some(at);
-    Some(voice.step(item, "noted", Some(format!("could not be dispatched: {why}")), 0))
 }
 
 #[cfg(test)]

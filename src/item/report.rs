@@ -122,7 +122,21 @@ pub fn read_report(message: &Message) -> Result<Report, String> {
     let properties = &message.properties;
     let kind =
         properties.kind.as_deref().ok_or("the report has no type property; see docs/amqp.md for the known ones")?;
-    let mut body = Body::read(&message.body);
+    let (saying, mut problems) = read_saying(kind, Body::read(&message.body))?;
+    let attempt = attempt_of(message, &mut problems);
+    Ok(Report { saying, attempt, robot: properties.app_id.clone(), user: properties.user_id.clone(), problems })
+}
+
+/// Reads what somebody says of the attempt that they have, by the same words; with what of it could not be read and was left
+/// out, each beginning with the field's name.
+///
+/// # Errors
+/// Why the kind says nothing that could be acted on.
+pub fn read_said(kind: &str, fields: Map<String, Value>) -> Result<(Saying, Vec<String>), String> {
+    read_saying(kind, Body { fields, whole: None, problems: Vec::new() })
+}
+
+fn read_saying(kind: &str, mut body: Body) -> Result<(Saying, Vec<String>), String> {
     let saying = match kind {
         "started" => Saying::Started { note: body.text_or_whole("note"), percent: body.percent() },
         "progress" => Saying::Progress { note: body.text_or_whole("note"), percent: body.percent() },
@@ -148,9 +162,7 @@ pub fn read_report(message: &Message) -> Result<Report, String> {
             ));
         }
     };
-    let mut problems = body.leftovers();
-    let attempt = attempt_of(message, &mut problems);
-    Ok(Report { saying, attempt, robot: properties.app_id.clone(), user: properties.user_id.clone(), problems })
+    Ok((saying, body.leftovers()))
 }
 
 /// Reads a message of the dead-letter exchange.

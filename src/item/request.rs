@@ -1,6 +1,8 @@
 //! What people ask of an item, and what of it waits because the item is dispatched: until its message is out of the
 //! robots' queue.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Item, Timestamp};
@@ -111,6 +113,8 @@ pub enum Action {
     Hold,
     Cancel,
     Edit,
+    /// To be worked by whoever asks, with a lease.
+    Claim,
 }
 
 impl Action {
@@ -120,6 +124,7 @@ impl Action {
             Self::Hold => "hold",
             Self::Cancel => "cancel",
             Self::Edit => "edit",
+            Self::Claim => "claim",
         }
     }
 }
@@ -149,6 +154,9 @@ pub struct Request {
     /// Of one that is taken: the hash of what its message carries, which an edit may have replaced in the item.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub carried: Option<String>,
+    /// Of a claim: how long the lease is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lease: Option<Duration>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub changes: Option<Box<Changes>>,
 }

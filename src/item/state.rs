@@ -79,6 +79,8 @@ words! {
         Claimed = "claimed",
         /// In the robots' queue or with a robot.
         Broker = "broker",
+        /// In the mirror, with somebody who claimed it over HTTP; the broker has no message of it.
+        Leased = "leased",
         /// In the mirror, waiting for nobody: processed, exception, on hold, cancelled.
         Settled = "settled",
     }

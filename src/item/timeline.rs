@@ -50,7 +50,7 @@ impl Line {
 pub struct Ended {
     /// Its number, from 1.
     pub attempt: u32,
-    /// `processed`, an exception kind, `requeue`, `hold`, `cancelled`, `recalled`, or `dropped` where another attempt did the
+    /// `processed`, an exception kind, `requeue`, `hold`, `cancelled`, `recalled`, `lease_lost`, `returned`, or `dropped` where another attempt did the
     /// work.
     pub outcome: String,
     /// Who had it, as far as known.

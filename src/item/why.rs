@@ -115,6 +115,7 @@ pub fn why(item: &Item, facts: &Facts, now: Timestamp) -> Why {
             Action::Hold => "hold it",
             Action::Cancel => "cancel it",
             Action::Edit => "edit it",
+            Action::Claim => "have it",
         };
         let how = if request.on_sight {
             "which is done when it next passes the daemon"
@@ -197,7 +198,7 @@ fn open(item: &Item, facts: &Facts, now: Timestamp) -> Why {
     }
     match item.place {
         Place::Delayed | Place::Ready => waiting(item, facts, now),
-        Place::Claimed | Place::Broker | Place::Settled => out(item, facts),
+        Place::Claimed | Place::Broker | Place::Leased | Place::Settled => out(item, facts),
     }
 }
 

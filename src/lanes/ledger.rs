@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::breaker::{self, Turned};
 use super::chain::{self, End};
-use super::{Wakes, moment};
+use super::{Wakes, moment, new_id};
 use crate::definition::{Definitions, QueueDefinition};
 use crate::item::answer::{self, Answer};
 use crate::item::breaker::Told;
@@ -18,8 +18,9 @@ use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::robots::Tallies;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, State, direct, sla};
+use crate::item::{Item, ItemId, Lane, Place, State, Timestamp, direct, sla};
 use crate::mirror::control::{Event, add_events};
+use crate::mirror::leases::{self, Lease};
 use crate::mirror::{self, MirrorError, Tx, acks, chained, items, records, requests};
 
 pub(crate) struct Ledger {
@@ -36,6 +37,10 @@ pub(crate) struct Ledger {
     acks: BTreeMap<String, i64>,
     /// Items whose request was settled that brought another payload, and whether it was carried out.
     edits: Vec<(ItemId, bool)>,
+    /// New leases, and whether the attempt began with them.
+    leased: Vec<(Lease, bool)>,
+    /// Attempts whose lease is over, and how.
+    let_go: BTreeMap<(ItemId, u32), String>,
     /// Requests that were not carried out, as they are told.
     refusals: Vec<Event>,
     touched: BTreeSet<String>,
@@ -90,6 +95,8 @@ impl Ledger {
             answers: Vec::new(),
             acks: BTreeMap::new(),
             edits: Vec::new(),
+            leased: Vec::new(),
+            let_go: BTreeMap::new(),
             refusals: Vec::new(),
             touched: BTreeSet::new(),
             reserved: HashSet::new(),
@@ -255,7 +262,13 @@ impl Ledger {
         let rules = Rules { retry: &definition.retry, crash_limit: definition.crash_limit };
         let (before, silent) = (item.state, item.silent);
         let (revision, due_at) = (item.revision, item.due_at);
+        let lease = (item.place == Place::Leased).then_some(item.attempt);
         let Some(step) = decide(item, &rules, &self.moment) else { return };
+        if let Some(attempt) = lease.filter(|_| item.place != Place::Leased) {
+            let ended = step.line.as_ref().and_then(|line| line.ended.as_ref());
+            let how = ended.map_or("over", |ended| ended.outcome.as_str());
+            self.let_go.insert((id, attempt), how.to_owned());
+        }
         sla::follow(item, &definition, due_at, self.moment.now);
         if item.revision != revision {
             self.changed.insert(id);
@@ -293,6 +306,21 @@ impl Ledger {
         let Some(line) = people::carry_out(item, self.moment.now).and_then(|step| step.line) else { return };
         sla::follow(item, &definition, due_at, self.moment.now);
         self.answers.extend(answer::after_change(before, item));
+        if let Some(length) = request.lease.filter(|_| item.place == Place::Leased) {
+            let lease = Lease {
+                item: id,
+                attempt: item.attempt,
+                name: new_id().to_string(),
+                worker: request.who.clone(),
+                person: true,
+                since: self.moment.now,
+                until: self.moment.now.checked_add(length).unwrap_or(Timestamp::MAX),
+                length,
+                lost: 0,
+                ended: None,
+            };
+            self.leased.push((lease, true));
+        }
         self.settle_request(id, &queue, &request, line);
     }
 
@@ -320,6 +348,16 @@ impl Ledger {
         self.lines.push((id, line));
         self.changed.insert(id);
         self.touched.insert(queue.to_owned());
+    }
+
+    /// Somebody has the newest attempt of an item from now on; it began with that, or went on.
+    pub(crate) fn lease(&mut self, lease: Lease, began: bool) {
+        self.leased.push((lease, began));
+    }
+
+    /// How the lease of an attempt ended, as whoever had it said.
+    pub(crate) fn lease_ended(&mut self, id: ItemId, attempt: u32, how: &str) {
+        self.let_go.insert((id, attempt), how.to_owned());
     }
 
     /// A request that was carried out stays with its item until the broker knows that its message was taken, which carried
@@ -358,6 +396,10 @@ impl Ledger {
         items::insert(tx, &new).await?;
         let changed: Vec<&Item> = self.changed.iter().filter_map(|id| self.items.get(id)).collect();
         items::save(tx, &changed).await?;
+        leases::insert(tx, &self.leased).await?;
+        let let_go: Vec<(ItemId, u32, String)> =
+            self.let_go.iter().map(|((id, attempt), how)| (*id, *attempt, how.clone())).collect();
+        leases::end(tx, &let_go, self.moment.now).await?;
         let payloads: Vec<(ItemId, &[u8])> =
             self.new.iter().filter_map(|(id, payload)| Some((*id, payload.as_deref()?))).collect();
         let learnt: Vec<(ItemId, &[u8])> = self.learnt.iter().map(|(id, payload)| (*id, payload.as_slice())).collect();

@@ -12,10 +12,12 @@
 pub mod answers;
 pub(crate) mod breaker;
 mod chain;
+pub mod claims;
 pub mod dispatch;
 pub mod events;
 pub mod feed;
 pub mod intake;
+pub mod leases;
 pub(crate) mod ledger;
 pub mod live;
 pub mod many;
@@ -109,6 +111,8 @@ pub struct Wakes {
     pub recalls: watch::Sender<u64>,
     /// Events wait in the outbox.
     pub events: Notify,
+    /// Those who wait for items over HTTP.
+    pub claims: claims::Desk,
     /// Control has something to look at.
     pub control: Notify,
     /// Jobs have something to do.
@@ -169,6 +173,7 @@ impl ReadUpTo {
 impl Wakes {
     /// Work may be ready for this queue's dispatch.
     pub fn dispatch(&self, queue: &str) {
+        self.claims.knock(queue);
         if let Some(notify) = self.dispatch.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
             notify.notify_one();
         }

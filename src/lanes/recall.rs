@@ -321,7 +321,7 @@ impl Returned {
             match &item.pending {
                 Some(pending) if pending.taken => told.carried_out.push(item.id),
                 // By now it is not dispatched any more, or was not at all.
-                Some(_) if !matches!(item.place, Place::Claimed | Place::Broker) => {
+                Some(_) if !matches!(item.place, Place::Claimed | Place::Broker | Place::Leased) => {
                     self.ledger.carry_out(waiting.item);
                 }
                 Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() || left == Left::More => {

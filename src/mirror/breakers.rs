@@ -98,14 +98,16 @@ pub async fn bounds(tx: &mut Tx, definition: &QueueDefinition, now: Timestamp) -
     Ok(bounds)
 }
 
-/// How many items of a queue are out, counted no further than asked.
-pub(super) const WORKING: &str = "SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 \
-     AND place IN ('claimed', 'broker') AND rejected_at IS NULL LIMIT $2)";
+/// How many items of a queue are out or claimed by somebody, of each counted no further than asked.
+pub(super) const WORKING: &str = "SELECT (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 \
+     AND place IN ('claimed', 'broker') AND rejected_at IS NULL LIMIT $2)) \
+     + (SELECT count(*) FROM (SELECT 1 FROM items WHERE queue = $1 AND place = 'leased' LIMIT $2))";
 
-/// Whether an item is out that went out since then: one of those that are out, or one whose reject waits for its judgement.
-pub(super) const TRIED: [&str; 2] = [
+/// Whether an item is out that went out since then: one of those that are out, one that somebody claimed, or one whose reject waits for its judgement.
+pub(super) const TRIED: [&str; 3] = [
     "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place IN ('claimed', 'broker') AND rejected_at IS NULL \
      AND dispatched_at >= $2)",
+    "SELECT EXISTS (SELECT 1 FROM items WHERE queue = $1 AND place = 'leased' AND dispatched_at >= $2)",
     // Of all queues: they are judged soon, so they are few, and by their queue every item of it would be looked at.
     "WITH rejected (queue, dispatched_at) AS MATERIALIZED (SELECT queue, dispatched_at FROM items \
      WHERE place IN ('claimed', 'broker') AND rejected_at >= $2) \

@@ -17,6 +17,7 @@ pub mod failures;
 mod health;
 pub mod items;
 pub mod keys;
+pub mod leases;
 mod many;
 pub mod outward;
 mod read;

@@ -112,6 +112,17 @@ pub async fn reserve_reference(tx: &mut Tx, item: ItemId) -> Result<bool, Mirror
     Ok(reserved.rows_affected() == 1)
 }
 
+/// Items that somebody asked to have while they were dispatched.
+///
+/// # Errors
+/// Where SQL fails or a row cannot be read.
+pub async fn claims_asked(tx: &mut Tx) -> Result<Vec<ItemId>, MirrorError> {
+    let sql = "SELECT id FROM items WHERE pending IS NOT NULL AND pending LIKE '%\"action\":\"claim\"%' \
+               AND pending NOT LIKE '%\"taken\":true%'";
+    let ids: Vec<String> = sqlx::query_scalar(sql).fetch_all(tx).await.map_err(failed("find requests"))?;
+    ids.iter().map(|id| id.parse().map_err(|_| MirrorError::Unreadable(format!("the item id '{id}'")))).collect()
+}
+
 impl Mirror {
     /// Requests that wait for a recall, at most some thousand.
     ///

@@ -13,10 +13,11 @@ use crate::item::{Item, ItemId, Timestamp};
 pub(super) const FIRST_STARTED: &str =
     "SELECT min(started_at) FROM items WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL";
 
-/// Those that nothing was heard of since a moment, with when it was.
+/// Those that nothing was heard of since a moment, with when it was. A lease speaks for itself.
 pub(super) const LONG_SILENT: &str = "SELECT id, worker, started_at, heard_at FROM (SELECT id, worker, started_at, \
      (SELECT max(at) FROM timeline WHERE item = items.id) AS heard_at FROM items \
-     WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL AND started_at <= $2 ORDER BY started_at) \
+     WHERE queue = $1 AND state = 'processing' AND rejected_at IS NULL AND started_at <= $2 AND place <> 'leased' \
+     ORDER BY started_at) \
      WHERE coalesce(heard_at, started_at) <= $2 LIMIT $3";
 
 /// How long the latest of those took that are processed. Looks at no more than that many, also where nobody says when

@@ -24,7 +24,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     (
         "control",
-        &["item", "definition", "topology", "broker", "mirror", "status", "lanes", "failpoint", "units", "who"],
+        &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "lanes", "failpoint", "units", "who"],
     ),
     // What is sent to others than the broker: beside control, and knows of it no more than of broker and topology.
     ("outward", &["item", "definition", "mirror", "status", "metrics", "lanes", "failpoint"]),
@@ -101,6 +101,8 @@ const MAY_ASK: &[(&str, &str, &str)] = &[
     ("src/lanes/mod.rs", "now_v7", "the one source of item ids"),
     ("src/lanes/mod.rs", "Instant::now", "how long a lost connection may still hold deliveries"),
     ("src/lanes/events.rs", "Instant::now", "how long it is believed that somebody listens"),
+    ("src/lanes/claims/desk.rs", "Instant::now", "who waits no longer"),
+    ("src/lanes/claims/runner.rs", "Instant::now", "how long nobody waits, and how long the broker is left alone"),
     ("src/mirror/mod.rs", "now_v7", "a new mirror is given its identity"),
     ("src/mirror/control.rs", "now_v7", "the identity of an event, which is the same each time it is sent"),
     ("src/control/migrate.rs", "Instant::now", "how far apart two looks are, and how long robots are waited for"),
@@ -124,6 +126,7 @@ const MAY_TOUCH: &[(&str, &str, &str)] = &[("src/definition/load.rs", "fs", "rea
 const MAY_MOVE: &[(&str, &str)] = &[
     ("src/item/lifecycle.rs", "the one place that decides where an item goes next"),
     ("src/item/lifecycle/lost.rs", "a part of it: messages that are not where they were"),
+    ("src/item/lifecycle/lease.rs", "a part of it: claims over HTTP"),
     ("src/item/lifecycle/people.rs", "the part of it that people ask for"),
     ("src/item/door.rs", "makes new items and refusals"),
     (

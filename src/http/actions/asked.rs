@@ -146,7 +146,7 @@ fn read_wish(reader: &mut Reader, wish: &mut Wish) {
         }
         wish.delay = u64::try_from(delay.as_millis()).ok();
     }
-    wish.payload = reader.another_payload().and_then(|body| String::from_utf8(body).ok());
+    wish.payload = reader.another_payload().and_then(|(body, _)| String::from_utf8(body).ok());
     wish.patch = raw(reader, "patch");
     wish.merge = raw(reader, "merge_patch");
     if [&wish.payload, &wish.patch, &wish.merge].into_iter().flatten().count() > 1 {

@@ -2,7 +2,7 @@
 
 use super::super::{Item, Kind, State, Timestamp};
 use super::attempt::{Begun, Cause};
-use super::{Step, Voice, fail, is_out, settle};
+use super::{Step, Voice, fail, has_message, settle};
 
 /// Takes it for done, because at rest nothing is left on the broker and its acks cover the number.
 pub fn infer_processed(item: &mut Item, at: Timestamp) -> Option<Step> {
@@ -24,7 +24,7 @@ pub fn unreported(item: &mut Item, at: Timestamp) -> Option<Step> {
 }
 
 fn acked(item: &mut Item, at: Timestamp, end: impl FnOnce(&mut Item, &Voice<'_>) -> Step) -> Option<Step> {
-    if !is_out(item) || item.rejected_at.is_some() {
+    if !has_message(item) || item.rejected_at.is_some() {
         return None;
     }
     let voice = Voice { actor: "daemon", user: None, attempt: item.attempt, at };

@@ -4,6 +4,7 @@ use super::super::report::{Death, Report, Saying};
 use super::super::retry::Retry;
 use super::super::timeline::Ended;
 use super::super::{Item, Kind, State, Timestamp};
+use super::lease::LOST;
 use super::{Step, is_out};
 
 /// The newest attempt as it was before a decision.
@@ -71,6 +72,8 @@ impl Begun {
             ("hold", _) => "hold",
             ("cancelled", _) if self.out => "cancelled",
             ("recalled", _) => "recalled",
+            (LOST, _) => "lease_lost",
+            ("returned", _) => "returned",
             _ => return,
         };
         if line.attempt == 0 {

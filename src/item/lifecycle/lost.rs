@@ -1,7 +1,7 @@
 //! Messages that are not where they were: gone without a trace, gone with their queue, or found by a mirror that lost them.
 
 use super::attempt::{Begun, Cause};
-use super::{Step, Voice, back_to_queue, fail, is_out};
+use super::{Step, Voice, back_to_queue, fail, has_message};
 use crate::item::{Item, Kind, Lane, Place, State, Timestamp};
 
 /// Gone from the robots' queue, as was seen at rest, and no report told of it. A late one may still.
@@ -35,7 +35,7 @@ pub fn dispatch_again(item: &mut Item, at: Timestamp) -> Option<Step> {
 /// Its message for this attempt was found in the robots' queue by a mirror that is rebuilt, and is taken out: it waits for that
 /// attempt. `None` where the mirror knows more than the message.
 pub fn found_again(item: &mut Item, attempt: u32, at: Timestamp) -> Option<Step> {
-    let known = item.attempt >= attempt && !(is_out(item) && item.attempt == attempt);
+    let known = item.attempt >= attempt && !(has_message(item) && item.attempt == attempt);
     if known || attempt == 0 {
         return None;
     }
@@ -46,4 +46,18 @@ pub fn found_again(item: &mut Item, attempt: u32, at: Timestamp) -> Option<Step>
     let voice = Voice { actor: "rebuild", user: None, attempt, at };
     let why = format!("its message was found in the robots' queue; here it was {was}");
     Some(voice.step(item, "found", Some(why), 0))
+}
+
+/// The broker returned a dispatch: there is no robots' queue to take it. The attempt did not happen.
+/// `None` where it did after all: somebody has moved the item on, or a robot or a dead letter told of the attempt.
+pub fn returned(item: &mut Item, why: &str, at: Timestamp) -> Option<Step> {
+    if item.place != Place::Claimed || item.state != State::Queued || item.rejected_at.is_some() {
+        return None;
+    }
+    let voice = Voice { actor: "broker", user: None, attempt: item.attempt, at };
+    item.attempt = item.attempt.saturating_sub(1);
+    item.place = Place::Ready;
+    // Claiming forgot whether the dead letter of the attempt before was counted: it must not be counted twice.
+    item.rejected_at = (item.attempt > 0).then_some(at);
+    Some(voice.step(item, "noted", Some(format!("could not be dispatched: {why}")), 0))
 }

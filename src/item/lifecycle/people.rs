@@ -4,8 +4,11 @@
 //! the robots' queue ([`recalled`], then [`carry_out`]); the item comes back by itself ([`carry_out`]: what a robot said wins
 //! over what was asked, a retry or requeue gives it back to people); or a robot has it ([`refuse`]).
 
+use std::time::Duration;
+
 use super::attempt::{Begun, Cause};
-use super::{Step, Voice, back_to_queue, found, is_out, settle, waiting_place};
+use super::lease;
+use super::{Step, Voice, back_to_queue, found, has_message, is_out, settle, waiting_place};
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
@@ -30,6 +33,8 @@ pub enum Refusal {
     Pending { action: &'static str, who: String },
     #[error("its life ended at {0}; give it another expires_at with the request")]
     LifeOver(Timestamp),
+    #[error("it is not to go out before {0}; edit its not_before first")]
+    NotYet(Timestamp),
     #[error("its payload is not there, so no robot could work it; give it one by an edit")]
     NoPayload,
     #[error("its copy is still to come, and would not find it with another payload; edit it once it is there")]
@@ -45,6 +50,7 @@ impl Refusal {
             Self::InProgress { .. } => "in_progress",
             Self::Pending { .. } => "request_pending",
             Self::LifeOver(_) => "life_over",
+            Self::NotYet(_) => "not_before",
             Self::NoPayload => "no_payload",
             Self::StillToCome => "still_to_come",
         }
@@ -243,20 +249,43 @@ fn ask(item: &mut Item, voice: &Voice<'_>, order: &Order, action: Action) -> Ver
     let (who, why) = (order.who.clone(), order.why.clone());
     let on_sight = order.on_sight && action == Action::Cancel;
     let (taken, carried) = (false, None);
-    item.pending = Some(Request { action, who, why: why.clone(), at: voice.at, on_sight, taken, carried, changes });
+    item.pending =
+        Some(Request { action, who, why: why.clone(), at: voice.at, on_sight, taken, carried, changes, lease: None });
     let event = match action {
         Action::Hold => "hold_requested",
         Action::Cancel => "cancel_requested",
         Action::Edit => "edit_requested",
+        Action::Claim => "claim_requested",
     };
     Verdict::Recall(voice.step(item, event, why, 0))
+}
+
+/// Keeps with a dispatched item that somebody wants to work it, with a lease of this length. `None` where it is not dispatched,
+/// or a robot has it.
+pub fn ask_claim(item: &mut Item, who: &str, length: Duration, at: Timestamp) -> Option<Step> {
+    if !has_message(item) || item.state == State::Processing || item.pending.is_some() {
+        return None;
+    }
+    let voice = Voice { actor: who, user: None, attempt: item.attempt, at };
+    item.pending = Some(Request {
+        action: Action::Claim,
+        who: who.to_owned(),
+        why: None,
+        at,
+        on_sight: false,
+        taken: false,
+        carried: None,
+        changes: None,
+        lease: Some(length),
+    });
+    Some(voice.step(item, "claim_requested", None, 0))
 }
 
 /// Its message was taken out of the robots' queue: it waits in the mirror again. The attempt did not happen, unless
 /// somebody has heard of it or the broker handed it out before. `None` where the message is one of an attempt that is
 /// over, or a second one of this: nothing is known by it.
 pub fn recalled(item: &mut Item, attempt: u32, redelivered: bool, at: Timestamp) -> Option<Step> {
-    if !is_out(item) || item.rejected_at.is_some() || attempt != item.attempt {
+    if !has_message(item) || item.rejected_at.is_some() || attempt != item.attempt {
         return None;
     }
     let ending = Begun::of(item);
@@ -292,6 +321,10 @@ pub fn carry_out(item: &mut Item, at: Timestamp) -> Option<Step> {
     let done = match (item.state, pending.action) {
         (State::Queued, Action::Hold) => hold(item, &voice, why),
         (State::Queued, Action::Cancel) => cancel(item, &voice, why),
+        (State::Queued, Action::Claim) => {
+            // What was taken out of the robots' queue is known; what came back as a stub is not.
+            Some(lease::claim_named(item, &pending.who, item.size.is_some(), at))
+        }
         (State::Queued, Action::Edit) => {
             edit(item, &voice, pending.changes.as_deref().unwrap_or(&Changes::default()), why)
         }
@@ -324,7 +357,7 @@ fn refused(item: &mut Item, pending: &Request, event: &'static str, why: &str, a
 #[must_use]
 pub fn outcome(line: &Line) -> Option<bool> {
     match line.event.as_ref() {
-        "held" | "cancelled" | "edited" => Some(true),
+        "held" | "cancelled" | "edited" | lease::CLAIMED => Some(true),
         REFUSED | OUT_OF_REACH => Some(false),
         _ => None,
     }

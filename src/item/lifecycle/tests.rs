@@ -14,6 +14,7 @@ use crate::item::retry::Backoff;
 mod attempts;
 mod chart;
 mod histories;
+mod leases;
 mod people;
 
 const RULES: Rules<'static> = Rules { retry: &POLICY, crash_limit: 5 };
@@ -59,6 +60,14 @@ fn out(attempt: u32) -> Item {
     item.attempt = attempt - 1;
     claim(&mut item);
     item.place = Place::Broker;
+    item
+}
+
+/// An item whose n-th attempt somebody claimed.
+fn leased(attempt: u32) -> Item {
+    let mut item = waiting();
+    item.attempt = attempt - 1;
+    lease::claim_ready(&mut item, "w", second(10)).expect("it waits");
     item
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Item, Kind, State, Timestamp};
 use super::attempt::{Begun, Cause};
-use super::{Moment, Rules, Step, Voice, failed, is_out};
+use super::{Moment, Rules, Step, Voice, expected_acks, failed, is_out};
 use crate::units::format_duration;
 
 /// Ends an attempt that a robot started `timeout` or longer before `read_until`: retried as `retry.timeout` says, else
@@ -12,7 +12,7 @@ use crate::units::format_duration;
 /// item back.
 ///
 /// Every report sent by `read_until` has to be known: the outcome may have been sent in time and not been read. The robot
-/// keeps its message. What becomes of that is what becomes of any attempt that ended by a word: an ack is expected for it,
+/// keeps its message, where it has one. What becomes of that is what becomes of any attempt that ended by a word: an ack is expected for it,
 /// a dead letter that comes while it is the newest attempt takes that back, `processed` counts, and all else is noted.
 pub fn time_out(
     item: &mut Item,
@@ -33,8 +33,9 @@ pub fn time_out(
         format_duration(timeout),
         item.worker.as_deref().unwrap_or("a robot")
     ));
+    let acks = expected_acks(item);
     let mut step = failed(item, &voice, Kind::Timeout, (&None, &reason, &None), rules, moment);
-    step.acks = 1;
+    step.acks = acks;
     begun.ends(item, &mut step, Cause { kind: Some(Kind::Timeout), reason, ..Cause::default() });
     Some(step)
 }

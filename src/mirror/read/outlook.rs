@@ -40,8 +40,8 @@ fn about(span: &str) -> String {
     )
 }
 
-/// Sums by priority: what is due some day, what waits for a time and is never due, what is ready, what is out. Of the last
-/// two those are to be taken off that the first has.
+/// Sums by priority: what is due some day, what waits for a time and is never due, what is ready, what is out, what is claimed. Of the last
+/// three those are to be taken off that the first has.
 pub(in crate::mirror) fn waits_sql() -> String {
     let (due, ready) = (about("due_in"), about("ready_in"));
     format!(
@@ -55,7 +55,9 @@ pub(in crate::mirror) fn waits_sql() -> String {
          UNION ALL SELECT 'here', priority, count(*), NULL, 0, 0, 0 FROM items WHERE queue = $1 AND place = 'ready' \
          GROUP BY priority \
          UNION ALL SELECT 'here', priority, count(*), NULL, 0, 0, 0 FROM items WHERE queue = $1 \
-         AND place IN ('claimed', 'broker') AND rejected_at IS NULL GROUP BY priority"
+         AND place IN ('claimed', 'broker') AND rejected_at IS NULL GROUP BY priority \
+         UNION ALL SELECT 'here', priority, count(*), NULL, 0, 0, 0 FROM items WHERE queue = $1 AND place = 'leased' \
+         GROUP BY priority"
     )
 }
 

@@ -7,6 +7,7 @@ use super::super::dispatch::{
     ANY_OUT, LEVELS, NEXT_CROSSING, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql,
 };
 use super::super::items::crossing_sql;
+use super::super::leases::{CLAIMED_SINCE, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
 use super::super::plan;
 use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
@@ -26,7 +27,14 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (ANY_OUT.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (WORKING.to_owned(), "USING COVERING INDEX items_out (queue=?)"),
         (TRIED[0].to_owned(), "INDEX items_out (queue=?)"),
-        (TRIED[1].to_owned(), "INDEX items_rejected (rejected_at>?)"),
+        (TRIED[1].to_owned(), "INDEX items_leased (queue=?)"),
+        (TRIED[2].to_owned(), "INDEX items_rejected (rejected_at>?)"),
+        (WORKING.to_owned(), "USING COVERING INDEX items_leased (queue=?)"),
+        (HAS_READY.to_owned(), "INDEX items_ready (queue=?)"),
+        (READY_LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
+        (CLAIMED_SINCE.to_owned(), "INDEX items_leased (queue=?)"),
+        (NEXT_END.to_owned(), "INDEX leases_until"),
+        (due_sql(), "INDEX leases_until (until<?)"),
         (NEXT_DUE.to_owned(), "USING INDEX items_delayed"),
         (NEXT_EXPIRY.to_owned(), "INDEX items_expiring"),
         (NEXT_CROSSING.to_owned(), "INDEX items_sla"),
@@ -57,10 +65,12 @@ async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
     let plan = plan(&bench.mirror, &waits_sql()).await;
     let searched: Vec<&String> =
         plan.iter().filter(|step| step.starts_with("SEARCH") || step.starts_with("SCAN items")).collect();
-    for (step, index) in searched.iter().zip(["items_due", "items_postponed", "items_ready", "items_out"]) {
+    for (step, index) in
+        searched.iter().zip(["items_due", "items_postponed", "items_ready", "items_out", "items_leased"])
+    {
         assert!(step.contains(&format!("INDEX {index} (queue=?")), "{plan:#?}");
     }
-    assert_eq!(searched.len(), 4, "{plan:#?}");
+    assert_eq!(searched.len(), 5, "{plan:#?}");
     let plan = super::super::plan(&bench.mirror, &handled_sql()).await;
     assert!(plan.iter().any(|step| step.contains("INDEX items_by_queue (queue=? AND state=?)")), "{plan:#?}");
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");

@@ -1,5 +1,7 @@
 mod actions;
 mod bench;
+mod claims;
+mod claims_figures;
 mod cli;
 mod export;
 mod failures;

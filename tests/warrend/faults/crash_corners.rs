@@ -248,6 +248,7 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_migration.rs"),
         include_str!("crash_control.rs"),
         include_str!("crash_orders.rs"),
+        include_str!("crash_claims.rs"),
         include_str!("deleted_queue.rs"),
         include_str!("lost_mirror.rs"),
         include_str!("../doors/many.rs"),

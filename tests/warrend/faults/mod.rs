@@ -3,6 +3,7 @@
 mod alarm;
 mod broker_down;
 mod crash_actions;
+mod crash_claims;
 mod crash_control;
 mod crash_corners;
 mod crash_life;

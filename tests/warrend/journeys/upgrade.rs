@@ -71,6 +71,16 @@ async fn work_that_older_versions_left_is_finished() {
         for crew in crews {
             crew.dismiss().await;
         }
+        // Its schema takes what this version writes, and is whole.
+        assert_eq!(
+            daemon.post("/api/v1/queues/late/items", &json!({"payload": {}, "reference": "claimed"})).await.0,
+            201
+        );
+        let (status, claimed) = daemon.post("/api/v1/queues/late/claim", &json!({"worker": "w", "wait": "60s"})).await;
+        assert_eq!((status, &claimed["items"][0]["reference"]), (200, &json!("claimed")), "{claimed}");
+        let mut mirror = daemon.mirror().await;
+        let sound: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut mirror).await.unwrap();
+        assert_eq!(sound, ["ok"]);
         let mut answers: HashMap<String, Vec<String>> = HashMap::new();
         while let Some(answer) = client.take("reply.p").await {
             let text = |value: &Option<lapin::types::ShortString>| value.as_ref().unwrap().to_string();

@@ -21,6 +21,7 @@ fn standing(item: &Item) -> String {
         State::Queued if is_out(item) => "queued: out".to_owned(),
         State::Queued if silent => "queued: retried in silence".to_owned(),
         State::Queued => "queued: waiting".to_owned(),
+        State::Processing if item.place == Place::Leased => "processing: leased".to_owned(),
         State::Processing if pending => "processing: rejected".to_owned(),
         State::Processed if silent => "processed: inferred".to_owned(),
         State::Exception(_) if silent => format!("{} in silence", item.state),
@@ -56,6 +57,7 @@ fn standings() -> BTreeMap<String, Item> {
         dead(out(1)),
         begun(),
         dead(begun()),
+        leased(1),
         settled(State::Processed),
         silent(State::Processed),
         settled(State::OnHold),
@@ -128,6 +130,22 @@ fn events() -> Vec<(&'static str, Decide)> {
         ("timeout, retries left", times_out(RULES)),
         ("timeout", times_out(NO_RETRIES)),
         ("cancelled", Box::new(|item| drop(cancel(item, "ann", "why", second(100))))),
+        (
+            "claimed",
+            Box::new(|item| {
+                let delivery = lease::Delivery { attempt: item.attempt, before: 0 };
+                if lease::claim_delivered(item, delivery, "w", &RULES, second(100)).is_none() {
+                    // A person may have what waits for a retry, too.
+                    drop(lease::claim_named(item, "w", true, second(100)));
+                }
+            }),
+        ),
+        ("lease lost", Box::new(|item| drop(lease::lose(item, item.attempt, 1, TIMEOUT, &RULES, second(100))))),
+        (
+            "lease lost, crash_limit reached",
+            Box::new(|item| drop(lease::lose(item, item.attempt, 5, TIMEOUT, &RULES, second(100)))),
+        ),
+        ("given back", Box::new(|item| drop(lease::give_back(item, item.attempt, "w", None, second(100))))),
         ("people hold", asks(Verb::Hold)),
         ("people release", asks(Verb::Release)),
         ("people cancel", asks(Verb::Cancel)),
@@ -155,7 +173,7 @@ fn events() -> Vec<(&'static str, Decide)> {
         (
             "returned",
             Box::new(|item| {
-                if is_out(item) {
+                if has_message(item) {
                     item.place = Place::Claimed;
                 }
                 drop(returned(item, "no queue", second(100)));

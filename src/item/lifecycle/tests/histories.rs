@@ -9,6 +9,8 @@ use super::*;
 use crate::item::request::{Changes, Order, Verb};
 
 const MIRROR: &str = include_str!("../../../../migrations/sqlite/0001_mirror.sql");
+/// What a later migration makes of the check.
+const CLAIMS: &str = include_str!("../../../../migrations/sqlite/0006_claims.sql");
 
 /// Few deaths are enough, so that poison comes up often.
 const RULES: Rules<'static> = Rules { crash_limit: 1, ..super::RULES };
@@ -33,6 +35,16 @@ enum Event {
     Claim,
     Dispatched,
     Returned,
+    /// What is done with leases.
+    ClaimedReady,
+    ClaimedDelivery {
+        earlier: bool,
+    },
+    ClaimedNamed,
+    LeaseLost {
+        in_a_row: u32,
+    },
+    GivenBack,
     /// Its message was taken back out of the robots' queue.
     Recalled {
         redelivered: bool,
@@ -104,6 +116,11 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => Just(Event::Claim),
         2 => Just(Event::Dispatched),
         1 => Just(Event::Returned),
+        2 => Just(Event::ClaimedReady),
+        3 => (0..6_u8).prop_map(|chance| Event::ClaimedDelivery { earlier: chance == 0 }),
+        2 => Just(Event::ClaimedNamed),
+        2 => (1..3_u32).prop_map(|in_a_row| Event::LeaseLost { in_a_row }),
+        1 => Just(Event::GivenBack),
         1 => any::<bool>().prop_map(|redelivered| Event::Recalled { redelivered }),
         5 => verb().prop_map(Event::Asked),
         1 => Just(Event::CarriedOut),
@@ -155,6 +172,14 @@ fn take(item: &mut Item, event: &Event, now: i64) -> Option<Step> {
             }
             None
         }
+        Event::ClaimedReady => lease::claim_ready(item, "w", moment.now),
+        Event::ClaimedDelivery { earlier } => {
+            let attempt = item.attempt.saturating_sub(u32::from(earlier));
+            lease::claim_delivered(item, lease::Delivery { attempt, before: 0 }, "w", &RULES, moment.now)
+        }
+        Event::ClaimedNamed => lease::claim_named(item, "w", true, moment.now).ok(),
+        Event::LeaseLost { in_a_row } => lease::lose(item, item.attempt, in_a_row, TIMEOUT, &RULES, moment.now),
+        Event::GivenBack => lease::give_back(item, item.attempt, "w", None, moment.now),
         Event::Returned => returned(item, "no queue", moment.now),
         Event::Recalled { redelivered } => people::recalled(item, item.attempt, redelivered, moment.now),
         Event::Asked(verb) => {
@@ -179,7 +204,11 @@ fn says_of(event: &Event) -> Option<u32> {
 
 /// The places that the mirror's check allows a state.
 fn places_in_the_mirror() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let (_, changed) = CLAIMS.split_once("'WHEN ''processing'' THEN").unwrap().1.split_once(", 'WHEN").unwrap();
+    let changed = format!("WHEN{}", changed.split_once("')\n").unwrap().0.replace("''", "'"));
     let check = MIRROR.split_once("CHECK (CASE state").unwrap().1.split_once("END)").unwrap().0;
+    let check = check.lines().map(|line| if line.contains("'processing'") { changed.as_str() } else { line });
+    let check: &'static str = check.collect::<Vec<_>>().join("\n").leak();
     let words = |text: &'static str| -> Vec<&'static str> { text.split('\'').skip(1).step_by(2).collect() };
     let mut places = BTreeMap::new();
     for line in check.lines().filter(|line| !line.trim().is_empty()) {
@@ -199,7 +228,7 @@ fn places_in_the_mirror() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
 fn the_mirror_allows_each_state_its_places() {
     let places = places_in_the_mirror();
     assert_eq!(places["queued"], BTreeSet::from(["delayed", "ready", "claimed", "broker"]));
-    assert_eq!(places["processing"], BTreeSet::from(["claimed", "broker"]));
+    assert_eq!(places["processing"], BTreeSet::from(["claimed", "broker", "leased"]));
     for state in ["processed", "on_hold", "exception", "cancelled"] {
         assert_eq!(places[state], BTreeSet::from(["settled"]));
     }
@@ -258,7 +287,7 @@ proptest! {
                 prop_assert!(step.is_some_and(|step| step.line.is_some()), "a move that nobody can read");
             }
             match event {
-                Event::Claim => prop_assert!(item.attempt >= before.attempt),
+                Event::Claim | Event::ClaimedReady | Event::ClaimedNamed => prop_assert!(item.attempt >= before.attempt),
                 Event::Returned | Event::Recalled { .. } => prop_assert!(item.attempt <= before.attempt),
                 _ => prop_assert_eq!(item.attempt, before.attempt),
             }
@@ -283,11 +312,19 @@ proptest! {
         let mut explained: BTreeMap<u32, i32> = BTreeMap::new();
         let mut died: BTreeSet<u32> = BTreeSet::new();
         let mut returned: BTreeSet<u32> = BTreeSet::new();
+        let mut leased: BTreeSet<u32> = BTreeSet::new();
+        let mut never_sent: BTreeSet<u32> = BTreeSet::new();
         for (event, now) in events.iter().zip((200..).step_by(97)) {
             let newest = item.attempt;
             let was_out = is_out(&item);
             let acks = take(&mut item, event, now).map_or(0, |step| i32::from(step.acks));
             *explained.entry(newest).or_default() += acks;
+            if item.place == Place::Leased {
+                leased.insert(item.attempt);
+                if !was_out {
+                    never_sent.insert(item.attempt);
+                }
+            }
             if matches!(event, Event::Death { attempt, .. } if attempt.is_none_or(|attempt| attempt == newest)) {
                 died.insert(newest);
             }
@@ -308,7 +345,14 @@ proptest! {
             }
             // Of an attempt that the broker gave back later nobody knows any more whether its dead letter was counted.
             if item.attempt == newest && newest > 0 && !returned.contains(&newest) {
-                let expected = i32::from(ended && !died.contains(&newest));
+                let expected = if never_sent.contains(&newest) {
+                    0
+                } else if leased.contains(&newest) {
+                    // Its message was taken and acked.
+                    1
+                } else {
+                    i32::from(ended && !died.contains(&newest))
+                };
                 prop_assert_eq!(explained[&newest], expected, "attempt {}", newest);
             }
         }
