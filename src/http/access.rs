@@ -44,6 +44,7 @@ pub(super) const TABLE: &[Rule] = &[
     // What they say is in every copy of the program.
     rule("GET", "/api/openapi.json", Need::Nothing, Scope::Nothing),
     rule("GET", "/api/docs", Need::Nothing, Scope::Nothing),
+    rule("GET", "/api/docs.css", Need::Nothing, Scope::Nothing),
     rule("GET", "/api/v1/queues", Need::Items, Scope::Filtered),
     rule("GET", "/api/v1/queues/{key}", Need::Items, Scope::Queue),
     rule("POST", "/api/v1/queues/{key}/items", Need::Enqueue, Scope::Queue),
