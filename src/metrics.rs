@@ -12,6 +12,7 @@ const SESSIONS: &str = "warrend_broker_sessions_total";
 const SESSIONS_LOST: &str = "warrend_broker_sessions_failed_total";
 const PUBLISHED: &str = "warrend_published_total";
 const TAKEN: &str = "warrend_deliveries_committed_total";
+const TURNED_AWAY: &str = "warrend_http_turned_away_total";
 const COMMITS: &str = "warrend_mirror_commits_total";
 const COMMIT_SECONDS: &str = "warrend_mirror_commit_seconds";
 
@@ -55,6 +56,10 @@ fn describe() {
     describe_counter!(SESSIONS_LOST, "Broker sessions that failed, also before they came up");
     describe_counter!(PUBLISHED, "Messages published, by result: confirmed, refused (or returned), timed_out");
     describe_counter!(TAKEN, "Deliveries committed to the mirror, by pipeline");
+    describe_counter!(
+        TURNED_AWAY,
+        "Requests that were not let in, by reason: unknown (nothing good shown), tries, rate"
+    );
     describe_counter!(COMMITS, "Transactions of the mirror, by result: committed, failed");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a transaction of the mirror took");
     gauge!(CONNECTED).set(0);
@@ -91,6 +96,11 @@ pub(crate) fn publish_timed_out(messages: usize) {
 /// `pipeline` is `intake`, `reports` or `tap`.
 pub(crate) fn taken(pipeline: &'static str, deliveries: usize) {
     counter!(TAKEN, "pipeline" => pipeline).increment(deliveries as u64);
+}
+
+/// `reason` is `unknown`, `tries` (too many of those from one address) or `rate`.
+pub(crate) fn turned_away(reason: &'static str) {
+    counter!(TURNED_AWAY, "reason" => reason).increment(1);
 }
 
 pub(crate) fn committed(took: Duration, worked: bool) {

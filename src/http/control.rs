@@ -24,6 +24,7 @@ use crate::control::desk::Refusal;
 use crate::control::keeper::KeeperError;
 use crate::control::pause;
 use crate::definition::{LoadError, Paused};
+use crate::mirror::audit::Entry;
 
 /// The longest name of who orders, in characters.
 const LONGEST_NAME: usize = 100;
@@ -81,7 +82,7 @@ async fn set(api: &Api, caller: &Caller, key: &str, body: PauseBody, paused: boo
             "the definition of '{key}' says 'paused: {{{what}: true}}'; change it there"
         )));
     }
-    let who = caller.actor(body.by)?;
+    let who = caller.audited(caller.actor(body.by)?);
     let (own, queue) = (api.clone(), key.to_owned());
     let set = async move { pause::set(&own.mirror, &own.live, &own.wakes, &queue, which, paused, &who).await };
     to_its_end(set).await??;
@@ -121,6 +122,9 @@ pub(super) async fn apply(
     parameters.done()?;
     let body: ApplyBody = read(&headers, body)?;
     let who = caller.actor(body.by)?;
+    // Before anything of it is done: what was begun is in the log, whatever becomes of it.
+    let begun = caller.entry(who.clone(), "apply", None, json!({ "retire": body.retire }));
+    api.mirror.audit(Entry { outcome: "begun", ..begun }).await?;
     let changes = match &api.keeper {
         Some(keeper) => {
             let (keeper, who) = (keeper.clone(), who.clone());

@@ -16,6 +16,7 @@ use super::extract::{Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
+use super::slow::{TooSlow, is_too_slow};
 use super::spent::SpentView;
 use super::view::ItemView;
 use super::{Api, MAX_BODY};
@@ -101,6 +102,9 @@ pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::too_large(MAX_BODY);
+    }
+    if is_too_slow(&rejection) {
+        return Problem::too_slow(TooSlow.to_string());
     }
     Problem::bad_request(format!("the body could not be read: {}", rejection.body_text()), Vec::new())
 }

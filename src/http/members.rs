@@ -145,6 +145,10 @@ impl Reader {
         time
     }
 
+    pub(super) fn texts(&mut self, name: &str) -> Option<Vec<String>> {
+        self.value(name, "a list of texts")
+    }
+
     pub(super) fn labels(&mut self) -> BTreeMap<String, String> {
         self.value("labels", "an object of texts").unwrap_or_default()
     }

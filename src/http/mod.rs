@@ -16,11 +16,14 @@
 //! | `/api/v1/items`, `/api/v1/items/{id}`, `.../timeline`, `.../payload` | `items` |
 //! | `/api/v1/items/{id}` (PATCH), `.../hold`, `.../release`, `.../cancel`, `.../restore`, `.../requeue`, `.../notes`, `.../assign` | `orders` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
+//! | `/api/v1/tokens`, `/api/v1/tokens/{id}` | `tokens` |
+//! | `/api/v1/audit` | `audit` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
 mod attempts;
 mod attention;
+mod audit;
 mod breaker;
 mod caller;
 mod control;
@@ -28,24 +31,31 @@ mod enqueue;
 mod extract;
 mod gate;
 mod health;
+mod hosts;
 mod items;
+mod jwt;
+mod limits;
+mod listener;
 mod members;
+mod oidc;
 mod orders;
 mod outlook;
 mod parked;
 mod problem;
 mod queues;
+mod slow;
 mod spent;
+mod tls;
+mod tokens;
 mod view;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,8 +67,11 @@ use crate::lanes::{Context, Wakes};
 use crate::metrics::Exposition;
 use crate::mirror::Mirror;
 use crate::status::Status;
-pub use gate::Gate;
+pub use gate::{Gate, Rules as GateRules, hash, new_secret};
+pub use listener::Rules as ListenerRules;
+pub use oidc::Issuer;
 use problem::Problem;
+pub use tls::{Tls, TlsError};
 
 /// Bytes one request body may have.
 pub const MAX_BODY: usize = 20 * 1024 * 1024;
@@ -134,6 +147,9 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/items/{id}/requeue", post(orders::requeue))
         .route("/api/v1/items/{id}/notes", post(orders::note))
         .route("/api/v1/items/{id}/assign", post(orders::assign))
+        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/api/v1/audit", get(audit::list))
         .route("/api/v1/parked", get(parked::list))
         .route("/api/v1/unrouted", get(parked::unrouted))
         .fallback(no_such_route)
@@ -144,12 +160,8 @@ pub fn router(api: Api) -> Router {
 }
 
 /// Answers requests until `stop`, then finishes those in hand. The caller bounds how long that may take.
-///
-/// # Errors
-/// What the operating system says about the listener.
-pub async fn serve(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(api: Api, listener: TcpListener, rules: ListenerRules, stop: CancellationToken) {
+    listener::run(router(api), listener, rules, stop).await;
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
