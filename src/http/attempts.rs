@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::extract::{Parameters, Segment};
@@ -12,6 +13,9 @@ use super::view::{List, Timed};
 use crate::item::attempts::{Attempt, attempts};
 
 /// `GET /api/v1/items/{id}/attempts`: those that ended, oldest first, then the open one, in one page.
+#[utoipa::path(get, path = "/api/v1/items/{id}/attempts", operation_id = "list_item_attempts", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "Every attempt", body = List<AttemptView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -25,7 +29,8 @@ pub(super) async fn list(
 }
 
 /// An attempt as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempt)]
 pub(super) struct AttemptView {
     attempt: u32,
     robot: Option<String>,
@@ -44,7 +49,8 @@ pub(super) struct AttemptView {
     corrected_at: Option<Timed>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Start)]
 struct StartView {
     at: Timed,
     robot: String,

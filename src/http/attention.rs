@@ -1,11 +1,13 @@
 //! What deserves a look at a queue, as the API shows it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::view::Timed;
 use crate::status::Snapshot;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attention)]
 pub(super) struct AttentionView {
     queue: String,
     what: &'static str,
@@ -15,7 +17,8 @@ pub(super) struct AttentionView {
     items: Vec<HeldView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Held)]
 struct HeldView {
     id: String,
     robot: Option<String>,

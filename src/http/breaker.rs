@@ -1,14 +1,18 @@
 //! A queue's breaker as the API shows it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::view::Timed;
+use super::words::BreakerWord;
 use crate::item::Timestamp;
 use crate::item::breaker::{Breaker, Standing};
 
 /// Where a queue's breaker stands.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Breaker)]
 pub(super) struct BreakerView {
+    #[schema(value_type = BreakerWord)]
     state: &'static str,
     /// When it came to stand so; `null` where nothing has failed yet.
     since: Option<Timed>,

@@ -10,34 +10,43 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Caller;
 use super::enqueue::{is_json, unreadable_body};
-use super::extract::{Parameters, Segment, shown};
+use super::extract::{PageQuery, Parameters, Segment, shown};
+use super::plan_view::{AppliedView, PlanView, RevisionView};
 use super::problem::{Fault, Problem};
 use super::queues::no_such_queue;
-use super::view::{List, PlanView, RevisionView};
+use super::view::{List, PausedView};
+use crate::control::apply::Applied;
 use crate::control::desk::Refusal;
 use crate::control::keeper::KeeperError;
 use crate::control::pause;
-use crate::definition::{LoadError, Paused};
+use crate::definition::{Change, LoadError, Paused};
 use crate::mirror::audit::Entry;
 
 /// The longest name of who orders, in characters.
 const LONGEST_NAME: usize = 100;
 
-#[derive(Debug, Default, Deserialize)]
+/// What is to be paused or resumed; neither named is both.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = PauseOrder)]
 struct PauseBody {
     dispatch: Option<bool>,
     intake: Option<bool>,
+    /// Who orders, for the record.
+    #[schema(min_length = 1, max_length = 100)]
     by: Option<String>,
 }
 
 /// `POST /api/v1/queues/{key}/pause`: stops dispatch, intake, or, where neither is named, both.
+#[utoipa::path(post, path = "/api/v1/queues/{key}/pause", operation_id = "pause_queue", tag = "queues",
+    params(("key" = String, Path, description = "The queue's key")), request_body = PauseBody,
+    responses((status = 200, description = "It is so", body = PauseView)))]
 pub(super) async fn pause(
     State(api): State<Api>,
     caller: Caller,
@@ -51,6 +60,12 @@ pub(super) async fn pause(
 }
 
 /// `POST /api/v1/queues/{key}/resume`: the opposite. What the definition pauses only the definition resumes.
+#[utoipa::path(post, path = "/api/v1/queues/{key}/resume", operation_id = "resume_queue", tag = "queues",
+    params(("key" = String, Path, description = "The queue's key")), request_body = PauseBody,
+    responses(
+        (status = 200, description = "It is so", body = PauseView),
+        (status = 409, description = "`paused`: the definition pauses it"),
+    ))]
 pub(super) async fn resume(
     State(api): State<Api>,
     caller: Caller,
@@ -88,30 +103,60 @@ async fn set(api: &Api, caller: &Caller, key: &str, body: PauseBody, paused: boo
     to_its_end(set).await??;
     let effective = api.live.now().paused(key);
     let seen = api.status.snapshot().queues.get(key).copied().unwrap_or_default();
-    let answer = json!({
-        "key": key,
-        "paused": { "dispatch": effective.dispatch, "intake": effective.intake },
-        // What is with the broker or with robots goes on.
-        "out": { "ready": seen.ready, "unacked": seen.unacked },
-    });
-    Ok(Json(answer).into_response())
+    Ok(Json(PauseView {
+        key: key.to_owned(),
+        out: OutView { ready: seen.ready, unacked: seen.unacked },
+        paused: PausedView { dispatch: effective.dispatch, intake: effective.intake },
+    })
+    .into_response())
+}
+
+/// A queue that was paused or resumed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PauseOfQueue)]
+struct PauseView {
+    key: String,
+    out: OutView,
+    paused: PausedView,
+}
+
+/// What is with the broker or with robots, as far as known: it goes on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Out)]
+struct OutView {
+    ready: Option<u64>,
+    unacked: Option<u64>,
 }
 
 /// `GET /api/v1/plan`: what is to be done on the broker. `retire`, once or more, names queues that may go.
+#[utoipa::path(get, path = "/api/v1/plan", operation_id = "get_plan", tag = "control",
+    params(("retire" = Option<Vec<String>>, Query, description = "A retired queue that may go; once or more")),
+    responses((status = 200, description = "The plan", body = PlanView)))]
 pub(super) async fn plan(State(api): State<Api>, mut parameters: Parameters) -> Result<Json<PlanView>, Problem> {
     let retire: BTreeSet<String> = parameters.many("retire").into_iter().collect();
     parameters.done()?;
     Ok(Json(PlanView::new(api.desk.plan(retire).await?)))
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What may be done beside what is to be done.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = ApplyOrder)]
 struct ApplyBody {
+    /// Retired queues that may go.
+    #[schema(required = false)]
     retire: BTreeSet<String>,
+    /// Who orders, for the record.
+    #[schema(min_length = 1, max_length = 100)]
     by: Option<String>,
 }
 
 /// `POST /api/v1/apply`: reads the definitions now and makes the broker so; answers what was done.
+#[utoipa::path(post, path = "/api/v1/apply", operation_id = "apply", tag = "control", request_body = ApplyBody,
+    responses(
+        (status = 200, description = "What was done", body = AppliedView),
+        (status = 422, description = "`definitions`: the directory of definitions holds mistakes; nothing was done"),
+    ))]
 pub(super) async fn apply(
     State(api): State<Api>,
     caller: Caller,
@@ -123,8 +168,16 @@ pub(super) async fn apply(
     let body: ApplyBody = read(&headers, body)?;
     let who = caller.actor(body.by)?;
     // Before anything of it is done: what was begun is in the log, whatever becomes of it.
-    let begun = caller.entry(who.clone(), "apply", None, json!({ "retire": body.retire }));
+    let begun = caller.entry(who.clone(), "apply", None, serde_json::json!({ "retire": body.retire }));
     api.mirror.audit(Entry { outcome: "begun", ..begun }).await?;
+    let applied = applied(&api, body.retire, who.clone()).await;
+    let ended = caller.entry(who, "apply", None, serde_json::Value::Null);
+    api.mirror.audit(Entry { outcome: if applied.is_ok() { "done" } else { "failed" }, ..ended }).await?;
+    let (changes, applied) = applied?;
+    Ok(Json(AppliedView::new(changes, applied)).into_response())
+}
+
+async fn applied(api: &Api, retire: BTreeSet<String>, who: String) -> Result<(Vec<Change>, Applied), Problem> {
     let changes = match &api.keeper {
         Some(keeper) => {
             let (keeper, who) = (keeper.clone(), who.clone());
@@ -132,19 +185,12 @@ pub(super) async fn apply(
         }
         None => Vec::new(),
     };
-    let applied = api.desk.apply(body.retire, who).await?;
-    let answer = json!({
-        "changes": changes,
-        "plan": PlanView::new(applied.plan),
-        "done": applied.done,
-        "migrating": applied.migrating,
-        "deleted": applied.deleted,
-        "problems": applied.problems,
-    });
-    Ok(Json(answer).into_response())
+    Ok((changes, api.desk.apply(retire, who).await?))
 }
 
 /// `GET /api/v1/revisions`: the sets of definitions that were in force, the newest first.
+#[utoipa::path(get, path = "/api/v1/revisions", operation_id = "list_revisions", tag = "control", params(PageQuery),
+    responses((status = 200, description = "A page of revisions", body = List<RevisionView>)))]
 pub(super) async fn revisions(
     State(api): State<Api>,
     mut parameters: Parameters,

@@ -4,12 +4,15 @@
 //! with the white space between its tokens taken out: numbers keep every digit and members their order, and the same
 //! value laid out differently is the same content.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 
 use super::caller::Caller;
 use super::extract::{Parameters, Segment, shown};
@@ -18,17 +21,42 @@ use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::slow::{TooSlow, is_too_slow};
 use super::spent::SpentView;
-use super::view::ItemView;
+use super::view::{ItemView, Timed};
+use super::words::{PriorityBody, body};
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
 use crate::item::{ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
 
-/// The members an item may have, in the order messages list them.
-const MEMBERS: [&str; 8] = ["payload", "reference", "priority", "name", "due_at", "expires_at", "not_before", "labels"];
+body! {
+    /// A new item.
+    #[schema(as = NewItem)]
+    NewItemBody, MEMBERS {
+        /// Any JSON; `null` for an item that carries nothing.
+        #[schema(required)]
+        payload: Value,
+        /// The producer's own identity of it.
+        reference: Option<String>,
+        priority: Option<PriorityBody>,
+        name: Option<String>,
+        due_at: Option<Timed>,
+        expires_at: Option<Timed>,
+        not_before: Option<Timed>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+}
 
 /// `POST /api/v1/queues/{key}/items`: 201 and the new item, 200 and the one that is there already, or why not.
+#[utoipa::path(post, path = "/api/v1/queues/{key}/items", operation_id = "enqueue", tag = "items",
+    params(("key" = String, Path, description = "The queue's key")), request_body = NewItemBody,
+    responses(
+        (status = 201, description = "A new item", body = ItemView,
+            headers(("Location" = String, description = "Where the item is found"))),
+        (status = 200, description = "It is there already, or was and is not kept any more", body = SameItem),
+        (status = 409, description = "`duplicate`, `paused` or `direct_lane`"),
+        (status = 422, description = "`invalid`: the queue's definition does not let it in, for these reasons"),
+    ))]
 pub(super) async fn one(
     State(api): State<Api>,
     caller: Caller,
@@ -67,6 +95,15 @@ pub(super) async fn one(
         _ => Vec::new(),
     };
     answer(admission, &children, now())
+}
+
+/// An item that is there already, or what is left of it.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "documents what is answered")]
+enum SameItem {
+    Item(Box<ItemView>),
+    Spent(SpentView),
 }
 
 /// What the door said, as HTTP says it.
@@ -111,7 +148,7 @@ pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
 
 /// Reads the body, finding everything wrong with it at once.
 fn read(body: &[u8]) -> Result<NewItem, Problem> {
-    let mut reader = Reader::of(body, &MEMBERS)?;
+    let mut reader = Reader::of(body, MEMBERS)?;
     let payload = reader.payload();
     let new = NewItem {
         payload,

@@ -144,6 +144,18 @@ impl Parameters {
     }
 }
 
+/// What a list takes that has pages.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documents what `limit` and `cursor` read")]
+pub(super) struct PageQuery {
+    /// Rows of the page; 100 where nothing is said.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next` of a page before.
+    cursor: Option<String>,
+}
+
 /// A client's text cut to what a message can hold.
 pub(super) fn shown(text: &str) -> String {
     const LONGEST: usize = 80;

@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use super::caller::Caller;
-use super::extract::{Parameters, Segment, shown};
+use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
-use super::view::{ItemView, LineView, List};
+use super::view::{ItemView, LineView, List, Timed};
+use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
 use crate::item::{ItemId, Kind, State as ItemState};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
@@ -19,6 +20,20 @@ use crate::mirror::{ItemCursor, ItemFilter, Sort};
 const LONGEST_SEARCH: usize = 200;
 
 /// `GET /api/v1/items`: filters, order, pages.
+#[utoipa::path(get, path = "/api/v1/items", operation_id = "list_items", tag = "items",
+    params(
+        ("queue" = Option<String>, Query, description = "The queue's key"),
+        ("state" = Option<Vec<ItemStateWord>>, Query, style = Form, explode = false),
+        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
+        ("reference" = Option<String>, Query),
+        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
+        ("due" = Option<Timed>, Query, description = "Due before"),
+        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
+        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
+        ("sort" = Option<SortWord>, Query, description = "`newest` where nothing is said"),
+        PageQuery,
+    ),
+    responses((status = 200, description = "A page of items", body = List<ItemView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -36,7 +51,10 @@ pub(super) async fn list(
     Ok(Json(List { items, next: page.next.map(|cursor| cursor.to_string()) }))
 }
 
-/// `GET /api/v1/items/{id}`.
+/// `GET /api/v1/items/{id}`: one item.
+#[utoipa::path(get, path = "/api/v1/items/{id}", operation_id = "get_item", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "The item", body = ItemView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(id): Segment,
@@ -49,6 +67,9 @@ pub(super) async fn one(
 }
 
 /// `GET /api/v1/items/{id}/timeline`: every line, oldest first, in one page.
+#[utoipa::path(get, path = "/api/v1/items/{id}/timeline", operation_id = "get_item_timeline", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "Every line", body = List<LineView>)))]
 pub(super) async fn timeline(
     State(api): State<Api>,
     Segment(text): Segment,
@@ -64,6 +85,9 @@ pub(super) async fn timeline(
 }
 
 /// `GET /api/v1/items/{id}/payload`: the bytes as they came, with headers that keep a browser from running them.
+#[utoipa::path(get, path = "/api/v1/items/{id}/payload", operation_id = "get_item_payload", tag = "items",
+    params(("id" = String, Path, description = "The item's id")),
+    responses((status = 200, description = "The payload, of its own content type", content_type = "*/*", body = Vec<u8>)))]
 pub(super) async fn payload(
     State(api): State<Api>,
     Segment(text): Segment,

@@ -18,6 +18,7 @@
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/tokens`, `/api/v1/tokens/{id}` | `tokens` |
 //! | `/api/v1/audit` | `audit` |
+//! | `/api/openapi.json` | `openapi` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
 
 mod access;
@@ -38,9 +39,12 @@ mod limits;
 mod listener;
 mod members;
 mod oidc;
+mod openapi;
+mod order_bodies;
 mod orders;
 mod outlook;
 mod parked;
+mod plan_view;
 mod problem;
 mod queues;
 mod slow;
@@ -48,6 +52,7 @@ mod spent;
 mod tls;
 mod tokens;
 mod view;
+mod words;
 
 use std::sync::Arc;
 
@@ -55,9 +60,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::control::desk::Desk;
 use crate::control::keeper::Keeper;
@@ -121,37 +128,48 @@ impl Api {
     }
 }
 
-/// Every route there is.
+/// Every route there is, each with what it says of itself.
+fn routed() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::foundation())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::one))
+        .routes(routes!(enqueue::one))
+        .routes(routes!(control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(control::plan))
+        .routes(routes!(control::apply))
+        .routes(routes!(control::revisions))
+        .routes(routes!(items::list))
+        .routes(routes!(items::one, orders::edit))
+        .routes(routes!(items::timeline))
+        .routes(routes!(attempts::list))
+        .routes(routes!(items::payload))
+        .routes(routes!(orders::hold))
+        .routes(routes!(orders::release))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::restore))
+        .routes(routes!(orders::requeue))
+        .routes(routes!(orders::note))
+        .routes(routes!(orders::assign))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(parked::list))
+        .routes(routes!(parked::unrouted))
+}
+
+/// What the API says of itself.
+fn document() -> OpenApi {
+    openapi::complete(routed().into_openapi())
+}
+
+/// The routes, and what answers everything else.
 pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/api/v1/queues", get(queues::list))
-        .route("/api/v1/queues/{key}", get(queues::one))
-        .route("/api/v1/queues/{key}/items", post(enqueue::one))
-        .route("/api/v1/queues/{key}/pause", post(control::pause))
-        .route("/api/v1/queues/{key}/resume", post(control::resume))
-        .route("/api/v1/plan", get(control::plan))
-        .route("/api/v1/apply", post(control::apply))
-        .route("/api/v1/revisions", get(control::revisions))
-        .route("/api/v1/items", get(items::list))
-        .route("/api/v1/items/{id}", get(items::one).patch(orders::edit))
-        .route("/api/v1/items/{id}/timeline", get(items::timeline))
-        .route("/api/v1/items/{id}/attempts", get(attempts::list))
-        .route("/api/v1/items/{id}/payload", get(items::payload))
-        .route("/api/v1/items/{id}/hold", post(orders::hold))
-        .route("/api/v1/items/{id}/release", post(orders::release))
-        .route("/api/v1/items/{id}/cancel", post(orders::cancel))
-        .route("/api/v1/items/{id}/restore", post(orders::restore))
-        .route("/api/v1/items/{id}/requeue", post(orders::requeue))
-        .route("/api/v1/items/{id}/notes", post(orders::note))
-        .route("/api/v1/items/{id}/assign", post(orders::assign))
-        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
-        .route("/api/v1/tokens/{id}", delete(tokens::revoke))
-        .route("/api/v1/audit", get(audit::list))
-        .route("/api/v1/parked", get(parked::list))
-        .route("/api/v1/unrouted", get(parked::unrouted))
+    Router::from(routed())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

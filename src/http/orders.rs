@@ -18,6 +18,10 @@ use super::enqueue::{is_json, unreadable_body};
 use super::extract::{Parameters, Segment, shown};
 use super::items::{no_such_item, read_id};
 use super::members::Reader;
+use super::order_bodies::{
+    ASSIGN, AssignBody, CANCEL, CancelBody, EDIT, EditBody, NOTE, NoteBody, Ordered, PLAIN, PlainBody, REQUEUE,
+    RequeueBody,
+};
 use super::problem::Problem;
 use super::view::ItemView;
 use crate::item::lifecycle::people::Refusal;
@@ -25,10 +29,6 @@ use crate::item::request::{Changes, Order, Verb};
 use crate::lanes::now;
 use crate::lanes::orders::{Answer, Ask, ask};
 use crate::units::parse_duration;
-
-/// What an edit may say, and a requeue.
-const EDIT: [&str; 8] = ["by", "why", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
-const REQUEUE: [&str; 9] = ["by", "why", "delay", "payload", "priority", "name", "due_at", "expires_at", "not_before"];
 
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
@@ -73,28 +73,38 @@ impl Call {
 }
 
 /// `POST /api/v1/items/{id}/hold`: sets it aside.
+#[utoipa::path(post, path = "/api/v1/items/{id}/hold", operation_id = "hold_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn hold(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Hold, &["by", "why"]).await
+    call.plainly(Verb::Hold, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/release`: what was set aside waits again.
+#[utoipa::path(post, path = "/api/v1/items/{id}/release", operation_id = "release_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn release(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Release, &["by", "why"]).await
+    call.plainly(Verb::Release, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
+#[utoipa::path(post, path = "/api/v1/items/{id}/cancel", operation_id = "cancel_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = CancelBody, responses(Ordered))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Cancel, &["by", "why", "on_sight"]).await
+    call.plainly(Verb::Cancel, CANCEL).await
 }
 
 /// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
+#[utoipa::path(post, path = "/api/v1/items/{id}/restore", operation_id = "restore_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn restore(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Restore, &["by", "why"]).await
+    call.plainly(Verb::Restore, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/requeue`: to be worked again, with what is changed.
+#[utoipa::path(post, path = "/api/v1/items/{id}/requeue", operation_id = "requeue_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = RequeueBody, responses(Ordered))]
 pub(super) async fn requeue(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&REQUEUE)?;
+    let mut reader = call.open(REQUEUE)?;
     let changed = changes(&mut reader);
     let delay = delay(&mut reader, changed.not_before.is_some());
     let asked = with_changes(&call.caller, &mut reader, changed, |changes| Verb::Requeue(Box::new(changes)))?;
@@ -123,8 +133,10 @@ fn delay(reader: &mut Reader, beside_not_before: bool) -> Option<Duration> {
 }
 
 /// `PATCH /api/v1/items/{id}`: other data, in the state it has.
+#[utoipa::path(patch, path = "/api/v1/items/{id}", operation_id = "edit_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = EditBody, responses(Ordered))]
 pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&EDIT)?;
+    let mut reader = call.open(EDIT)?;
     let changed = changes(&mut reader);
     let asked = with_changes(&call.caller, &mut reader, changed, |changes| Verb::Edit(Box::new(changes)))?;
     reader.done()?;
@@ -136,8 +148,10 @@ pub(super) async fn edit(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/{id}/notes`: something to be read beside it.
+#[utoipa::path(post, path = "/api/v1/items/{id}/notes", operation_id = "add_note", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = NoteBody, responses(Ordered))]
 pub(super) async fn note(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&["by", "note"])?;
+    let mut reader = call.open(NOTE)?;
     let text = reader.text("note").unwrap_or_default();
     if text.trim().is_empty() || text.chars().count() > LONGEST_NOTE {
         reader.fault("note", format!("note has to be a text of 1 to {LONGEST_NOTE} characters"));
@@ -148,8 +162,10 @@ pub(super) async fn note(call: Call) -> Result<Response, Problem> {
 }
 
 /// `POST /api/v1/items/{id}/assign`: who is to look after it; `null` is nobody.
+#[utoipa::path(post, path = "/api/v1/items/{id}/assign", operation_id = "assign_item", tag = "operators",
+    params(("id" = String, Path, description = "The item's id")), request_body = AssignBody, responses(Ordered))]
 pub(super) async fn assign(call: Call) -> Result<Response, Problem> {
-    let mut reader = call.open(&["by", "why", "assignee"])?;
+    let mut reader = call.open(ASSIGN)?;
     let Some(assignee) = reader.given("assignee", Reader::text) else {
         reader.fault("assignee", "assignee is missing; write a name, or null for nobody".to_owned());
         return Err(reader.done().err().unwrap_or_else(|| Problem::bad_request("assignee is missing", Vec::new())));

@@ -3,16 +3,19 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Caller;
-use super::extract::Parameters;
+use super::extract::{PageQuery, Parameters};
 use super::problem::Problem;
 use super::view::{List, Timed};
 use crate::mirror::Parked;
 
 /// `GET /api/v1/parked`: the newest first, with the beginning of each body.
+#[utoipa::path(get, path = "/api/v1/parked", operation_id = "list_parked", tag = "control", params(PageQuery),
+    responses((status = 200, description = "A page of messages", body = List<ParkedView>)))]
 pub(super) async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -28,13 +31,23 @@ pub(super) async fn list(
 
 /// `GET /api/v1/unrouted`: how many items wait in `wq.unrouted`; null until they were counted. They are routed again
 /// when the daemon starts with a definition of their queue.
-pub(super) async fn unrouted(State(api): State<Api>, parameters: Parameters) -> Result<Json<Value>, Problem> {
+#[utoipa::path(get, path = "/api/v1/unrouted", operation_id = "get_unrouted", tag = "control",
+    responses((status = 200, description = "How many there are", body = Unrouted)))]
+pub(super) async fn unrouted(State(api): State<Api>, parameters: Parameters) -> Result<Json<Unrouted>, Problem> {
     parameters.done()?;
-    Ok(Json(json!({ "ready": api.status.snapshot().unrouted })))
+    Ok(Json(Unrouted { ready: api.status.snapshot().unrouted }))
+}
+
+/// What waits for a queue that nobody defined.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Unrouted {
+    /// Messages; `null` until they were counted.
+    ready: Option<u64>,
 }
 
 /// A parked message as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Parked)]
 pub(super) struct ParkedView {
     id: i64,
     at: Timed,

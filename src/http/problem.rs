@@ -3,11 +3,12 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::mirror::MirrorError;
 
 /// An answer that says what went wrong, for machines by `type` and `status`, for people by the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// `urn:warrend:problem:<word>`: what kind of problem; the word never changes.
     #[serde(rename = "type")]
@@ -15,6 +16,7 @@ pub(super) struct Problem {
     /// The kind in words.
     title: &'static str,
     #[serde(serialize_with = "number")]
+    #[schema(value_type = u16, minimum = 400, maximum = 599)]
     status: StatusCode,
     /// This one in words.
     detail: String,
@@ -32,7 +34,7 @@ pub(super) struct Problem {
 const RETRY_AFTER: u32 = 5;
 
 /// One thing wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fault {
     /// The query parameter it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

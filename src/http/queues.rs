@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Caller;
@@ -11,6 +12,8 @@ use super::problem::Problem;
 use super::view::{List, OneQueueView, QueueView};
 
 /// `GET /api/v1/queues`: every defined queue by key. Definitions are few, so there is one page.
+#[utoipa::path(get, path = "/api/v1/queues", operation_id = "list_queues", tag = "queues",
+    responses((status = 200, description = "The queues", body = QueueList)))]
 pub(super) async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -43,7 +46,8 @@ pub(super) async fn list(
 }
 
 /// The queues, and why the directory of definitions is not what is in force; `null` where it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queues)]
 pub(super) struct QueueList {
     #[serde(flatten)]
     list: List<QueueView>,
@@ -51,6 +55,9 @@ pub(super) struct QueueList {
 }
 
 /// `GET /api/v1/queues/{key}`: one of them, and what becomes of it.
+#[utoipa::path(get, path = "/api/v1/queues/{key}", operation_id = "get_queue", tag = "queues",
+    params(("key" = String, Path, description = "The queue's key")),
+    responses((status = 200, description = "The queue", body = OneQueueView)))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segment(key): Segment,

@@ -20,9 +20,9 @@ fn definition(key: &str, lane: Lane) -> Arc<QueueDefinition> {
 }
 
 /// A daemon's API over a fresh mirror, with a managed queue `invoices` and a direct one `scans`.
-struct Bench {
+pub(super) struct Bench {
     _folder: tempfile::TempDir,
-    api: Api,
+    pub(super) api: Api,
 }
 
 struct Answer {
@@ -54,7 +54,7 @@ impl Answer {
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mirror = Mirror::open(&format!("sqlite://{}/m.db", folder.path().display())).await.unwrap();
         let queues = [definition("invoices", Lane::Managed), definition("scans", Lane::Direct)];

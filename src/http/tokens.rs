@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Caller;
@@ -20,6 +21,7 @@ use super::gate::{hash, new_secret};
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::{List, Timed};
+use super::words::{RoleWord, body};
 use crate::item::Timestamp;
 use crate::lanes::{new_id, now};
 use crate::mirror::tokens::{self, Token};
@@ -27,12 +29,33 @@ use crate::mirror::{MirrorError, Tx, audit};
 use crate::units::parse_duration;
 use crate::who::{Pattern, Rights, Role};
 
-const MEMBERS: [&str; 7] = ["name", "roles", "queues", "reveal", "expires_at", "expires_in", "by"];
+body! {
+    /// A token to be made.
+    #[schema(as = NewToken)]
+    TokenBody, MEMBERS {
+        /// The actor of what it is used for.
+        #[schema(min_length = 1, max_length = 64, pattern = r"^[A-Za-z0-9._@-]+$")]
+        name: String,
+        roles: Vec<RoleWord>,
+        /// Keys or patterns like `hr-*`; every queue where it is left out.
+        queues: Option<Vec<String>>,
+        /// Whether it may see what definitions mask.
+        reveal: Option<bool>,
+        expires_at: Option<Timed>,
+        /// Like `90d`, instead of `expires_at`.
+        expires_in: Option<String>,
+        /// Who makes it, for the record.
+        #[schema(min_length = 1, max_length = 100)]
+        by: Option<String>,
+    }
+}
 
 /// The longest name, in characters.
 const LONGEST_NAME: usize = 64;
 
 /// `GET /api/v1/tokens`: every token there ever was, oldest first, in one page.
+#[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "access",
+    responses((status = 200, description = "Every token", body = List<TokenView>)))]
 pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<TokenView>>, Problem> {
     parameters.done()?;
     let tokens = api.mirror.tokens().await?;
@@ -40,6 +63,11 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
 }
 
 /// `POST /api/v1/tokens`: 201, the token and its secret, which nobody can ask for again.
+#[utoipa::path(post, path = "/api/v1/tokens", operation_id = "create_token", tag = "access", request_body = TokenBody,
+    responses(
+        (status = 201, description = "The token and its secret", body = NewTokenView),
+        (status = 409, description = "`name_taken`: a token of that name may be used still"),
+    ))]
 pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -88,14 +116,16 @@ pub(super) async fn create(
             format!("there is a token named '{}' already; choose another name, or revoke that one", made.name),
         ));
     }
-    let mut answer = json!(TokenView::from(made));
-    answer["token"] = secret.into();
+    let answer = NewTokenView { made: made.into(), token: secret };
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
 /// `DELETE /api/v1/tokens/{id}`: refused from this answer on. Answers the token; the same again where it was revoked before.
+#[utoipa::path(delete, path = "/api/v1/tokens/{id}", operation_id = "revoke_token", tag = "access",
+    params(("id" = String, Path, description = "The token's id")),
+    responses((status = 200, description = "It is revoked", body = TokenView)))]
 pub(super) async fn revoke(
     State(api): State<Api>,
     caller: Caller,
@@ -190,11 +220,23 @@ fn read(reader: &mut Reader, now: Timestamp) -> Wanted {
     Wanted { name, rights, expires_at }
 }
 
+/// A token with its secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MadeToken)]
+pub(super) struct NewTokenView {
+    #[serde(flatten)]
+    made: TokenView,
+    /// What callers send; it is not kept.
+    token: String,
+}
+
 /// A token as the API shows it: without its secret, which nobody has.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Token)]
 pub(super) struct TokenView {
     id: String,
     name: String,
+    #[schema(value_type = Vec<RoleWord>)]
     roles: Vec<&'static str>,
     queues: Vec<String>,
     reveal: bool,

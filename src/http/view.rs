@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::attention::{self, AttentionView};
 use super::breaker::BreakerView;
 use super::outlook::Ahead;
+use super::words::{ExceptionKind, ItemState, LaneWord, SlaWord, TypeWord};
 use crate::definition::{QueueDefinition, QueueType};
 use crate::item::breaker::Breaker;
 use crate::item::request::Request;
@@ -16,9 +18,7 @@ use crate::item::{Item, ItemId, Kind, State, Timestamp, sla};
 use crate::lanes;
 use crate::lanes::live::InForce;
 use crate::mirror::Counts;
-use crate::mirror::control::Revision;
 use crate::status::Snapshot;
-use crate::topology::plan::{Note, Plan, Step, Tally};
 
 /// One page of anything.
 #[derive(Serialize)]
@@ -36,13 +36,17 @@ impl<T> List<T> {
 }
 
 /// An item as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Item)]
 pub(super) struct ItemView {
+    #[schema(value_type = String, format = "uuid")]
     id: String,
     queue: String,
     reference: Option<String>,
     name: Option<String>,
+    #[schema(value_type = ItemState)]
     state: &'static str,
+    #[schema(value_type = Option<ExceptionKind>)]
     kind: Option<&'static str>,
     code: Option<String>,
     reason: Option<String>,
@@ -50,6 +54,7 @@ pub(super) struct ItemView {
     result: Option<serde_json::Value>,
     progress: Option<u8>,
     priority: u8,
+    #[schema(value_type = LaneWord)]
     lane: &'static str,
     attempt: u32,
     deliveries: u32,
@@ -81,6 +86,7 @@ pub(super) struct ItemView {
     dispatched_at: Option<Timed>,
     started_at: Option<Timed>,
     finished_at: Option<Timed>,
+    #[schema(value_type = SlaWord)]
     sla: &'static str,
     revision: u32,
 }
@@ -140,7 +146,8 @@ impl ItemView {
 }
 
 /// A request that waits, as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pending)]
 struct PendingView {
     action: &'static str,
     by: String,
@@ -171,15 +178,18 @@ impl Serialize for Timed {
 }
 
 /// A queue as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = QueueListed)]
 pub(super) struct QueueView {
     key: String,
     title: String,
     description: Option<String>,
     owner: Option<String>,
     labels: BTreeMap<String, String>,
+    #[schema(value_type = LaneWord)]
     lane: &'static str,
     #[serde(rename = "type")]
+    #[schema(value_type = TypeWord)]
     queue_type: &'static str,
     paused: PausedView,
     /// `null` where the definition has none.
@@ -199,7 +209,8 @@ pub(super) struct QueueView {
 }
 
 /// One queue alone: also what becomes of it, which takes a look at everything that is due.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queue)]
 pub(super) struct OneQueueView {
     #[serde(flatten)]
     queue: QueueView,
@@ -208,14 +219,16 @@ pub(super) struct OneQueueView {
 }
 
 /// Open items that are due some day, by how they stand.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sla)]
 struct SlaView {
     in_time: u64,
     at_risk: u64,
     late: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Forecast)]
 struct ForecastView {
     drain_at: Option<Timed>,
     late: Option<u64>,
@@ -242,13 +255,15 @@ impl OneQueueView {
 }
 
 /// What is paused, by definition or by command.
-#[derive(Serialize)]
-struct PausedView {
-    dispatch: bool,
-    intake: bool,
+#[derive(Serialize, ToSchema)]
+#[schema(as = Paused)]
+pub(super) struct PausedView {
+    pub dispatch: bool,
+    pub intake: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Migration)]
 struct MigrationView {
     step: &'static str,
     why: String,
@@ -256,7 +271,8 @@ struct MigrationView {
     problem: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Counts)]
 struct CountsView {
     queued: u64,
     processing: u64,
@@ -319,44 +335,9 @@ impl QueueView {
     }
 }
 
-/// A plan as the API shows it: as `warrend plan --output json` does.
-#[derive(Serialize)]
-pub(super) struct PlanView {
-    summary: Tally,
-    steps: Vec<Step>,
-    notes: Vec<Note>,
-}
-
-impl PlanView {
-    pub(super) fn new(plan: Plan) -> Self {
-        Self { summary: plan.tally(), steps: plan.steps, notes: plan.notes }
-    }
-}
-
-/// A revision as the API shows it.
-#[derive(Serialize)]
-pub(super) struct RevisionView {
-    revision: i64,
-    at: Timed,
-    who: String,
-    fingerprint: String,
-    changes: serde_json::Value,
-}
-
-impl RevisionView {
-    pub(super) fn new(revision: Revision) -> Self {
-        Self {
-            revision: revision.seq,
-            at: Timed(revision.at),
-            who: revision.who,
-            fingerprint: revision.fingerprint,
-            changes: revision.changes,
-        }
-    }
-}
-
 /// A timeline's line as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Line)]
 pub(super) struct LineView {
     revision: u32,
     at: Timed,

@@ -39,11 +39,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "lanes",
             "control",
             "http",
+            "who",
         ],
     ),
     // Measures all of it from outside.
     ("bench", &["item", "definition", "topology", "broker", "settings"]),
-    ("cli", &["item", "definition", "topology", "broker", "mirror", "settings", "daemon", "bench", "units"]),
+    ("cli", &["item", "definition", "topology", "broker", "mirror", "settings", "daemon", "bench", "units", "who"]),
     ("lib", &[]),
     ("main", &[]),
 ];
@@ -56,6 +57,8 @@ const AT_HOME: &[(&str, &[&str])] = &[
     ("amq_protocol", &["broker"]),
     ("sqlx", &["mirror"]),
     ("axum", &["http"]),
+    ("utoipa", &["http"]),
+    ("utoipa_axum", &["http"]),
     ("reqwest", &["broker", "bench", "cli", "http"]),
     ("clap", &["cli"]),
     ("jsonwebtoken", &["http"]),

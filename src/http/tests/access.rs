@@ -1,5 +1,7 @@
 //! Who gets through, without a socket.
 
+use axum::routing::{get, post};
+
 use super::*;
 use crate::http::access::{Rule, Scope, TABLE};
 use crate::http::gate;
@@ -50,6 +52,46 @@ impl Bench {
         let request =
             if token.is_empty() { request } else { request.header("authorization", format!("Bearer {token}")) };
         self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+}
+
+/// Rows of routes that are to come.
+const ROWS_TO_COME: &[&str] = &[
+    "/api/docs",
+    "/claim",
+    "/why",
+    "/outcome",
+    "/heartbeat",
+    "/return",
+    "/items/actions",
+    "/failures",
+    "/robots",
+    "/events",
+    "/export/",
+    "/webhooks",
+];
+
+/// The table and the document name the same routes.
+#[test]
+fn every_route_has_a_row_and_every_row_a_route() {
+    let document = serde_json::to_value(document()).unwrap();
+    let mut routes = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            routes.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let rows: std::collections::BTreeSet<_> =
+        TABLE.iter().map(|rule| (rule.method.to_owned(), rule.path.to_owned())).collect();
+    assert_eq!(rows.len(), TABLE.len(), "a row stands twice");
+    assert_eq!(routes.difference(&rows).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "routes without a row");
+    let idle: Vec<_> =
+        rows.difference(&routes).filter(|(_, path)| !ROWS_TO_COME.iter().any(|part| path.contains(part))).collect();
+    assert_eq!(idle, Vec::<&(String, String)>::new(), "rows without a route");
+    for rule in TABLE {
+        assert_eq!(rule.scope == Scope::Queue, rule.path.contains("{key}"), "{}", rule.path);
+        let of_item = rule.path.starts_with("/api/v1/items/{id}");
+        assert_eq!(rule.scope == Scope::Item, of_item, "{}", rule.path);
     }
 }
 
