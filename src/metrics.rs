@@ -14,6 +14,7 @@ const PUBLISHED: &str = "warrend_published_total";
 const TAKEN: &str = "warrend_deliveries_committed_total";
 const CLAIMED: &str = "warrend_claims_total";
 const LEASES_LOST: &str = "warrend_leases_lost_total";
+const TURNED_AWAY: &str = "warrend_http_turned_away_total";
 const COMMITS: &str = "warrend_mirror_commits_total";
 const COMMIT_SECONDS: &str = "warrend_mirror_commit_seconds";
 const OUTWARD: &str = "warrend_outward_sent_total";
@@ -63,6 +64,10 @@ fn describe() {
     describe_counter!(TAKEN, "Deliveries committed to the mirror, by pipeline");
     describe_counter!(CLAIMED, "Items claimed over HTTP");
     describe_counter!(LEASES_LOST, "Leases that ended without a word of whoever had them");
+    describe_counter!(
+        TURNED_AWAY,
+        "Requests that were not let in, by reason: unknown (nothing good shown), tries, rate"
+    );
     describe_counter!(COMMITS, "Transactions of the mirror, by result: committed, failed");
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "How long a transaction of the mirror took");
     describe_counter!(OUTWARD, "Attempts to send outward, by kind (webhook, notice) and result: ok, failed");
@@ -111,6 +116,11 @@ pub(crate) fn claimed(items: usize) {
 
 pub(crate) fn leases_lost(leases: usize) {
     counter!(LEASES_LOST).increment(leases as u64);
+}
+
+/// `reason` is `unknown`, `tries` (too many of those from one address) or `rate`.
+pub(crate) fn turned_away(reason: &'static str) {
+    counter!(TURNED_AWAY, "reason" => reason).increment(1);
 }
 
 pub(crate) fn committed(took: Duration, worked: bool) {

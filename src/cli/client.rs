@@ -16,6 +16,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence while an answer comes: longer than an order to control may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
+/// What a client shows, and whom it believes.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The whole header, marked as a secret.
+    pub token: Option<header::HeaderValue>,
+    pub ca: Vec<reqwest::Certificate>,
+}
+
 pub(super) struct Client {
     base: Url,
     http: reqwest::Client,
@@ -23,7 +31,7 @@ pub(super) struct Client {
 
 impl Client {
     /// A client of the daemon at `url`.
-    pub(super) fn new(url: &str) -> Result<Self, Failed> {
+    pub(super) fn new(url: &str, shown: Shown) -> Result<Self, Failed> {
         let usage = |why: String| Failed::new(Exit::Usage, format!("'{url}' is no address of a daemon: {why}"));
         let base = Url::parse(url).map_err(|error| usage(format!("{error}; write it like http://127.0.0.1:7070")))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
@@ -32,10 +40,18 @@ impl Client {
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("warrend/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT);
+            .read_timeout(READ_TIMEOUT)
+            // What is shown is for this daemon, not for whoever it may name.
+            .redirect(reqwest::redirect::Policy::none());
         // A proxy of the environment cannot reach this machine's own address.
         if is_loopback(&base) {
             http = http.no_proxy();
+        }
+        if let Some(token) = shown.token {
+            http = http.default_headers([(header::AUTHORIZATION, token)].into_iter().collect());
+        }
+        for certificate in shown.ca {
+            http = http.add_root_certificate(certificate);
         }
         if base.scheme() == "http" {
             // Without TLS nothing is to fail on a machine that has no CA certificates.
@@ -47,13 +63,13 @@ impl Client {
     }
 
     /// A client of the daemon that listens at `address` on this machine.
-    pub(super) fn listening_at(address: SocketAddr) -> Result<Self, Failed> {
+    pub(super) fn listening_at(address: SocketAddr, tls: bool, shown: Shown) -> Result<Self, Failed> {
         let mut address = address;
         if address.ip().is_unspecified() {
             let local = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { IpAddr::from(Ipv6Addr::LOCALHOST) };
             address.set_ip(local);
         }
-        Self::new(&format!("http://{address}"))
+        Self::new(&format!("{}://{address}", if tls { "https" } else { "http" }), shown)
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failed> {
@@ -134,9 +150,10 @@ impl Client {
         Ok(url)
     }
 
-    /// Takes away what lies at `path`.
-    pub(super) async fn delete(&self, path: &[&str]) -> Result<(), Failed> {
-        self.send(self.http.delete(self.url(path, &[])?)).await.map(|_| ())
+    /// Takes away what lies at `path`. Answers what is said of it, null where that is nothing.
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<Value, Failed> {
+        let response = self.send(self.http.delete(self.url(path, &[])?)).await?;
+        if response.status() == StatusCode::NO_CONTENT { Ok(Value::Null) } else { self.json(response).await }
     }
 
     /// A stream of events, behind the last one that was heard.
@@ -166,7 +183,11 @@ impl Client {
         }
         let status = response.status();
         let body = response.text().await.unwrap_or_default();
-        Err(Failed::new(Exit::Failure, refusal(status, &body)))
+        let mut text = refusal(status, &body);
+        if status == StatusCode::UNAUTHORIZED {
+            text.push_str("\n  show one with the variable WARREND_TOKEN or with --token-file FILE");
+        }
+        Err(Failed::new(Exit::Failure, text))
     }
 
     async fn json(&self, response: Response) -> Result<Value, Failed> {
@@ -235,7 +256,7 @@ mod tests {
 
     fn client(url: &str) -> Result<Client, Failed> {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Client::new(url)
+        Client::new(url, Shown::default())
     }
 
     #[test]
@@ -246,7 +267,10 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         for (listen, base) in [("0.0.0.0:80", "http://127.0.0.1/"), ("[::]:7070", "http://[::1]:7070/")] {
             assert_eq!(
-                Client::listening_at(listen.parse().unwrap()).ok().map(|c| c.base.to_string()).as_deref(),
+                Client::listening_at(listen.parse().unwrap(), false, Shown::default())
+                    .ok()
+                    .map(|c| c.base.to_string())
+                    .as_deref(),
                 Some(base)
             );
         }

@@ -27,7 +27,9 @@ mod particulars;
 mod plan;
 mod queues;
 mod robots;
+mod secret;
 mod serve;
+mod tokens;
 mod top;
 mod webhooks;
 mod why;
@@ -39,7 +41,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::settings::Settings;
-use client::Client;
+use client::{Client, Shown};
 pub use exit::Exit;
 use exit::Failed;
 use output::print;
@@ -144,6 +146,11 @@ enum Command {
     /// Where standard output is no terminal it is printed once.
     #[command(after_help = EXIT_CODES)]
     Top(top::TopArgs),
+    /// Make, list and revoke API tokens
+    ///
+    /// As soon as there is one, the HTTP API serves nobody who shows none. docs/security.md says what the roles may do.
+    #[command(after_help = tokens::EXAMPLES)]
+    Token(tokens::TokenArgs),
     /// Look after the mirror, on the daemon's machine
     #[command(after_help = mirror::STEPS)]
     Mirror(mirror::MirrorArgs),
@@ -171,13 +178,24 @@ struct Daemon {
     /// The daemon's HTTP API, like `http://127.0.0.1:7070` [default: where the settings' http.listen says]
     #[arg(long, env = "WARREND_URL", value_name = "URL")]
     url: Option<String>,
+    /// File with the API token, for daemons that want one [default: the variable WARREND_TOKEN, if it is set]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file of the certificates that vouch for the daemon's, beside those of the machine
+    #[arg(long, env = "WARREND_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 impl Daemon {
     fn client(&self, config: Option<PathBuf>) -> Result<Client, Failed> {
+        let shown =
+            Shown { token: secret::token(self.token_file.as_deref())?, ca: secret::ca(self.ca_file.as_deref())? };
         match &self.url {
-            Some(url) => Client::new(url),
-            None => Client::listening_at(settings(config)?.http.listen),
+            Some(url) => Client::new(url, shown),
+            None => {
+                let http = settings(config)?.http;
+                Client::listening_at(http.listen, http.tls.is_some(), shown)
+            }
         }
     }
 }
@@ -221,6 +239,7 @@ fn execute(cli: Cli) -> Result<(), Failed> {
         Command::Top(args) => wait_for(top::run(&args, &args.daemon.client(config)?)),
         Command::Import(args) => wait_for(import::run(&args, &args.daemon.client(config)?)),
         Command::Export(args) => args.run(config),
+        Command::Token(args) => args.run(config),
         Command::Mirror(args) => mirror::run(&args, config),
         Command::Access(args) => wait_for(access::run(&args, config)),
         Command::Bench(args) => bench::run(&args, &settings(config)?),

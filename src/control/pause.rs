@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::definition::Paused;
 use crate::lanes::live::Live;
 use crate::lanes::{Wakes, breaker, now};
+use crate::mirror::audit::{self, Actor, Entry};
 use crate::mirror::control::{Event, Pause, add_events, set_pause};
 use crate::mirror::{Mirror, MirrorError, Tx};
 
@@ -20,8 +21,9 @@ pub async fn set(
     key: &str,
     which: Paused,
     paused: bool,
-    who: &str,
+    actor: &Actor,
 ) -> Result<Paused, MirrorError> {
+    let who = actor.who.as_str();
     // Two commands at once are one after the other.
     let _turn = wakes.pausing.lock().await;
     let before = live.now().paused.get(key).copied().unwrap_or_default();
@@ -39,12 +41,21 @@ pub async fn set(
         "paused": { "dispatch": after.dispatch, "intake": after.intake },
     });
     let event = (before != after).then(|| Event { kind: format!("queue.{what}.{key}"), at, body });
+    let entry = Entry {
+        at,
+        actor: actor.clone(),
+        action: if paused { "queue.pause" } else { "queue.resume" },
+        target: Some(key.to_owned()),
+        outcome: "done",
+        detail: json!({ "dispatch": which.dispatch, "intake": which.intake }),
+    };
     let turned = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
                 set_pause(tx, &pause).await?;
                 let turned = if closes { breaker::close(tx, &pause.queue, &pause.who, at).await? } else { None };
                 add_events(tx, event.as_slice()).await?;
+                audit::append(tx, &entry).await?;
                 Ok(turned)
             })
         })

@@ -33,6 +33,7 @@ use crate::definition::Paused;
 use crate::failpoint;
 use crate::item::Timestamp;
 use crate::lanes::{Context, LaneError, now};
+use crate::mirror::audit::Actor;
 use crate::mirror::standing::{Older, Standing, note_older, note_unsure, take_sequence};
 use crate::mirror::{Mirror, MirrorError, Tx, acks};
 
@@ -148,7 +149,8 @@ async fn hold(context: &Context, older: Older) -> Result<(), MirrorError> {
     let keys: Vec<String> = context.live.now().served().cloned().collect();
     let dispatch = Paused { dispatch: true, intake: false };
     for key in keys {
-        pause::set(&context.mirror, &context.live, &context.wakes, &key, dispatch, true, OLDER).await?;
+        let actor = Actor { who: OLDER.to_owned(), kind: "daemon", source: None };
+        pause::set(&context.mirror, &context.live, &context.wakes, &key, dispatch, true, &actor).await?;
     }
     context
         .mirror

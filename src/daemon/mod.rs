@@ -9,6 +9,7 @@ mod broker_side;
 mod crew;
 mod dispatchers;
 mod rebuild;
+mod who;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use crate::topology::names::Names;
 use broker_side::BrokerSide;
 use crew::Crew;
 pub use rebuild::rebuild;
+pub use who::{FirstToken, first_token};
 
 /// How often metrics are summed up.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -64,6 +66,8 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         None => None,
     };
     let mirror = Mirror::open(&settings.mirror.url).await?;
+    let gate = who::gate(&settings, &mirror).await?;
+    let rules = who::listener(&settings.http)?;
     let listen = settings.http.listen;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("http.listen: cannot listen on {listen}"))?;
@@ -95,13 +99,27 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let doors_close = CancellationToken::new();
     let counted = metrics::install();
     let desk = Desk::default();
-    let gate = http::Gate::default();
-    gate.read_tokens(&mirror).await?;
     let feed = Feed::new(mirror.clone(), stop.clone());
     let outward = outward(&settings, &context)?;
     let telling = (feed.clone(), outward.clone());
     let api = http::Api::new(context.clone(), keeper.clone(), desk.clone(), counted.clone(), gate.clone(), telling);
-    crew.spawn("http", http::serve(api, listener, doors_close.clone()));
+    if let Some(tls) = rules.tls.clone() {
+        let followed = tls.follow(stop.clone());
+        crew.spawn("certificate", async move {
+            followed.await;
+            Ok::<(), anyhow::Error>(())
+        });
+    }
+    let served = http::serve(api, listener, rules, doors_close.clone());
+    crew.spawn("http", async move {
+        served.await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let noted = who::note_uses(gate, mirror.clone(), stop.clone());
+    crew.spawn("tokens", async move {
+        noted.await;
+        Ok::<(), anyhow::Error>(())
+    });
     crew.spawn("feed", async move {
         feed.run().await;
         Ok::<(), anyhow::Error>(())

@@ -4,7 +4,7 @@
 //! neither words nor times tell which it was.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
@@ -16,11 +16,15 @@ use tokio_util::sync::CancellationToken;
 use super::Api;
 use super::access::{Scope, Verdict, allowed, missing, rule_for};
 use super::control::name;
+use super::gate::Refused;
+use super::hosts;
 use super::items::{no_such_item, read_id};
+use super::limits::Bucket;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use crate::item::Timestamp;
-use crate::mirror::audit::Actor;
+use crate::lanes::now;
+use crate::mirror::audit::{Actor, Entry};
 use crate::who::{Need, Rights};
 
 /// How a caller is known.
@@ -28,6 +32,8 @@ use crate::who::{Need, Rights};
 pub(super) enum Kind {
     /// By an API token.
     Token,
+    /// By a token of the OpenID Connect issuer.
+    Oidc,
     /// Not at all: authentication is off, or the route asks for nothing.
     Nobody,
 }
@@ -36,6 +42,7 @@ impl Kind {
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Oidc => "oidc",
             Self::Nobody => "nobody",
         }
     }
@@ -46,18 +53,35 @@ impl Kind {
 pub(super) struct Who {
     pub name: String,
     pub kind: Kind,
-    pub rights: Rights,
+    /// Any of them is enough, for what it grants where it grants it.
+    pub rights: Vec<Rights>,
     /// Id of the token that was shown.
     pub token: Option<String>,
     pub expires_at: Option<Timestamp>,
     /// Cancelled once the rights are taken away.
     pub gone: CancellationToken,
+    /// How often requests may come; none until the first.
+    pub bucket: Mutex<Option<Bucket>>,
+}
+
+impl Who {
+    pub(super) fn new(
+        name: String,
+        kind: Kind,
+        rights: Vec<Rights>,
+        token: Option<String>,
+        expires_at: Option<Timestamp>,
+    ) -> Self {
+        Self { name, kind, rights, token, expires_at, gone: CancellationToken::new(), bucket: Mutex::default() }
+    }
 }
 
 /// Who asks; cheap to clone. Handlers take it as an argument.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     who: Arc<Who>,
+    /// What the route asks for: only rights that grant it say in which queues.
+    need: Need,
     /// Where the request came from, where that is known.
     from: Option<IpAddr>,
 }
@@ -87,39 +111,53 @@ impl Caller {
         Actor { who, kind: self.who.kind.word(), source: self.from }
     }
 
-    /// May do this, in the queues that are theirs.
-    pub(super) fn can(&self, need: Need) -> bool {
-        self.who.rights.grant(need)
+    /// An entry of the audit log about what this caller does now.
+    pub(super) fn entry(
+        &self,
+        who: String,
+        action: &'static str,
+        target: Option<String>,
+        detail: serde_json::Value,
+    ) -> Entry {
+        Entry { at: now(), actor: self.audited(who), action, target, outcome: "done", detail }
     }
 
-    /// This queue is theirs.
+    /// May do what this route does somewhere.
+    fn can(&self) -> bool {
+        self.who.rights.iter().any(|rights| rights.grant(self.need))
+    }
+
+    /// May do what this route does in this queue.
     pub(super) fn may(&self, queue: &str) -> bool {
-        self.who.rights.may(queue)
+        self.who.rights.iter().any(|rights| rights.grant(self.need) && rights.may(queue))
     }
 
-    /// Every queue is.
+    /// May do what this route does in every queue.
     pub(super) fn everywhere(&self) -> bool {
-        self.who.rights.everywhere()
+        self.may_everywhere(self.need)
     }
 
-    /// The patterns of the queues that are theirs; `None`: every one.
+    /// May do this in every queue.
+    pub(super) fn may_everywhere(&self, need: Need) -> bool {
+        self.who.rights.iter().any(|rights| rights.grant(need) && rights.everywhere())
+    }
+
+    /// The patterns of the queues in which this caller may do what this route does; `None`: every one.
     pub(super) fn patterns(&self) -> Option<Vec<String>> {
-        (!self.everywhere()).then(|| self.who.rights.queues.iter().map(ToString::to_string).collect())
+        let granting = self.who.rights.iter().filter(|rights| rights.grant(self.need));
+        (!self.everywhere()).then(|| granting.flat_map(|rights| &rights.queues).map(ToString::to_string).collect())
     }
 
-    /// May see what a definition masks.
+    /// May see what definitions mask, wherever this caller may do what this route does.
     pub(super) fn reveals(&self) -> bool {
-        self.who.rights.reveal
+        let mut granting = self.who.rights.iter().filter(|rights| rights.grant(self.need)).peekable();
+        granting.peek().is_some() && granting.all(|rights| rights.reveal)
     }
 
     /// The id of the token that was shown.
+    #[allow(dead_code, reason = "for those who hold a lease")]
     pub(super) fn token(&self) -> Option<&str> {
         self.who.token.as_deref()
-    }
-
-    /// Where the request came from.
-    pub(super) const fn from(&self) -> Option<IpAddr> {
-        self.from
     }
 
     /// The keys of the queues a list may be about; `None` where it may be about every one.
@@ -134,9 +172,10 @@ impl Caller {
     }
 
     /// Waits until what was shown is good no more: revoked or expired. For answers that go on for long.
+    #[allow(dead_code, reason = "for streams")]
     pub(super) async fn gone(&self) {
         let Some(end) = self.who.expires_at else { return self.who.gone.cancelled().await };
-        let left = end.duration_since(crate::lanes::now());
+        let left = end.duration_since(now());
         let left = std::time::Duration::try_from(left).unwrap_or_default();
         tokio::select! {
             () = self.who.gone.cancelled() => {}
@@ -146,15 +185,8 @@ impl Caller {
 
     /// Nobody, with no right: for routes that ask for none.
     fn stranger(from: Option<IpAddr>) -> Self {
-        let who = Who {
-            name: "nobody".to_owned(),
-            kind: Kind::Nobody,
-            rights: Rights::none(),
-            token: None,
-            expires_at: None,
-            gone: CancellationToken::new(),
-        };
-        Self { who: Arc::new(who), from }
+        let who = Who::new("nobody".to_owned(), Kind::Nobody, Vec::new(), None, None);
+        Self { who: Arc::new(who), need: Need::Nothing, from }
     }
 }
 
@@ -182,25 +214,37 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
 async fn admit(api: &Api, parts: &mut Parts) -> Result<Caller, Box<Response>> {
     let refused = |problem: Problem| Box::new(problem.into_response());
     let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
-    let known = api.gate.who(&parts.headers);
-    let Some(path) = parts.extensions.get::<MatchedPath>().cloned() else {
+    if !api.gate.is_closed() && !hosts::are_here(parts) {
+        return Err(refused(hosts::misdirected()));
+    }
+    let path = parts.extensions.get::<MatchedPath>().cloned();
+    let rule = match path.as_ref().map(|path| rule_for(parts.method.as_str(), path.as_str())) {
         // Nothing is there, for nobody.
-        return Ok(Caller::stranger(from));
-    };
-    let rule = match rule_for(parts.method.as_str(), path.as_str()) {
-        Ok(rule) => rule,
-        Err(Verdict::NoMethod) => return Err(Box::new(no_such_method(parts, path.as_str()))),
-        Err(Verdict::NoRow) => {
-            tracing::error!(path = path.as_str(), "a route stands in no row of the table of access");
+        None => return Ok(Caller::stranger(from)),
+        Some(Ok(rule)) => rule,
+        Some(Err(Verdict::NoMethod)) => {
+            return Err(Box::new(no_such_method(parts, path.as_ref().map_or("", MatchedPath::as_str))));
+        }
+        Some(Err(Verdict::NoRow)) => {
+            tracing::error!(
+                path = path.as_ref().map(MatchedPath::as_str),
+                "no row of the table of access is for a route"
+            );
             return Err(refused(Problem::forbidden("nobody may do this")));
         }
     };
-    let caller = match known {
-        Ok(who) => Caller { who, from },
+    let caller = match api.gate.who(&parts.headers, from).await {
+        Ok(who) => Caller { who, need: rule.need, from },
         Err(_) if rule.need == Need::Nothing => Caller::stranger(from),
-        Err(_) => return Err(refused(Problem::unauthorized())),
+        Err(Refused::Unknown) => return Err(refused(Problem::unauthorized())),
+        Err(Refused::TooOften(wait)) => return Err(refused(Problem::too_many(wait))),
     };
-    if !caller.can(rule.need) {
+    if rule.need != Need::Nothing
+        && let Err(wait) = api.gate.in_time(&caller.who)
+    {
+        return Err(refused(Problem::too_many(wait)));
+    }
+    if !caller.can() && rule.need != Need::Nothing {
         return Err(refused(missing(rule.need)));
     }
     if !caller.everywhere() {

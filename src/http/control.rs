@@ -22,10 +22,13 @@ use super::plan_view::{AppliedView, PlanView, RevisionView};
 use super::problem::{Fault, Problem};
 use super::queues::no_such_queue;
 use super::view::{List, PausedView};
+use crate::control::apply::Applied;
 use crate::control::desk::Refusal;
 use crate::control::keeper::KeeperError;
 use crate::control::pause;
+use crate::definition::change::Change;
 use crate::definition::{LoadError, Paused};
+use crate::mirror::audit::Entry;
 use crate::mirror::keys::carried;
 
 /// The longest name of who orders, in characters.
@@ -97,7 +100,7 @@ async fn set(api: &Api, caller: &Caller, key: &str, body: PauseBody, paused: boo
             "the definition of '{key}' says 'paused: {{{what}: true}}'; change it there"
         )));
     }
-    let who = caller.actor(body.by)?;
+    let who = caller.audited(caller.actor(body.by)?);
     let (own, queue) = (api.clone(), key.to_owned());
     let set = async move { pause::set(&own.mirror, &own.live, &own.wakes, &queue, which, paused, &who).await };
     to_its_end(set).await??;
@@ -167,6 +170,17 @@ pub(super) async fn apply(
     parameters.done()?;
     let body: ApplyBody = read(&headers, body)?;
     let who = caller.actor(body.by)?;
+    // Before anything of it is done: what was begun is in the log, whatever becomes of it.
+    let begun = caller.entry(who.clone(), "apply", None, serde_json::json!({ "retire": body.retire }));
+    api.mirror.audit(Entry { outcome: "begun", ..begun }).await?;
+    let applied = applied(&api, body.retire, who.clone()).await;
+    let ended = caller.entry(who, "apply", None, serde_json::Value::Null);
+    api.mirror.audit(Entry { outcome: if applied.is_ok() { "done" } else { "failed" }, ..ended }).await?;
+    let (changes, applied) = applied?;
+    Ok(Json(AppliedView::new(changes, applied)).into_response())
+}
+
+async fn applied(api: &Api, retire: BTreeSet<String>, who: String) -> Result<(Vec<Change>, Applied), Problem> {
     let changes = match &api.keeper {
         Some(keeper) => {
             let (keeper, who) = (keeper.clone(), who.clone());
@@ -174,8 +188,7 @@ pub(super) async fn apply(
         }
         None => Vec::new(),
     };
-    let applied = api.desk.apply(body.retire, who).await?;
-    Ok(Json(AppliedView::new(changes, applied)).into_response())
+    Ok((changes, api.desk.apply(retire, who).await?))
 }
 
 /// `GET /api/v1/revisions`: the sets of definitions that were in force, the newest first.

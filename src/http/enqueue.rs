@@ -22,6 +22,7 @@ use super::idempotency::told;
 use super::members::Reader;
 use super::problem::Problem;
 use super::queues::no_such_queue;
+use super::slow::{TooSlow, is_too_slow};
 use super::spent::SpentView;
 use super::tags::tagged;
 use super::view::{ItemView, Timed};
@@ -274,6 +275,9 @@ pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::too_large(MAX_BODY);
+    }
+    if is_too_slow(&rejection) {
+        return Problem::too_slow(TooSlow.to_string());
     }
     Problem::bad_request(format!("the body could not be read: {}", rejection.body_text()), Vec::new())
 }

@@ -24,6 +24,8 @@
 //! | `/api/v1/items/actions`, `/api/v1/items/actions/{id}`, `.../results`, `.../run`, `.../cancel`, `.../resume`, `.../undo` | `actions` |
 //! | `/api/v1/items/{id}/attempts` | `attempts` |
 //! | `/api/v1/export/items`, `/api/v1/export/attempts` | `export` |
+//! | `/api/v1/tokens`, `/api/v1/tokens/{id}` | `tokens` |
+//! | `/api/v1/audit` | `audit` |
 //! | `/api/openapi.json` | `openapi` |
 //! | `/api/docs`, `/api/docs.css` | `docs` |
 //! | `/api/v1/parked`, `/api/v1/unrouted` | `parked` |
@@ -34,6 +36,7 @@ mod access;
 mod actions;
 mod attempts;
 mod attention;
+mod audit;
 mod breaker;
 mod caller;
 mod claims;
@@ -47,12 +50,17 @@ mod failures;
 mod frame;
 mod gate;
 mod health;
+mod hosts;
 mod idempotency;
 mod items;
+mod jwt;
 mod leases;
+mod limits;
+mod listener;
 mod many;
 mod mask;
 mod members;
+mod oidc;
 mod openapi;
 mod order_bodies;
 mod orders;
@@ -64,16 +72,18 @@ mod problem;
 mod queues;
 mod results;
 mod robots;
+mod slow;
 mod spent;
 mod spool;
 mod tags;
+mod tls;
+mod tokens;
 mod view;
 mod webhook_view;
 mod webhooks;
 mod why;
 mod words;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -96,8 +106,11 @@ use crate::metrics::Exposition;
 use crate::mirror::Mirror;
 use crate::outward::Outward;
 use crate::status::Status;
-pub use gate::Gate;
+pub use gate::{Gate, Rules as GateRules, hash, new_secret};
+pub use listener::Rules as ListenerRules;
+pub use oidc::Issuer;
 use problem::Problem;
+pub use tls::{Tls, TlsError};
 
 /// Bytes one request body may have.
 pub const MAX_BODY: usize = 20 * 1024 * 1024;
@@ -210,6 +223,9 @@ fn routed() -> OpenApiRouter<Api> {
         .routes(routes!(leases::give_back))
         .routes(routes!(export::items))
         .routes(routes!(export::attempts))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(parked::list))
         .routes(routes!(parked::unrouted))
         .routes(routes!(events::stream))
@@ -239,12 +255,8 @@ pub fn router(api: Api) -> Router {
 }
 
 /// Answers requests until `stop`, then finishes those in hand. The caller bounds how long that may take.
-///
-/// # Errors
-/// What the operating system says about the listener.
-pub async fn serve(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(api: Api, listener: TcpListener, rules: ListenerRules, stop: CancellationToken) {
+    listener::run(router(api), listener, rules, stop).await;
 }
 
 async fn no_such_route(uri: Uri) -> Problem {

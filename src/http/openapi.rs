@@ -23,9 +23,11 @@ use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
 };
 
+use super::access::rule_for;
 use super::extract::Parameters;
 use super::problem::{Fault, Problem};
 use super::words::{FailureSortWord, FormatWord, PayloadForm, ResultsWord, SortWord, TrendWord};
+use crate::who::Need;
 
 /// What the routes are sorted by, and what each is about.
 const TAGS: &[(&str, &str)] = &[
@@ -36,6 +38,7 @@ const TAGS: &[(&str, &str)] = &[
     ("operators", "What people ask of an item"),
     ("control", "Plans, their application, revisions, messages that belong to no item"),
     ("events", "What happens: a stream of it, and webhooks"),
+    ("access", "API tokens, and what was changed by whom"),
     ("daemon", "Health, figures, and this document"),
 ];
 
@@ -48,17 +51,24 @@ enum When {
     Body,
     /// It takes this header.
     Header(&'static str),
+    /// Its callers have to be known.
+    Known,
 }
 
 /// Answers that are not one handler's own: status, when, what it says.
 const COMMON: &[(u16, When, &str)] = &[
     (400, When::Always, "The request cannot be understood; each fault is named"),
+    (401, When::Known, "It is not known who asks"),
+    (403, When::Known, "Who asks may not do this"),
     (404, When::Path, "There is no such thing"),
+    (408, When::Body, "The body came too slowly"),
     (409, When::Header(KEY), "`idempotency_in_progress` or `outcome_unknown`: of the request with the same key"),
     (412, When::Header("If-Match"), "`precondition_failed`: the item has another revision"),
     (413, When::Body, "The body is too large"),
     (415, When::Body, "The body is of a type not taken here"),
+    (421, When::Always, "The daemon was called by a name that is not its own"),
     (422, When::Header(KEY), "`idempotency_key_reused`: the key belongs to another request"),
+    (429, When::Known, "Too many requests; `Retry-After` says when there may be another"),
     (500, When::Always, "The daemon failed; its log has the cause"),
     (503, When::Always, "Not now: the daemon stops, or its mirror cannot be read or written"),
 ];
@@ -111,12 +121,13 @@ pub(super) fn foundation() -> OpenApi {
 /// Adds what holds for every operation.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
-        for (changes, operation) in operations(item) {
+        for (method, operation) in operations(item) {
             say_summary(operation);
-            if changes {
+            if method != "GET" {
                 operation.parameters.get_or_insert_default().push(key_parameter().into());
             }
-            add_common(operation, path.contains('{'));
+            let known = rule_for(method, path).is_ok_and(|rule| rule.need != Need::Nothing);
+            add_common(operation, path.contains('{'), known);
         }
     }
     let (asked, answered) = sides(&document);
@@ -156,11 +167,11 @@ fn problem() -> Content {
     Content::new(Some(Ref::from_schema_name("Problem")))
 }
 
-/// Each of a path, and whether it changes something.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
+/// Each of a path, by its method.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let PathItem { get, put, post, delete, patch, .. } = item;
-    let all = [(false, get), (true, put), (true, post), (true, delete), (true, patch)];
-    all.into_iter().filter_map(|(changes, operation)| Some((changes, operation.as_mut()?)))
+    let all = [("GET", get), ("PUT", put), ("POST", post), ("DELETE", delete), ("PATCH", patch)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 fn key_parameter() -> Parameter {
@@ -193,7 +204,7 @@ fn say_summary(operation: &mut Operation) {
     *summary = said;
 }
 
-fn add_common(operation: &mut Operation, has_segment: bool) {
+fn add_common(operation: &mut Operation, has_segment: bool, known: bool) {
     let has_body = operation.request_body.is_some();
     let headers: BTreeSet<&str> = ["If-Match", KEY].into_iter().filter(|header| takes(operation, header)).collect();
     let answers = &mut operation.responses.responses;
@@ -203,6 +214,7 @@ fn add_common(operation: &mut Operation, has_segment: bool) {
             When::Path => has_segment,
             When::Body => has_body,
             When::Header(header) => headers.contains(header),
+            When::Known => known,
         };
         if may {
             answers.entry(status.to_string()).or_insert_with(|| Ref::from_response_name(common(*status)).into());

@@ -185,8 +185,10 @@ fn asked(caller: &Caller, reader: &mut Reader, verb: Verb) -> Result<Ask, Proble
     if why.as_ref().is_some_and(|why| why.chars().count() > LONGEST_NOTE) {
         reader.fault("why", format!("why has at most {LONGEST_NOTE} characters"));
     }
-    let order = Order { verb, who: caller.actor(reader.text("by"))?, why, on_sight: reader.boolean("on_sight") };
-    Ok(Ask { order, payload: None, priority: None, delay: None })
+    let who = caller.actor(reader.text("by"))?;
+    let actor = Some(caller.audited(who.clone()));
+    let order = Order { verb, who, why, on_sight: reader.boolean("on_sight") };
+    Ok(Ask { order, payload: None, priority: None, delay: None, actor })
 }
 
 fn changes(reader: &mut Reader) -> Changes {

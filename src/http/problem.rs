@@ -84,6 +84,24 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "It is not known who asks", detail)
     }
 
+    /// 421: the request calls this daemon by a name that is not its own.
+    pub(super) fn misdirected(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", "This is not for here", detail)
+    }
+
+    /// 408: the body hardly came.
+    pub(super) fn too_slow(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "The request came too slowly", detail)
+    }
+
+    /// 429: too many requests; after `wait` there may be one more.
+    pub(super) fn too_many(wait: std::time::Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX - 1) + 1;
+        let detail = format!("ask again in {seconds} s");
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests", detail);
+        Self { retry_after: Some(seconds), ..problem }
+    }
+
     /// 403: who asks is known, and may not do this.
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "You may not do this", detail)
@@ -105,11 +123,6 @@ impl Problem {
     /// 413: more than one request takes; `detail` says what to do.
     pub(super) fn too_much(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large", detail)
-    }
-
-    /// 408: the request stopped coming.
-    pub(super) fn too_slow(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The request did not come in time", detail)
     }
 
     /// 422: all or nothing was asked for, and some rows are refused.

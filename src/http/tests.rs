@@ -455,7 +455,8 @@ async fn serving_ends_when_told_to() {
     let bench = Bench::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(bench.api.clone(), listener, stop.clone()));
+    let rules = ListenerRules { max_connections: 10, tls: None };
+    let server = tokio::spawn(serve(bench.api.clone(), listener, rules, stop.clone()));
     stop.cancel();
-    server.await.unwrap().unwrap();
+    server.await.unwrap();
 }

@@ -14,6 +14,7 @@ use crate::item::failures::Trend;
 use crate::item::sla::Sla;
 use crate::item::{Kind, Lane, State, Timestamp, why};
 use crate::mirror::{FailureSort, Sort};
+use crate::who::Role;
 
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident = $words:expr;)+) => {$(
@@ -56,6 +57,8 @@ words! {
     FormatWord = ["csv", "ndjson"];
     /// Which rows of many are told of.
     ResultsWord = ["all", "refused"];
+    /// What somebody may do.
+    RoleWord = Role::ALL.map(Role::word);
     /// The type of the robots' queue.
     TypeWord = ["auto", "quorum", "classic"];
 }

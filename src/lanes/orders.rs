@@ -15,6 +15,7 @@ use crate::item::door::{self, NewItem, PriorityWish, Problem};
 use crate::item::lifecycle::people::{self, Refusal, Verdict};
 use crate::item::request::{Changes, Content, Order, Verb};
 use crate::item::{Item, ItemId, Kind, Place, State};
+use crate::mirror::audit::{self, Actor, Entry};
 use crate::mirror::{Mirror, MirrorError, Tx, items, requests};
 
 /// How long the end of a request is waited for (DESIGN: 200 when done within 5 s, else 202).
@@ -30,6 +31,8 @@ pub struct Ask {
     pub priority: Option<PriorityWish>,
     /// A requeue that waits for so long, instead of `not_before`.
     pub delay: Option<Duration>,
+    /// Who asks, where what is done is to be in the audit log.
+    pub actor: Option<Actor>,
 }
 
 /// The revisions in which an item may be for something to be asked of it.
@@ -95,9 +98,16 @@ pub async fn ask_only(
                     return Ok((Decided::Changed(item.revision), None));
                 }
                 let mut ledger = Ledger::of(&definitions, vec![item]);
+                let entry = ask.actor.clone().map(|actor| entry(id, &ask.order, actor));
                 let decided = decide(tx, &mut ledger, id, ask).await?;
                 let written = match decided {
-                    Decided::Done(_) | Decided::Waits(_) => Some(ledger.write(tx).await?),
+                    Decided::Done(_) | Decided::Waits(_) => {
+                        if let Some(mut entry) = entry {
+                            entry.outcome = if matches!(decided, Decided::Done(_)) { "done" } else { "asked" };
+                            audit::append(tx, &entry).await?;
+                        }
+                        Some(ledger.write(tx).await?)
+                    }
                     _ => None,
                 };
                 Ok((decided, written))
@@ -134,6 +144,22 @@ pub async fn ask_only(
         },
         Err(_) => Ok(mirror.item(id).await?.map_or(Answer::NoSuchItem, |item| Answer::Waits(Box::new(item)))),
     }
+}
+
+/// What the audit log says of it. Payloads and notes stand with the item and nowhere else.
+fn entry(id: ItemId, order: &Order, actor: Actor) -> Entry {
+    let action = match order.verb {
+        Verb::Hold => "item.hold",
+        Verb::Release => "item.release",
+        Verb::Cancel => "item.cancel",
+        Verb::Restore => "item.restore",
+        Verb::Requeue(_) => "item.requeue",
+        Verb::Edit(_) => "item.edit",
+        Verb::Note(_) => "item.note",
+        Verb::Assign(_) => "item.assign",
+    };
+    let detail = order.why.as_ref().map_or(serde_json::Value::Null, |why| serde_json::json!({ "why": why }));
+    Entry { at: now(), actor, action, target: Some(id.to_string()), outcome: "done", detail }
 }
 
 /// How a request ended that nobody waits for any more: its line says so.

@@ -17,7 +17,8 @@ use crate::item::Timestamp;
 pub struct Actor {
     /// The name that the timeline has too.
     pub who: String,
-    /// How they were known: `token`, `oidc`, `nobody` (nobody had to show who they are), `local` (on the daemon's machine).
+    /// How they were known: `token`, `oidc`, `nobody` (nobody had to show who they are), `local` (on the daemon's machine),
+    /// `daemon` (itself).
     pub kind: &'static str,
     /// Where they asked from, as far as that is known.
     pub source: Option<IpAddr>,

@@ -33,6 +33,21 @@ pub struct Token {
     pub revoked_by: Option<String>,
 }
 
+impl Token {
+    /// What it is good for, for the audit log.
+    #[must_use]
+    pub fn terms(&self) -> serde_json::Value {
+        let rights = &self.rights;
+        serde_json::json!({
+            "name": self.name,
+            "roles": rights.roles.iter().map(|role| role.word()).collect::<Vec<_>>(),
+            "queues": rights.queues.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "reveal": rights.reveal,
+            "expires_at": self.expires_at.map(|at| at.to_string()),
+        })
+    }
+}
+
 /// Adds a token; `false` where one of the same name may be used still, and nothing was added.
 ///
 /// # Errors

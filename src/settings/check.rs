@@ -4,19 +4,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use url::Url;
+use url::{Host, Url};
 
 use super::load::Texts;
+use super::roles;
 use super::secret::masked;
 use super::{
     BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings,
-    Mistake, NotifySettings, ReplySettings, Secret, SecretUrls, Settings, ShutdownSettings, SmtpSettings, TapSettings,
+    Mistake, NotifySettings, OidcSettings, ReplySettings, Secret, SecretUrls, Settings, ShutdownSettings, SmtpSettings, TapSettings,
     WebhookSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 
 /// Messages are held in memory while they are recalled.
 const MOST_RECALLED: u64 = 50_000;
+
+/// Each takes a descriptor and some memory.
+const MOST_CONNECTIONS: usize = 100_000;
 
 /// A cause and a cure.
 type Wrong = (String, String);
@@ -30,11 +34,28 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
     let prefix = check.read("broker.prefix", prefix);
     let connect_timeout = check.read("broker.connect_timeout", positive_duration);
     let confirm_timeout = check.read("broker.confirm_timeout", positive_duration);
+    let ca_file = check.read("broker.ca_file", optional_path);
     let mirror_url = check.read("mirror.url", mirror_url);
     let listen = check.read("http.listen", |text| {
         text.parse()
             .map_err(|_| wrong("this is no IP address with a port", "write it like 127.0.0.1:7070 or [::]:7070"))
     });
+    let auth_required = check.read("http.auth", |text| match text {
+        "auto" => Ok(false),
+        "required" => Ok(true),
+        _ => Err(wrong("this is neither auto nor required", "write auto or required")),
+    });
+    let tls_cert = check.read("http.tls_cert", optional_path);
+    let tls_key = check.read("http.tls_key", optional_path);
+    let tls = check.both(("http.tls_cert", tls_cert), ("http.tls_key", tls_key));
+    let max_connections = check.read("http.max_connections", |text| match text.parse::<usize>() {
+        Ok(most) if (10..=MOST_CONNECTIONS).contains(&most) => Ok(most),
+        _ => Err(wrong(format!("this is no whole number from 10 to {MOST_CONNECTIONS}"), "write a number like 1000")),
+    });
+    let rate_limit = check.read("http.rate_limit", |text| {
+        text.parse::<u32>().map_err(|_| wrong("this is no whole number", "write a number like 1000, or 0 for no limit"))
+    });
+    let oidc = oidc(&mut check);
     let dir = check.read("definitions.dir", path);
     let reconcile_period = check.read("control.reconcile_period", positive_duration);
     let observation_gap = check.read("control.observation_gap", positive_duration);
@@ -89,9 +110,17 @@ pub(super) fn settings(texts: &Texts, mistakes: &mut Vec<Mistake>) -> Option<Set
             prefix: prefix?,
             connect_timeout: connect_timeout?,
             confirm_timeout: confirm_timeout?,
+            ca_file: ca_file?,
         },
         mirror: MirrorSettings { url: mirror_url? },
-        http: HttpSettings { listen: listen? },
+        http: HttpSettings {
+            listen: listen?,
+            auth_required: auth_required?,
+            tls: tls?,
+            max_connections: max_connections?,
+            rate_limit: rate_limit?,
+        },
+        oidc: oidc?,
         definitions: DefinitionSettings { dir: dir? },
         control: ControlSettings {
             reconcile_period: reconcile_period?,
@@ -130,6 +159,19 @@ impl Check<'_> {
         read
     }
 
+    /// Two settings that are given together or not at all.
+    fn both<T>(&mut self, one: (&str, Option<Option<T>>), other: (&str, Option<Option<T>>)) -> Option<Option<(T, T)>> {
+        let missing = match (one.1?, other.1?) {
+            (Some(a), Some(b)) => return Some(Some((a, b))),
+            (None, None) => return Some(None),
+            (Some(_), None) => other.0,
+            (None, Some(_)) => one.0,
+        };
+        self.read(missing, |_| {
+            Err(wrong("its other half is set", "set both http.tls_cert and http.tls_key, or neither"))
+        })
+    }
+
     fn read<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
         let (text, origin) = self.texts.get(key);
         match parse(text) {
@@ -141,6 +183,50 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// An issuer, or none: where one of its settings is given the others it needs have to be.
+fn oidc(check: &mut Check<'_>) -> Option<Option<OidcSettings>> {
+    let roles_claim = check.read("oidc.roles_claim", text);
+    let name_claim = check.read("oidc.name_claim", text);
+    let rights = check.read("oidc.roles", |text| roles::read(text).map_err(|error| wrong(error, roles::FORM)));
+    let issuer = check.read("oidc.issuer", |text| match text {
+        "" => Ok(None),
+        text if Url::parse(text).is_ok_and(|url| is_safe(&url)) => Ok(Some(text.to_owned())),
+        _ => Err(wrong("keys may come over https only", "write the issuer's URL as its tokens name it in iss")),
+    });
+    let needed = issuer.as_ref().is_some_and(Option::is_some);
+    let audience = check.read("oidc.audience", |text| match text {
+        "" if needed => Err(wrong("any token of the issuer would do", "write what tokens for this daemon have in aud")),
+        text => Ok(text.to_owned()),
+    });
+    if needed && rights.as_ref().is_some_and(Vec::is_empty) {
+        let _: Option<()> = check.read("oidc.roles", |_| Err(wrong("nobody may do anything", roles::FORM)));
+        return None;
+    }
+    let (roles_claim, name_claim, rights, audience) = (roles_claim?, name_claim?, rights?, audience?);
+    Some(issuer?.map(|issuer| OidcSettings { issuer, audience, roles_claim, name_claim, rights }))
+}
+
+fn is_safe(url: &Url) -> bool {
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => return false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && here)
+}
+
+fn text(text: &str) -> Result<String, Wrong> {
+    match text {
+        "" => Err(wrong("this names no claim", "write the name of a claim, or leave the line out")),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn optional_path(text: &str) -> Result<Option<PathBuf>, Wrong> {
+    Ok((!text.trim().is_empty()).then(|| PathBuf::from(text)))
 }
 
 fn wrong(cause: impl Into<String>, cure: impl Into<String>) -> Wrong {

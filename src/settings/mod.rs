@@ -6,6 +6,7 @@
 
 mod check;
 mod load;
+mod roles;
 mod secret;
 
 use std::fmt;
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use secret::{Secret, SecretUrls};
+
+use crate::who::Rights;
 
 /// Where the settings are looked for when nobody says otherwise; it may be absent.
 pub const DEFAULT_PATH: &str = "config/warrend.yaml";
@@ -30,14 +33,25 @@ pub struct Key {
 }
 
 /// Every setting there is, in the order of `config/warrend.yaml`, which says what each is for.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 35] = [
     key("broker.amqp_url", "amqp://guest:guest@127.0.0.1:5672/%2f"),
     key("broker.management_url", "http://guest:guest@127.0.0.1:15672"),
     key("broker.prefix", "wq"),
     key("broker.connect_timeout", "10s"),
     key("broker.confirm_timeout", "30s"),
+    key("broker.ca_file", ""),
     key("mirror.url", "sqlite://data/warrend.db"),
     key("http.listen", "127.0.0.1:7070"),
+    key("http.auth", "auto"),
+    key("http.tls_cert", ""),
+    key("http.tls_key", ""),
+    key("http.max_connections", "1000"),
+    key("http.rate_limit", "1000"),
+    key("oidc.issuer", ""),
+    key("oidc.audience", ""),
+    key("oidc.roles_claim", "roles"),
+    key("oidc.name_claim", "sub"),
+    key("oidc.roles", ""),
     key("definitions.dir", "config/queues"),
     key("control.reconcile_period", "30s"),
     key("control.observation_gap", "10s"),
@@ -67,6 +81,8 @@ pub struct Settings {
     pub broker: BrokerSettings,
     pub mirror: MirrorSettings,
     pub http: HttpSettings,
+    /// Whose tokens are good beside the daemon's own.
+    pub oidc: Option<OidcSettings>,
     pub definitions: DefinitionSettings,
     pub control: ControlSettings,
     pub replies: ReplySettings,
@@ -92,6 +108,8 @@ pub struct BrokerSettings {
     pub connect_timeout: Duration,
     /// The longest wait for the broker to confirm a publish before the connection counts as lost.
     pub confirm_timeout: Duration,
+    /// PEM file of the certificates that vouch for the broker, beside those of the machine.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where the ledger of items is.
@@ -106,6 +124,28 @@ pub struct MirrorSettings {
 pub struct HttpSettings {
     /// Address and port to listen on.
     pub listen: SocketAddr,
+    /// Callers have to show who they are, whatever the address.
+    pub auth_required: bool,
+    /// PEM files of certificate and key; `None`: plain HTTP.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Requests per second with one token; 0: any number.
+    pub rate_limit: u32,
+}
+
+/// An OpenID Connect issuer.
+#[derive(Debug, Clone)]
+pub struct OidcSettings {
+    /// As tokens name it.
+    pub issuer: String,
+    pub audience: String,
+    /// The claim that says what somebody may do.
+    pub roles_claim: String,
+    /// The claim that is somebody's name.
+    pub name_claim: String,
+    /// What each value of it allows.
+    pub rights: Vec<(String, Rights)>,
 }
 
 /// The queues.

@@ -55,6 +55,46 @@ impl Bench {
     }
 }
 
+/// Rows of routes that are to come.
+const ROWS_TO_COME: &[&str] = &[
+    "/api/docs",
+    "/claim",
+    "/why",
+    "/outcome",
+    "/heartbeat",
+    "/return",
+    "/items/actions",
+    "/failures",
+    "/robots",
+    "/events",
+    "/export/",
+    "/webhooks",
+];
+
+/// The table and the document name the same routes.
+#[test]
+fn every_route_has_a_row_and_every_row_a_route() {
+    let document = serde_json::to_value(document()).unwrap();
+    let mut routes = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            routes.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let rows: std::collections::BTreeSet<_> =
+        TABLE.iter().map(|rule| (rule.method.to_owned(), rule.path.to_owned())).collect();
+    assert_eq!(rows.len(), TABLE.len(), "a row stands twice");
+    assert_eq!(routes.difference(&rows).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "routes without a row");
+    let idle: Vec<_> =
+        rows.difference(&routes).filter(|(_, path)| !ROWS_TO_COME.iter().any(|part| path.contains(part))).collect();
+    assert_eq!(idle, Vec::<&(String, String)>::new(), "rows without a route");
+    for rule in TABLE {
+        assert_eq!(rule.scope == Scope::Queue, rule.path.contains("{key}"), "{}", rule.path);
+        let of_item = rule.path.starts_with("/api/v1/items/{id}");
+        assert_eq!(rule.scope == Scope::Item, of_item, "{}", rule.path);
+    }
+}
+
 /// Begins paths whose routes are to come, and which another route answers until then.
 const TO_COME: &str = "/api/v1/items/actions";
 
