@@ -33,7 +33,7 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
                       response_headers_conformance,unsupported_method,allow_header_conformance";
 
 /// Requests per operation and phase.
-const EXAMPLES: &str = "5";
+const EXAMPLES: &str = "3";
 
 /// An item of each state, and their ids.
 async fn fill(daemon: &Daemon) -> Vec<Value> {
@@ -123,11 +123,11 @@ async fn the_api_answers_as_its_document_says() {
     let output = tokio::time::timeout(Duration::from_mins(8), run.output()).await.expect("it ends").expect("it runs");
     let report = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{report}");
-    // A run that left something out proves nothing.
+    // A run that left something out proves nothing. The document itself is not tested: it is what the rest is tested by.
     let document = daemon.get("/api/openapi.json").await;
     let paths = document["paths"].as_object().expect("an object").values();
     let operations: usize = paths.map(|path| path.as_object().expect("an object").len()).sum();
-    assert!(report.contains(&format!("Tested: {operations}\n")), "{operations} operations\n{report}");
+    assert!(report.contains(&format!("Tested: {}\n", operations - 1)), "{operations} operations\n{report}");
     assert!(daemon.is_running(), "{}", daemon.log());
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
 }
