@@ -103,8 +103,9 @@ async fn the_api_answers_as_its_document_says() {
         .arg(format!("{}/api/openapi.json", daemon.url()))
         .args(["--checks", CHECKS, "--max-examples", EXAMPLES, "--seed", "1", "--phases", "examples,coverage,fuzzing"])
         .args([
+            // With more, Python's own parser falls over itself now and then (a fault of 3.11).
             "--workers",
-            "2",
+            "1",
             "--request-timeout",
             "60",
             "--continue-on-failure",
