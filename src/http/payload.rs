@@ -50,7 +50,7 @@ pub(super) async fn payload(
     Segment(text): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let forms = parameters.words("as", |word| Form::from_word(word), "raw, json");
+    let forms = parameters.words("as", Form::from_word, "raw, json");
     let reveal = parameters.words("reveal", |word| word.parse::<bool>().ok(), "true, false");
     for (name, count) in [("as", forms.len()), ("reveal", reveal.len())] {
         if count > 1 {

@@ -1,4 +1,5 @@
 mod actions;
+mod auth;
 mod bench;
 mod claims;
 mod claims_figures;
