@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, SchemaType};
+use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::Api;
 use super::caller::Caller;
@@ -38,7 +40,7 @@ const MASKED: HeaderName = HeaderName::from_static("warrend-masked");
     ),
     responses(
         (status = 200, description = "The payload, of its own content type; or, as JSON, what is known of it",
-            content((Vec<u8> = "*/*"), (Value = "application/json")),
+            content((Value = "*/*"), (PayloadBody = "application/json")),
             headers(("Warrend-Masked" = Option<String>, description = "`true` where something may be hidden"))),
         (status = 403, description = "`masked`: nothing of it can be shown without the right to reveal"),
     ))]
@@ -174,6 +176,23 @@ struct PayloadView<'a> {
     text: Option<&'a str>,
     /// What is no text.
     base64: Option<String>,
+}
+
+/// JSON is what the item carries, whatever that is, or what is known of it.
+pub(super) enum PayloadBody {}
+
+impl utoipa::PartialSchema for PayloadBody {
+    fn schema() -> RefOr<Schema> {
+        let raw = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+        AnyOfBuilder::new().item(Ref::from_schema_name(PayloadView::name())).item(raw).into()
+    }
+}
+
+impl ToSchema for PayloadBody {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((PayloadView::name().into_owned(), <PayloadView<'_> as utoipa::PartialSchema>::schema()));
+        PayloadView::schemas(schemas);
+    }
 }
 
 fn as_json(content_type: Option<&str>, body: &[u8], what: &Shown) -> Response {

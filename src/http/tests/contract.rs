@@ -167,6 +167,49 @@ async fn every_answer_is_framed() {
     );
 }
 
+#[tokio::test]
+async fn pages_show_each_item_once_while_items_change() {
+    for (sort, of_those_that_come) in [("newest", 0), ("oldest", 6)] {
+        let bench = Bench::new().await;
+        let put = async |reference: String| {
+            let item = json!({"payload": null, "reference": reference}).to_string();
+            bench.post(ITEMS, "application/json", item).await.json()["id"].as_str().unwrap().to_owned()
+        };
+        let mut ids = Vec::new();
+        for n in 0..6 {
+            ids.push(put(format!("first-{n}")).await);
+        }
+        let (mut seen, mut cursor, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = bench.get(&format!("/api/v1/items?limit=2&sort={sort}{cursor}")).await.json();
+            seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+            // What was shown and what is to come changes its state, its priority and its name, and more comes.
+            for (at, verb) in [(pages, "hold"), (5 - pages, "cancel")] {
+                bench.ask("POST", &format!("/api/v1/items/{}/{verb}", ids[at]), "", "{}").await;
+            }
+            let edit = r#"{"priority": 8, "due_at": "2030-01-01T00:00:00Z", "name": "n"}"#;
+            for id in &ids {
+                bench.ask("PATCH", &format!("/api/v1/items/{id}"), "", edit).await;
+            }
+            // Three pages are what was there; what comes meanwhile is bounded, so that the list has an end.
+            if pages < 3 {
+                put(format!("new-{sort}-{pages}-a")).await;
+                put(format!("new-{sort}-{pages}-b")).await;
+            }
+            pages += 1;
+        }
+        let first: Vec<&String> = seen.iter().filter(|id| ids.contains(id)).collect();
+        let mut expected: Vec<&String> = ids.iter().collect();
+        if sort == "newest" {
+            expected.reverse();
+        }
+        assert_eq!(first, expected, "{sort}: each once, in order");
+        assert_eq!(seen.len() - first.len(), of_those_that_come, "{sort}");
+    }
+}
+
 /// The words in the table of docs/http.md, and those that stand in the code.
 #[test]
 fn every_problem_has_its_word_in_the_documentation() {

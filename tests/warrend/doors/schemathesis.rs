@@ -33,7 +33,7 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
                       response_headers_conformance,unsupported_method,allow_header_conformance";
 
 /// Requests per operation and phase.
-const EXAMPLES: &str = "20";
+const EXAMPLES: &str = "3";
 
 /// An item of each state, and their ids.
 async fn fill(daemon: &Daemon) -> Vec<Value> {
@@ -103,8 +103,9 @@ async fn the_api_answers_as_its_document_says() {
         .arg(format!("{}/api/openapi.json", daemon.url()))
         .args(["--checks", CHECKS, "--max-examples", EXAMPLES, "--seed", "1", "--phases", "examples,coverage,fuzzing"])
         .args([
+            // With more, Python's own parser falls over itself now and then (a fault of 3.11).
             "--workers",
-            "2",
+            "1",
             "--request-timeout",
             "60",
             "--continue-on-failure",
@@ -123,9 +124,11 @@ async fn the_api_answers_as_its_document_says() {
     let output = tokio::time::timeout(Duration::from_mins(8), run.output()).await.expect("it ends").expect("it runs");
     let report = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{report}");
-    // A run that tested next to nothing proves nothing.
-    let operations = daemon.get("/api/openapi.json").await["paths"].as_object().map(serde_json::Map::len);
-    assert!(report.contains("No issues found") && operations.is_some_and(|paths| paths > 20), "{report}");
+    // A run that left something out proves nothing. The document itself is not tested: it is what the rest is tested by.
+    let document = daemon.get("/api/openapi.json").await;
+    let paths = document["paths"].as_object().expect("an object").values();
+    let operations: usize = paths.map(|path| path.as_object().expect("an object").len()).sum();
+    assert!(report.contains(&format!("Tested: {}\n", operations - 1)), "{operations} operations\n{report}");
     assert!(daemon.is_running(), "{}", daemon.log());
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
 }

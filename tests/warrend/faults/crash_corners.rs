@@ -32,6 +32,33 @@ async fn an_api_call_that_was_committed_and_not_answered_is_there() {
 }
 
 #[tokio::test]
+async fn a_call_with_a_key_that_was_committed_and_not_answered_is_answered_and_not_done_again() {
+    let mut daemon = daemon("crash key").queues("queue: a\n").start().await;
+    daemon.kill();
+    daemon.spawn_to_die_at("enqueue.committed");
+    let item = json!({"payload": {"n": 1}});
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |daemon: &Daemon| {
+        let call = http.post(format!("{}/api/v1/queues/a/items", daemon.url())).header("idempotency-key", "k");
+        call.json(&item).send().await
+    };
+    daemon
+        .wait_until("the call breaks off", async |daemon: &Daemon| {
+            send(daemon).await.is_err_and(|error| !error.is_connect())
+        })
+        .await;
+    daemon.wait_until_dead("enqueue.committed").await;
+    daemon.start_again().await;
+    let there = daemon.items("queue=a").await;
+    assert_eq!(there.len(), 1, "committed before it died");
+    let again = send(&daemon).await.unwrap();
+    assert_eq!((again.status().as_u16(), &again.headers()["idempotent-replayed"]), (201, &"true".parse().unwrap()));
+    assert_eq!(again.headers()["location"], format!("/api/v1/items/{}", there[0]["id"].as_str().unwrap()));
+    assert_eq!(again.json::<serde_json::Value>().await.unwrap()["id"], there[0]["id"]);
+    assert_eq!(daemon.items("queue=a").await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_dispatch_that_no_queue_took_is_ready_again() {
     // Or control mends it before anything is dispatched.
     let mut daemon = daemon("crash returned").queues("queue: a\n").setting("CONTROL__DRIFT", "report").start().await;
