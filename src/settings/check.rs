@@ -11,8 +11,8 @@ use super::roles;
 use super::secret::masked;
 use super::{
     BrokerSettings, ControlSettings, DefinitionSettings, Drift, HttpSettings, LogFormat, LogSettings, MirrorSettings,
-    Mistake, NotifySettings, OidcSettings, ReplySettings, Secret, SecretUrls, Settings, ShutdownSettings, SmtpSettings, TapSettings,
-    WebhookSettings,
+    Mistake, NotifySettings, OidcSettings, ReplySettings, Secret, SecretUrls, Settings, ShutdownSettings, SmtpSettings,
+    TapSettings, WebhookSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 

@@ -24,7 +24,19 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("lanes", &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "failpoint"]),
     (
         "control",
-        &["item", "definition", "topology", "broker", "mirror", "status", "metrics", "lanes", "failpoint", "units", "who"],
+        &[
+            "item",
+            "definition",
+            "topology",
+            "broker",
+            "mirror",
+            "status",
+            "metrics",
+            "lanes",
+            "failpoint",
+            "units",
+            "who",
+        ],
     ),
     // What is sent to others than the broker: beside control, and knows of it no more than of broker and topology.
     ("outward", &["item", "definition", "mirror", "status", "metrics", "lanes", "failpoint"]),
@@ -67,7 +79,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     // Measures all of it from outside.
     ("bench", &["item", "definition", "topology", "broker", "settings"]),
-    ("cli", &["item", "definition", "rows", "topology", "broker", "mirror", "settings", "daemon", "bench", "units", "who"]),
+    (
+        "cli",
+        &["item", "definition", "rows", "topology", "broker", "mirror", "settings", "daemon", "bench", "units", "who"],
+    ),
     ("lib", &[]),
     ("main", &[]),
 ];

@@ -4,7 +4,6 @@ use axum::routing::{get, post};
 
 use super::*;
 use crate::http::access::{Rule, Scope, TABLE};
-use crate::http::gate;
 use crate::mirror::tokens::{self, Token};
 use crate::who::{Need, Rights, Role};
 
@@ -24,7 +23,7 @@ impl Bench {
         let token = Token {
             id: format!("id-{name}"),
             name: name.to_owned(),
-            hash: gate::hash(&secret),
+            hash: hash(&secret),
             rights,
             created_at: Timestamp::UNIX_EPOCH,
             created_by: "test".to_owned(),
@@ -259,7 +258,7 @@ async fn a_route_in_no_row_is_refused_to_everybody() {
     let layered = Router::new()
         .route("/api/v1/forgotten", get(|| async { "secret" }))
         .route("/api/v1/audit", post(|| async { "secret" }))
-        .layer(axum::middleware::from_fn_with_state(bench.api.clone(), caller::guard));
+        .layer(from_fn_with_state(bench.api.clone(), caller::guard));
     for (method, path, status) in [("GET", "/api/v1/forgotten", 403), ("POST", "/api/v1/audit", 405)] {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         assert_eq!(layered.clone().oneshot(request).await.unwrap().status(), status, "{path}");

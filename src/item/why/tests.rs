@@ -276,6 +276,7 @@ fn what_somebody_asked_for_is_told_with_what_it_waits_for() {
         on_sight,
         taken,
         carried: None,
+        lease: None,
         changes: None,
     };
     let item = Item { pending: Some(request(Action::Cancel, false, false)), ..processing() };
