@@ -50,6 +50,7 @@ struct ShowArgs {
 #[derive(Debug, Args)]
 struct AddArgs {
     /// Where to send to, like `https://example.com/hook`
+    #[arg(id = "target", value_name = "URL")]
     url: String,
     /// Only these types: patterns like `item.exception.*`, separated by commas
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]

@@ -180,10 +180,11 @@ fn url(rest: &[char], folded: &mut Folded) -> Option<usize> {
     let run = run(rest);
     let scheme = run.iter().position(|c| !c.is_ascii_alphabetic()).filter(|length| (2..=10).contains(length))?;
     let after = run.get(scheme..)?.strip_prefix(&[':', '/', '/'])?;
-    let host = after.iter().position(|c| matches!(c, '/' | '?' | '#' | ':')).unwrap_or(after.len());
-    let (host, path) = after.split_at(host);
+    let authority = after.iter().position(|c| matches!(c, '/' | '?' | '#')).unwrap_or(after.len());
+    let (authority, path) = after.split_at(authority);
     // Whoever is named before the host differs, and may be a secret.
-    let host = host.rsplit(|c| *c == '@').next().unwrap_or_default();
+    let host = authority.rsplit(|c| *c == '@').next().unwrap_or_default();
+    let host = host.split(|c| *c == ':').next().unwrap_or_default();
     folded.text.extend(&run[..scheme]);
     folded.text.push_str("://");
     if host.iter().any(|c| c.is_numeric()) {
@@ -191,8 +192,7 @@ fn url(rest: &[char], folded: &mut Folded) -> Option<usize> {
     } else {
         folded.text.extend(host);
     }
-    let port = path.strip_prefix(&[':']).map_or(0, |port| 1 + port.iter().take_while(|c| c.is_numeric()).count());
-    if path[port..].iter().any(|c| c.is_alphanumeric()) {
+    if path.iter().any(|c| c.is_alphanumeric()) {
         folded.text.push_str("/#");
     }
     Some(run.len())

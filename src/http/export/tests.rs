@@ -15,7 +15,10 @@ fn names(view: &impl serde::Serialize) -> Vec<String> {
 
 #[test]
 fn columns_are_the_fields_that_the_api_shows() {
-    assert_eq!(names(&ItemView::new(item(), now())), ITEM_COLUMNS);
+    let mut fields = names(&ItemView::new(item(), now()));
+    // Over by the time that anybody reads it.
+    fields.retain(|name| name != "lease_until");
+    assert_eq!(fields, ITEM_COLUMNS);
     let attempt = AttemptView::from(Attempt::default());
     assert_eq!([["item", "queue", "reference"].map(str::to_owned).to_vec(), names(&attempt)].concat(), ATTEMPT_COLUMNS);
 }
