@@ -30,7 +30,14 @@ Roles:
   producer  puts items in, and sees the items of its queues
   worker    claims and reports, and sees the items of its queues
   operator  all of that, every action on items, pause and resume
-  admin     all of that, definitions, tokens, webhooks, the audit log";
+  admin     all of that, definitions, tokens, webhooks, the audit log
+
+Exit codes:
+   0  done
+   1  it failed, or the daemon said no; with --local also where the daemon runs
+  64  the command was not understood
+  69  the daemon cannot be reached
+  78  bad settings";
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
