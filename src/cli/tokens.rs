@@ -87,7 +87,7 @@ struct CreateArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     expires_in: Option<Duration>,
     /// Write it into the mirror on this machine, while the daemon does not run: for the first one
-    #[arg(long, conflicts_with_all = ["url", "token_file", "ca_file"])]
+    #[arg(long, conflicts_with_all = ["token_file", "ca_file"])]
     local: bool,
     /// Print everything about it as JSON, instead of its secret alone
     #[arg(long)]

@@ -92,7 +92,7 @@ pub(super) async fn stream(
         let detail = format!("{MOST_STREAMS} streams are open already; close some, or ask again later");
         return Err(Problem::unavailable("too_many_streams", detail));
     };
-    let mut telling = Telling { listener, caller, wish, mirror, place, told: None };
+    let mut telling = Telling { listener, caller, wish, mirror, spot: place, told: None };
     let mut begin = format!("retry: {COME_BACK}\n\n");
     match (&from, place) {
         // Of another mirror, or no place at all: nobody knows what was heard.
@@ -141,7 +141,7 @@ struct Telling {
     wish: Wish,
     mirror: String,
     /// Where it began, until what comes next is told.
-    place: Option<Place>,
+    spot: Option<Place>,
     /// The place that the client was last told.
     told: Option<i64>,
 }
@@ -197,7 +197,7 @@ impl Telling {
     }
 
     fn tell(&mut self, piece: &mut String, row: &WaitingChange) {
-        let place = self.place.take().filter(|place| place.number + 1 == row.seq);
+        let place = self.spot.take().filter(|place| place.number + 1 == row.seq);
         let heard = place.map_or(0, |place| place.of_next);
         let whole = Place { number: row.seq, of_next: 0 };
         let Some(events) = &row.events else {
@@ -220,7 +220,7 @@ impl Telling {
     /// Tells the place alone, which is no event to the client.
     fn mark(&mut self, piece: &mut String) {
         let number = self.listener.position();
-        let place = self.place.filter(|place| place.number == number).unwrap_or(Place { number, of_next: 0 });
+        let place = self.spot.filter(|place| place.number == number).unwrap_or(Place { number, of_next: 0 });
         let _ = write!(piece, "id: {}\n\n", place.text(&self.mirror));
         self.told = Some(number);
     }
@@ -232,7 +232,7 @@ impl Telling {
         });
         let place = Place { number: self.listener.position(), of_next: 0 };
         write(piece, "reset", &place.text(&self.mirror), &data.to_string());
-        self.place = None;
+        self.spot = None;
         self.told = Some(place.number);
     }
 }

@@ -21,7 +21,7 @@ pub(super) const LONGEST: usize = 16 * 1024;
 pub(super) struct Key {
     pub kid: Option<String>,
     pub algorithm: Algorithm,
-    key: DecodingKey,
+    public: DecodingKey,
 }
 
 /// The keys of a set that can be used here; the others are left out.
@@ -44,7 +44,7 @@ fn key(jwk: &Value) -> Option<Key> {
     if text("alg").is_some_and(|alg| alg != word) {
         return None;
     }
-    Some(Key { kid: text("kid").map(str::to_owned), algorithm, key: key.ok()? })
+    Some(Key { kid: text("kid").map(str::to_owned), algorithm, public: key.ok()? })
 }
 
 /// The key id that a token names, and whether it can be one of ours at all.
@@ -66,7 +66,7 @@ pub(super) fn claims(token: &str, key: &Key, issuer: &str, audience: &str) -> Op
     validation.set_issuer(&[issuer]);
     validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-    jsonwebtoken::decode::<Value>(token, &key.key, &validation).ok().map(|data| data.claims)
+    jsonwebtoken::decode::<Value>(token, &key.public, &validation).ok().map(|data| data.claims)
 }
 
 /// Makes ring what verifies, once in a process.
@@ -83,10 +83,12 @@ fn install() {
     });
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the crate's signature")]
 fn refuse_to_sign(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the crate's signature")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
     let key = match (algorithm, key.kind()) {
         (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {

@@ -38,7 +38,7 @@ const MASKED: HeaderName = HeaderName::from_static("warrend-masked");
     ),
     responses(
         (status = 200, description = "The payload, of its own content type; or, as JSON, what is known of it",
-            content((Vec<u8> = "*/*"), (PayloadView = "application/json")),
+            content((Vec<u8> = "*/*"), (Value = "application/json")),
             headers(("Warrend-Masked" = Option<String>, description = "`true` where something may be hidden"))),
         (status = 403, description = "`masked`: nothing of it can be shown without the right to reveal"),
     ))]
@@ -48,7 +48,7 @@ pub(super) async fn payload(
     Segment(text): Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let forms = parameters.words("as", |word| Form::from_word(word), "raw, json");
+    let forms = parameters.words("as", Form::from_word, "raw, json");
     let reveal = parameters.words("reveal", |word| word.parse::<bool>().ok(), "true, false");
     for (name, count) in [("as", forms.len()), ("reveal", reveal.len())] {
         if count > 1 {

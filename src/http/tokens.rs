@@ -83,7 +83,7 @@ pub(super) async fn create(
         return Err(Problem::bad_request(detail, Vec::new()));
     }
     is_json(&headers)?;
-    let mut reader = Reader::of(&body.map_err(unreadable_body)?, &MEMBERS)?;
+    let mut reader = Reader::of(&body.map_err(unreadable_body)?, MEMBERS)?;
     let who = caller.actor(reader.text("by"))?;
     let wanted = read(&mut reader, now());
     reader.done()?;

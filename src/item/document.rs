@@ -258,7 +258,8 @@ fn same_leaf(one: &str, two: &str) -> bool {
     if let (Ok(one), Ok(two)) = (one.parse::<i128>(), two.parse::<i128>()) {
         return one == two;
     }
-    matches!((one.parse::<f64>(), two.parse::<f64>()), (Ok(one), Ok(two)) if one.to_bits() == two.to_bits() || one == two)
+    let ordered = |(one, two): (f64, f64)| one.partial_cmp(&two) == Some(std::cmp::Ordering::Equal);
+    one.parse().ok().zip(two.parse().ok()).is_some_and(ordered)
 }
 
 /// An array's index as RFC 6901 has it: no sign, no leading zeros.

@@ -1,14 +1,12 @@
 //! The one place that decides where an item goes next. docs/lifecycle.md draws it; a test holds the drawing to this file.
 //!
-//! Every function takes the item as the mirror has it and what came to be known, and answers the [`Step`] to write:
-//! the item is changed in place, the line says what happened. What the table of moves does not allow changes nothing
-//! but the revision, and its line (`noted`) says what was found instead.
+//! Every function takes the item as the mirror has it and what came to be known, changes it in place and answers the [`Step`] to write. What the
+//! table of moves does not allow changes nothing but the revision, and its line (`noted`) says what was found instead.
 //!
 //! Three rules stand above the others:
 //! - a `processed` of any attempt is never refused;
 //! - the first outcome of an attempt ends it, later ones are noted;
-//! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a report that comes late, as
-//!   long as no newer attempt is out.
+//! - an attempt that ended without a word ([`Item::silent`]) may still be explained by a late report, while no newer one is out.
 
 mod acked;
 mod attempt;

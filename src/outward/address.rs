@@ -20,7 +20,7 @@ fn forbidden_v4(address: Ipv4Addr) -> Option<&'static str> {
         [100, second, ..] if second & 0xc0 == 64 => Some("it is of a provider's own network"),
         [169, 254, ..] => Some("it is of the local link, where clouds keep their metadata"),
         [168, 63, 129, 16] => Some("it is a cloud's own service"),
-        [192, 0, 0, _] | [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => {
+        [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => {
             Some("it is no address of a machine")
         }
         [198, second, ..] if second & 0xfe == 18 => Some("it is of a network for tests"),

@@ -225,6 +225,7 @@ fn text(text: &str) -> Result<String, Wrong> {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "read like all the others")]
 fn optional_path(text: &str) -> Result<Option<PathBuf>, Wrong> {
     Ok((!text.trim().is_empty()).then(|| PathBuf::from(text)))
 }

@@ -72,7 +72,7 @@ pub async fn begin(mirror: &Mirror, wakes: &Wakes, asked: Asked) -> Result<Job, 
             (Source::Ids(ids.len() as u64), Phase::Receiving, ids)
         }
     };
-    let job = Job { rate, ramp, dry_run, scope, ..new(id, actor.who.clone(), wish, source, phase) };
+    let job = Job { scope, dry_run, rate, ramp, ..new(id, actor.who.clone(), wish, source, phase) };
     let seq = add(mirror, job).await?;
     let mut unknown = 0;
     for chunk in ids.chunks(CHUNK) {

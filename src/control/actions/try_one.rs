@@ -5,6 +5,7 @@ use crate::item::action::{self, Former, Not, Outcome, Way, Wish};
 use crate::item::document::{Difference, Node};
 use crate::item::door::PriorityWish;
 use crate::item::lifecycle::people::{self, Verdict};
+use crate::item::mask::{MARK, touches};
 use crate::item::patch::Patch;
 use crate::item::request::{Order, Verb};
 use crate::item::{Item, Timestamp};
@@ -170,7 +171,16 @@ pub(super) fn try_one(
     }
     let payload = wishes.payload.map(|(body, _)| body);
     let diff = match (&payload, &carried.body) {
-        (Some(after), Some(before)) if plan.dry_run => differences(before, after),
+        (Some(after), Some(before)) if plan.dry_run => {
+            let mut diff = differences(before, after);
+            // Previews are kept and read by several: nobody's right to reveal counts here.
+            for hidden in diff.iter_mut().filter(|diff| touches(&diff.path, &definition.mask)) {
+                for value in [&mut hidden.before, &mut hidden.after].into_iter().flatten() {
+                    MARK.clone_into(value);
+                }
+            }
+            diff
+        }
         _ => Vec::new(),
     };
     if let Some(first) = problems.first() {

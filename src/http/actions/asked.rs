@@ -268,44 +268,44 @@ fn read_filter(reader: &mut Reader) -> ItemFilter {
                 filter.queue = text().map(str::to_owned).or_else(|| {
                     fault(wrong_text());
                     None
-                })
+                });
             }
             "reference" => {
                 filter.reference = text().map(str::to_owned).or_else(|| {
                     fault(wrong_text());
                     None
-                })
+                });
             }
             "q" => {
                 filter.q = text().map(str::to_owned).or_else(|| {
                     fault(wrong_text());
                     None
-                })
+                });
             }
             "fingerprint" => {
                 filter.fingerprint = text().map(str::to_owned).or_else(|| {
                     fault(wrong_text());
                     None
-                })
+                });
             }
             "due" => {
                 filter.due = time().or_else(|| {
                     fault(no_time());
                     None
-                })
+                });
             }
             "since" => {
                 filter.since = time().or_else(|| {
                     fault(no_time());
                     None
-                })
+                });
             }
             "state" => {
                 let known = |word: &str| State::WORDS.into_iter().find(|known| *known == word);
                 match words(value, known) {
                     Ok(states) => filter.states = states,
                     Err(word) => {
-                        fault(format!("state '{}' is not known; allowed: {}", shown(&word), State::WORDS.join(", ")))
+                        fault(format!("state '{}' is not known; allowed: {}", shown(&word), State::WORDS.join(", ")));
                     }
                 }
             }

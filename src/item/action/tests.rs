@@ -53,7 +53,7 @@ fn an_edit_is_taken_back_value_by_value() {
 #[test]
 fn what_changed_since_is_left_alone_and_what_was_only_handed_out_is_not() {
     let former = back(State::OnHold, &Verb::Release);
-    let now = |revision: u32, attempt: u32| Item { revision, attempt, ..item(State::Queued) };
+    let now = |revision: u32, attempt: u32| Item { attempt, revision, ..item(State::Queued) };
     for (item, expected) in [
         (now(5, 2), None),
         (now(6, 3), None),

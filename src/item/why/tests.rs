@@ -41,6 +41,7 @@ fn facts() -> Facts {
     Facts { defined: true, consumers: Some(2), ready: Some(5), window: 200, ..Facts::default() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the facts have it")]
 const fn few(count: u64) -> Option<Ahead> {
     Some(Ahead { count, at_least: false })
 }

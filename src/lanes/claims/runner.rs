@@ -97,7 +97,7 @@ impl Runner {
                 Ok(Turn::Wait(wait)) => wait,
                 Err(error) => {
                     self.failed(&error);
-                    continue_after(&error)
+                    Some(continue_after(&error))
                 }
             };
             let next = async {
@@ -145,7 +145,7 @@ impl Runner {
             self.quiet().await?;
             let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
             if idle < LINGER {
-                return Ok(Turn::Wait(Some(LINGER - idle)));
+                return Ok(Turn::Wait(Some(LINGER.saturating_sub(idle))));
             }
             self.let_go().await;
             return Ok(if desk.retire(&self.queue) { Turn::Gone } else { Turn::Again });
@@ -344,11 +344,11 @@ impl Runner {
 }
 
 /// How long to leave everything alone after a failure.
-fn continue_after(error: &LaneError) -> Option<Duration> {
+fn continue_after(error: &LaneError) -> Duration {
     match error {
         // What waits in the mirror is there without the broker.
-        LaneError::Broker(_) => Some(Duration::ZERO),
-        _ => Some(REST),
+        LaneError::Broker(_) => Duration::ZERO,
+        _ => REST,
     }
 }
 

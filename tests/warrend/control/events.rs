@@ -41,7 +41,11 @@ async fn events_say_what_happened_and_who_said_so() {
         ("queue.resumed.a", pause("ann", both(true, true), both(false, false))),
         ("control.revision", json!({"revision": 2, "who": "directory", "changes": [{"queue": "b", "what": "added"}]})),
     ] {
-        let event = next(&daemon, &client).await;
+        let mut event = next(&daemon, &client).await;
+        // That of the start is told once it is known that somebody listens, which may be now.
+        if body(&event)["revision"] == 1 {
+            event = next(&daemon, &client).await;
+        }
         assert_eq!((event.routing_key.as_str(), body(&event)), (kind, told));
         let header = |name: &str| text_header(&event, &format!("cloudEvents:{name}")).unwrap_or_default();
         assert_eq!(header("specversion"), "1.0");

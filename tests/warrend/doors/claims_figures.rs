@@ -10,7 +10,7 @@ use crate::support::amqp::Client;
 use crate::support::daemon::{Daemon, daemon};
 
 /// Items that sixteen clients share.
-const ITEMS: usize = 4_000;
+const ITEMS: u32 = 4_000;
 
 fn http() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap()
@@ -109,10 +109,10 @@ async fn figures() {
         reports.extend(reported);
     }
     let took = began.elapsed().as_secs_f64() - 1.0;
-    assert_eq!(claims.len(), ITEMS);
+    assert_eq!(claims.len(), ITEMS as usize);
     eprintln!(
         "16 clients: {:.0} claims/s and as many reports/s; claims {}; reports {}",
-        ITEMS as f64 / took,
+        f64::from(ITEMS) / took,
         spread(claims),
         spread(reports)
     );

@@ -174,7 +174,7 @@ async fn queues_and_parked_messages_are_shown() {
     let ran = on(&daemon, &["parked", "--output", "json"]).await;
     assert_eq!(ran.json()["items"][0]["preview"], "\u{1b}[31mjunk, \"x\"");
     let ran = on(&daemon, &["parked", "--output", "csv"]).await;
-    assert!(ran.out.starts_with("id,at,source,queue,reason,properties,size,preview\r\n"), "{}", ran.out);
+    assert!(ran.out.starts_with("id,at,source,queue,reason,properties,size,preview,masked\r\n"), "{}", ran.out);
 
     let ran = on(&daemon, &["queues"]).await;
     let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();

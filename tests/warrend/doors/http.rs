@@ -135,7 +135,7 @@ async fn one_item_shows_all_there_is() {
     let location = answer.headers()["location"].to_str().unwrap().to_owned();
     let item = daemon.get(&location).await;
     let fields: Vec<&str> = item.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(fields.len(), 39, "{fields:?}");
+    assert_eq!(fields.len(), 40, "{fields:?}");
     for field in
         ["kind", "code", "reason", "note", "result", "worker", "pending", "parent", "not_before", "finished_at"]
     {

@@ -17,4 +17,5 @@ mod schemathesis;
 mod sse;
 mod tls;
 mod webhooks;
+mod who;
 mod why;

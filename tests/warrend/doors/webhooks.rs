@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::amqp::Client;
 use crate::support::daemon::{Daemon, Setup, daemon};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 
 fn setup(name: &str) -> Setup {
     daemon(name)
@@ -51,7 +51,7 @@ async fn what_is_wanted_is_sent_once_in_order_and_signed() {
     let references: Vec<String> =
         told.iter().map(|one| one.body()["data"]["reference"].as_str().expect("a reference").to_owned()).collect();
     assert_eq!(references, ["0", "1", "2", "3", "4"]);
-    assert_eq!(told.iter().map(|one| one.id()).collect::<BTreeSet<_>>().len(), 5);
+    assert_eq!(told.iter().map(Received::id).collect::<BTreeSet<_>>().len(), 5);
     for one in &told {
         assert_eq!((one.kind().as_str(), one.signed_with(&secret)), ("item.queued", 1), "{one:?}");
         assert!(!one.text.contains("4929"), "the payload is quoted: {}", one.text);
@@ -161,7 +161,7 @@ async fn sent_and_not_noted_is_sent_again_as_the_same() {
         enqueue(&daemon, "a", &format!("{round} after")).await;
         let sent = if point == "outward.sent" { 3 } else { 2 };
         let told = receiver.wait_for(before + sent).await[before..].to_vec();
-        let ids: BTreeSet<String> = told.iter().map(|one| one.id()).collect();
+        let ids: BTreeSet<String> = told.iter().map(Received::id).collect();
         assert_eq!((told.len(), ids.len()), (sent, 2), "{point}: {told:?}");
     }
 }

@@ -67,6 +67,32 @@ async fn what_was_begun_goes_on_and_acts_on_each_item_once() {
 }
 
 #[tokio::test]
+async fn what_was_told_to_run_runs() {
+    let mut daemon = daemon("crash actions run").queues("queue: a\npaused: {dispatch: true}\n").start().await;
+    fill(&daemon, "a", 1, 300).await;
+    let preview = json!({"action": "hold", "filter": {"queue": "a"}, "dry_run": true});
+    assert_eq!(daemon.post(ACTIONS, &preview).await.0, 202);
+    daemon
+        .wait_until("it is previewed", async |daemon: &Daemon| {
+            job(daemon).await.is_some_and(|job| job["state"] == "previewed")
+        })
+        .await;
+    let id = job(&daemon).await.expect("a job")["id"].as_str().expect("an id").to_owned();
+    daemon.kill();
+    daemon.spawn_to_die_at("actions.changed");
+    daemon.wait_until("it is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
+    let call = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = call.post(format!("{}{ACTIONS}/{id}/run", daemon.url())).json(&json!({})).send().await;
+    assert!(answer.is_err(), "nobody was told: {answer:?}");
+    daemon.wait_until_dead("actions.changed").await;
+    daemon.start_again().await;
+    daemon
+        .wait_until("it is done", async |daemon: &Daemon| job(daemon).await.is_some_and(|job| job["state"] == "done"))
+        .await;
+    assert_eq!(daemon.queue("a").await["counts"]["on_hold"], 300);
+}
+
+#[tokio::test]
 async fn ids_that_were_not_all_taken_in_are_none_of_anybody() {
     let mut daemon = daemon("crash actions ids").queues("queue: a\npaused: {dispatch: true}\n").clock().start().await;
     fill(&daemon, "a", 1, 1_500).await;

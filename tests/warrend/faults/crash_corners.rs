@@ -234,7 +234,12 @@ async fn an_end_and_what_it_makes_are_there_together_or_not_at_all() {
         assert_eq!(chained, children.len());
     }
     daemon.wait_until("its opening is told", async |_: &Daemon| client.ready("heard").await > 0).await;
-    let heard = client.take("heard").await.unwrap();
+    let mut heard = client.take("heard").await.unwrap();
+    // What control said at the first start waited for somebody who listens.
+    if heard.routing_key.as_str() == "control.revision" {
+        daemon.wait_until("its opening is told", async |_: &Daemon| client.ready("heard").await > 0).await;
+        heard = client.take("heard").await.unwrap();
+    }
     assert_eq!(heard.routing_key.as_str(), "queue.breaker_opened.a");
     assert!(client.take("heard").await.is_none_or(|event| !event.routing_key.as_str().contains("breaker")));
 }
@@ -251,7 +256,9 @@ fn every_fail_point_has_its_crash() {
         include_str!("crash_claims.rs"),
         include_str!("deleted_queue.rs"),
         include_str!("lost_mirror.rs"),
+        include_str!("crash_actions.rs"),
         include_str!("../doors/many.rs"),
+        include_str!("../doors/webhooks.rs"),
     ]
     .concat();
     for point in warrend::failpoint::POINTS {

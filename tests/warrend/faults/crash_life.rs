@@ -19,6 +19,8 @@ async fn every_change_is_told_whenever_the_daemon_dies_and_a_repeat_has_its_id()
     let mut daemon = daemon("crash events").queues("queue: a\n").start().await;
     let client = Client::connect(&daemon.vhost).await;
     client.listen_to(&["item.#"]).await;
+    // What control said at the start is not what is to be repeated.
+    daemon.wait_until("all is told", async |daemon: &Daemon| daemon.count(UNTOLD).await == 0).await;
     daemon.kill();
     let mut repeated = 0;
     let mut told: BTreeMap<String, Vec<u8>> = BTreeMap::new();

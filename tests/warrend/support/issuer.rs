@@ -119,9 +119,11 @@ impl Issuer {
             .route(
                 "/keys",
                 get(async |State(shown): State<Shown>| {
-                    let keys = shown.keys.lock().expect("keys").clone();
+                    let mut keys = shown.keys.lock().expect("keys").clone();
                     // One that nobody here can use is left out, and the others are taken.
-                                    }),
+                    keys.push(json!({"kty": "EC", "crv": "P-521", "kid": "odd"}));
+                    axum::Json(json!({"keys": keys}))
+                }),
             )
             .with_state(shown);
         tokio::spawn(async move { axum::serve(listener, router).await });
