@@ -12,6 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
+    RsaPublicKeyComponents,
 };
 use serde_json::{Value, json};
 
@@ -75,10 +76,9 @@ impl Key {
                 json!({"kty": "EC", "crv": "P-256", "kid": kid, "x": encoded(&point[1..33]), "y": encoded(&point[33..])})
             }
             Self::Rsa(key) => {
-                let public = key.public();
-                let (n, e) = (public.modulus(), public.exponent());
+                let RsaPublicKeyComponents { n, e } = RsaPublicKeyComponents::<Vec<u8>>::from(key.public());
                 json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid,
-                    "n": encoded(n.big_endian_without_leading_zero()), "e": encoded(e.big_endian_without_leading_zero())})
+                    "n": encoded(&n), "e": encoded(&e)})
             }
         }
     }
