@@ -41,3 +41,7 @@ END;
 CREATE TRIGGER audit_stays BEFORE DELETE ON audit BEGIN
     SELECT raise(ABORT, 'the audit log is only added to');
 END;
+-- INSERT OR REPLACE takes a row away without asking the trigger above.
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) BEGIN
+    SELECT raise(ABORT, 'the audit log is only added to');
+END;

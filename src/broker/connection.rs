@@ -6,6 +6,8 @@ use std::time::Duration;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
 use futures::StreamExt as _;
+use lapin::runtime::default_runtime;
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::AMQPValue;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
@@ -13,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::trust::Trust;
 use super::{BrokerError, answered};
 use crate::topology::version::Version;
 
@@ -30,6 +33,7 @@ const LONGEST_START: usize = 64 * 1024;
 pub struct Endpoint {
     uri: AMQPUri,
     timeout: Duration,
+    trust: Trust,
 }
 
 /// Both connections of one generation. Dropping it closes them.
@@ -48,7 +52,13 @@ impl Endpoint {
     pub fn new(url: &str, timeout: Duration) -> Result<Self, BrokerError> {
         let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self { uri, timeout })
+        Ok(Self { uri, timeout, trust: Trust::default() })
+    }
+
+    /// The same, believing these too.
+    #[must_use]
+    pub fn trusting(self, trust: &Trust) -> Self {
+        Self { trust: trust.clone(), ..self }
     }
 
     /// Virtual host of the URL.
@@ -92,7 +102,8 @@ impl Endpoint {
 
     async fn open(&self, name: &str) -> Result<Connection, lapin::Error> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        Connection::connect_uri(self.uri.clone(), properties).await
+        let config = OwnedTLSConfig { identity: None, cert_chain: self.trust.pem() };
+        Connection::connect_uri_with_config(self.uri.clone(), properties, config, default_runtime()?).await
     }
 
     /// Asks for the broker's version as AMQP's first frame tells it, without logging in. Only over plain TCP;

@@ -17,6 +17,7 @@ pub mod ownership;
 pub mod publish;
 pub mod take;
 pub mod transfer;
+pub mod trust;
 
 use std::future::Future;
 use std::time::Duration;

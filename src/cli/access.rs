@@ -15,6 +15,7 @@ use super::settings;
 use crate::broker::connection::Endpoint;
 use crate::broker::management::{Management, ManagementError};
 use crate::broker::management_access::User;
+use crate::broker::trust::Trust;
 use crate::definition::{Definitions, LoadError, load};
 use crate::settings::Settings;
 use crate::topology::access::{self, Grant, Keys, Permissions, Principal, Role, TopicPermission, quoted};
@@ -160,12 +161,14 @@ struct Given {
 impl Site {
     async fn open(settings: &Settings) -> Result<Self, Failed> {
         let broker = &settings.broker;
+        let trust =
+            Trust::read(broker.ca_file.as_deref()).map_err(|error| Failed::new(Exit::Settings, error.to_string()))?;
         let endpoint = Endpoint::new(broker.amqp_url.first(), broker.connect_timeout)
             .map_err(|error| Failed::new(Exit::Settings, error.to_string()))?;
         let vhost = endpoint.vhost().to_owned();
         let management = match &broker.management_url {
             Some(urls) => Some(
-                Management::new(urls.expose(), &vhost)
+                Management::new(urls.expose(), &vhost, &trust)
                     .map_err(|error| Failed::new(Exit::Settings, error.to_string()))?,
             ),
             None => None,

@@ -11,6 +11,7 @@ use super::output::{self, print};
 use super::{check, settings, wait_for};
 use crate::broker::connection::Endpoint;
 use crate::broker::management::{Management, ManagementError};
+use crate::broker::trust::Trust;
 use crate::definition::{Definitions, load};
 use crate::settings::Settings;
 use crate::topology::desired::{Wishes, desired};
@@ -112,13 +113,15 @@ async fn observe(settings: &Settings, names: &Names) -> Result<Observed, Failed>
              or plan for an empty broker with --offline VERSION",
         ));
     };
+    let trust =
+        Trust::read(broker.ca_file.as_deref()).map_err(|error| Failed::new(Exit::Settings, error.to_string()))?;
     let vhost = match broker.amqp_url.expose().next().map(|url| Endpoint::new(url, broker.connect_timeout)) {
         Some(Ok(endpoint)) => endpoint.vhost().to_owned(),
         Some(Err(error)) => return Err(Failed::new(Exit::Settings, error.to_string())),
         None => return Err(Failed::new(Exit::Settings, "broker.amqp_url is empty")),
     };
-    let management =
-        Management::new(urls.expose(), &vhost).map_err(|error| Failed::new(Exit::Settings, error.to_string()))?;
+    let management = Management::new(urls.expose(), &vhost, &trust)
+        .map_err(|error| Failed::new(Exit::Settings, error.to_string()))?;
     let version = match management.version().await.map_err(|error| failed(&error, &vhost))? {
         Some((version, text)) if version < Version::OLDEST => {
             let oldest = Version::OLDEST;

@@ -34,7 +34,7 @@ Roles:
 
 Exit codes:
    0  done
-   1  it failed, or the daemon said no
+   1  it failed, or the daemon said no; with --local also where the daemon runs
   64  the command was not understood
   69  the daemon cannot be reached
   78  bad settings";

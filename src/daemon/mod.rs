@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::connection::Endpoint;
 use crate::broker::management::Management;
+use crate::broker::trust::Trust;
 use crate::control::conductor::{Conductor, Rules};
 use crate::control::desk::Desk;
 use crate::control::forget;
@@ -57,12 +58,13 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     failpoint::check().map_err(anyhow::Error::msg)?;
     let broker = &settings.broker;
+    let trust = Trust::read(broker.ca_file.as_deref())?;
     let endpoints = (broker.amqp_url.expose())
-        .map(|url| Endpoint::new(url, broker.connect_timeout))
+        .map(|url| Endpoint::new(url, broker.connect_timeout).map(|endpoint| endpoint.trusting(&trust)))
         .collect::<Result<Vec<_>, _>>()?;
     let vhost = endpoints.first().map(Endpoint::vhost).unwrap_or_default();
     let management = match &broker.management_url {
-        Some(urls) => Some(Management::new(urls.expose(), vhost)?),
+        Some(urls) => Some(Management::new(urls.expose(), vhost, &trust)?),
         None => None,
     };
     let mirror = Mirror::open(&settings.mirror.url).await?;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 
 use crate::broker::connection::Endpoint;
 use crate::broker::management::Management;
+use crate::broker::trust::Trust;
 use crate::control::rebuild::{Rebuilt, Site, run};
 use crate::definition::load;
 use crate::failpoint;
@@ -19,10 +20,11 @@ pub async fn rebuild(settings: &Settings) -> anyhow::Result<Rebuilt> {
     failpoint::check().map_err(anyhow::Error::msg)?;
     let broker = &settings.broker;
     let definitions = load(&settings.definitions.dir)?;
+    let trust = Trust::read(broker.ca_file.as_deref())?;
     let mirror = Mirror::open(&settings.mirror.url).await?;
     let mut failed = anyhow::anyhow!("broker.amqp_url is empty");
     for url in broker.amqp_url.expose() {
-        let endpoint = Endpoint::new(url, broker.connect_timeout)?;
+        let endpoint = Endpoint::new(url, broker.connect_timeout)?.trusting(&trust);
         let session = match endpoint.connect().await {
             Ok(session) => session,
             Err(error) => {
@@ -31,7 +33,7 @@ pub async fn rebuild(settings: &Settings) -> anyhow::Result<Rebuilt> {
             }
         };
         let management = match &broker.management_url {
-            Some(urls) => Some(Management::new(urls.expose(), endpoint.vhost())?),
+            Some(urls) => Some(Management::new(urls.expose(), endpoint.vhost(), &trust)?),
             None => None,
         };
         let site = Site {

@@ -212,6 +212,9 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
 
 /// The connection broke while the body came. Mostly nobody is left to read this.
 pub(super) fn broken_off(error: &axum::Error) -> Problem {
+    if is_too_slow(error) {
+        return Problem::too_slow(TooSlow.to_string());
+    }
     Problem::bad_request(format!("the body could not be read to its end: {error}"), Vec::new())
 }
 

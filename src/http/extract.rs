@@ -45,7 +45,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 impl Parameters {
     pub(super) fn read(query: &str) -> Self {
         let open = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        Self { open, known: Vec::new(), faults: Vec::new() }
+        let mut faults = Vec::new();
+        // Read on nevertheless, so that what else is wrong is named too.
+        if std::str::from_utf8(&percent_encoding::percent_decode_str(query).collect::<Vec<u8>>()).is_err() {
+            faults.push(Fault::plain("the query is no percent-encoded UTF-8".to_owned()));
+        }
+        Self { open, known: Vec::new(), faults }
     }
 
     /// Every value of a parameter that may stand more than once.

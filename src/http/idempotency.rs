@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use super::caller::Caller;
 use super::control::to_its_end;
 use super::problem::Problem;
+use super::slow::{TooSlow, is_too_slow};
 use super::{Api, MAX_BODY};
 use crate::control::keys::KEPT;
 use crate::lanes::now;
@@ -200,6 +201,9 @@ fn read_key(headers: &HeaderMap) -> Result<String, Problem> {
 }
 
 fn too_large_or_broken(error: &axum::Error) -> Problem {
+    if is_too_slow(error) {
+        return Problem::too_slow(TooSlow.to_string());
+    }
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         if error.to_string().contains("length limit") {

@@ -349,6 +349,7 @@ async fn bad_requests_are_problems_that_name_what_is_wrong() {
         ("/api/v1/items?since=2026-01-01T00:00:00+02:00", 400, "%2B"),
         ("/api/v1/items?cursor=abc", 400, "cursor 'abc'"),
         ("/api/v1/items?cursor=%F0%9F%A6%80", 400, "cursor"),
+        ("/api/v1/items?q=%ff", 400, "UTF-8"),
         ("/api/v1/parked?cursor=00", 400, "cursor '00'"),
         ("/api/v1/parked?q=1", 400, "allowed: limit, cursor"),
     ] {

@@ -18,6 +18,7 @@ use super::control::to_its_end;
 use super::enqueue::{is_json, unreadable_body};
 use super::extract::{Parameters, Segment, shown};
 use super::gate::{hash, new_secret};
+use super::idempotency::KEY;
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::{List, Timed};
@@ -76,6 +77,11 @@ pub(super) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.done()?;
+    if headers.contains_key(KEY) {
+        // Its answer would be kept, and with it the secret.
+        let detail = "a token's secret is kept nowhere, so this cannot be answered twice; leave Idempotency-Key out";
+        return Err(Problem::bad_request(detail, Vec::new()));
+    }
     is_json(&headers)?;
     let mut reader = Reader::of(&body.map_err(unreadable_body)?, MEMBERS)?;
     let who = caller.actor(reader.text("by"))?;

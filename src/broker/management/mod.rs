@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
+use super::trust::Trust;
 use crate::topology::desired::Policy;
 use crate::topology::version::Version;
 
@@ -120,13 +121,15 @@ impl Management {
     ///
     /// # Errors
     /// Where one is none, without repeating it: it holds a password.
-    pub fn new<'u>(urls: impl Iterator<Item = &'u str>, vhost: &str) -> Result<Self, ManagementError> {
+    pub fn new<'u>(urls: impl Iterator<Item = &'u str>, vhost: &str, trust: &Trust) -> Result<Self, ManagementError> {
         let bases: Arc<[Url]> =
             urls.map(Url::parse).collect::<Result<_, _>>().map_err(|error| ManagementError::Url(error.to_string()))?;
         let mut http = reqwest::Client::builder().timeout(TIMEOUT);
         if bases.iter().all(|base| base.scheme() == "http") {
             // Without TLS nothing is to fail on a machine that has no CA certificates.
             http = http.tls_certs_only([]);
+        } else {
+            http = trust.certificates().fold(http, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = http.build().map_err(ManagementError::Unreachable)?;
         Ok(Self { http, bases, answering: Arc::default(), vhost: vhost.to_owned() })

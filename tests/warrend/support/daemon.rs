@@ -25,6 +25,10 @@ pub const PATIENCE: Duration = Duration::from_secs(240);
 /// The file that says by how many seconds its clock is ahead.
 const CLOCK: &str = "clock";
 
+/// Where one with TLS has its certificate and key.
+pub const CERT: &str = "cert.pem";
+pub const KEY: &str = "key.pem";
+
 /// What a test's daemon is made of.
 pub struct Setup {
     name: String,
@@ -37,6 +41,7 @@ pub struct Setup {
     outlives_size_limits: bool,
     mirror: Option<PathBuf>,
     clock: bool,
+    tls: bool,
 }
 
 /// A daemon and everything it stands on. Dropped, it is killed and its virtual host deleted.
@@ -62,6 +67,7 @@ pub fn daemon(name: &str) -> Setup {
         outlives_size_limits: false,
         mirror: None,
         clock: false,
+        tls: false,
     }
 }
 
@@ -76,6 +82,12 @@ impl Setup {
     /// Adds a setting by its environment name without the prefix, such as `CONTROL__REPORT_GRACE`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((format!("WARREND__{name}"), value.to_owned()));
+        self
+    }
+
+    /// Lets it speak HTTPS, with a certificate of its own that vouches for itself.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -154,6 +166,10 @@ impl Setup {
             ("definitions", "dir", queues.display().to_string()),
         ] {
             settings.push_str(&format!("{section}.{key}: {value}\n"));
+            if key == "listen" && self.tls {
+                let file = |name: &str| dir.path().join(name).display().to_string();
+                settings.push_str(&format!("http.tls_cert: {}\nhttp.tls_key: {}\n", file(CERT), file(KEY)));
+            }
         }
         fs::write(dir.path().join("warrend.yaml"), nested(&settings)).expect("settings are written");
         fs::write(
@@ -164,8 +180,11 @@ impl Setup {
         if self.clock {
             fs::write(dir.path().join(CLOCK), "0").expect("the clock is written");
         }
-        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
-        let url = format!("http://127.0.0.1:{port}");
+        if self.tls {
+            new_certificate(dir.path());
+        }
+        let http = client(dir.path(), self.tls, None);
+        let url = format!("{}://127.0.0.1:{port}", if self.tls { "https" } else { "http" });
         let outlives_size_limits = self.outlives_size_limits;
         let vhost = Arc::new(vhost);
         let mut daemon = Daemon { vhost, dir, url, child: None, http, starts: 0, outlives_size_limits };
@@ -201,6 +220,28 @@ fn nested(lines: &str) -> String {
         text.push_str(&format!("  {key}: \"{value}\"\n"));
     }
     text
+}
+
+/// Writes another certificate and its key where a daemon with TLS looks for them.
+pub fn new_certificate(dir: &Path) {
+    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    fs::write(dir.join(KEY), made.signing_key.serialize_pem()).expect("a key is written");
+    fs::write(dir.join(CERT), made.cert.pem()).expect("a certificate is written");
+}
+
+/// A client of the daemon there.
+pub fn client(dir: &Path, tls: bool, token: Option<&str>) -> reqwest::Client {
+    let mut client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    if tls {
+        let pem = fs::read(dir.join(CERT)).expect("a certificate");
+        client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).expect("a certificate"));
+    }
+    if let Some(token) = token {
+        let value = format!("Bearer {token}").parse().expect("a header");
+        client = client.default_headers([(reqwest::header::AUTHORIZATION, value)].into_iter().collect());
+    }
+    client.build().expect("a client")
 }
 
 pub fn free_port() -> u16 {
@@ -373,6 +414,11 @@ impl Daemon {
         let line = status.lines().find(|line| line.starts_with(name)).expect("its memory");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
         kib / 1024
+    }
+
+    /// From now on every request of this handle shows the token.
+    pub fn show(&mut self, token: &str) {
+        self.http = client(self.dir.path(), self.url.starts_with("https"), Some(token));
     }
 
     pub fn url(&self) -> &str {

@@ -7,6 +7,7 @@ pub mod crew;
 pub mod daemon;
 pub mod finished;
 pub mod frozen;
+pub mod issuer;
 pub mod listener;
 pub mod own_broker;
 pub mod python;
