@@ -5,21 +5,18 @@ mod bodies;
 mod view;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
+use super::call::{Call, JsonBody};
 use super::caller::Caller;
 use super::control::to_its_end;
-use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
-use super::members::Reader;
 use super::problem::Problem;
 use super::view::List;
-use super::words;
+use super::words::OutcomeWord;
 use crate::control::actions::door::{self, Asked, Refusal, Set};
 use crate::item::action::{Outcome, Wish};
 use crate::item::ramp::{Ramp, Rate};
@@ -29,22 +26,13 @@ use crate::mirror::actions::Job;
 use crate::mirror::audit::Actor;
 use asked::longest_why;
 use bodies::{ActionBody, ONLY_BY, OnlyBy, UNDO, UndoBody};
-use view::{JobView, OutcomeWord, ResultView};
+use view::{JobView, ResultView};
 
 /// `POST /api/v1/items/actions`: begins a job.
 #[utoipa::path(post, path = "/api/v1/items/actions", operation_id = "begin_action", tag = "operators", request_body = ActionBody,
     responses((status = 202, description = "It is begun and goes on by itself; `Location` says where", body = JobView)))]
-pub(super) async fn begin(
-    State(api): State<Api>,
-    caller: Caller,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let body = body.map_err(unreadable_body)?;
-    is_json(&headers)?;
-    let (by, asked) = asked::read(&body)?;
+pub(super) async fn begin(State(api): State<Api>, caller: Caller, body: JsonBody) -> Result<Response, Problem> {
+    let (by, asked) = asked::read(body.bytes())?;
     let asked = asked.by(&caller, by)?;
     let job = to_its_end(async move { door::begin(&api.mirror, &api.wakes, asked).await }).await??;
     Ok(accepted(job))
@@ -115,7 +103,7 @@ pub(super) async fn results(
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn run(call: Call) -> Result<Response, Problem> {
-    let actor = call.plainly().await?;
+    let actor = plainly(&call).await?;
     let Call { api, id, .. } = call;
     let job = to_its_end(async move { door::run(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(accepted(job?))
@@ -129,7 +117,7 @@ pub(super) async fn run(call: Call) -> Result<Response, Problem> {
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
-    let actor = call.plainly().await?;
+    let actor = plainly(&call).await?;
     let Call { api, id, .. } = call;
     let job = to_its_end(async move { door::cancel(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(Json(JobView::new(job?)).into_response())
@@ -143,7 +131,7 @@ pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
         (status = 409, description = "`action_state`: the action is not where this could be done"),
     ))]
 pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
-    let actor = call.plainly().await?;
+    let actor = plainly(&call).await?;
     let Call { api, id, .. } = call;
     let job = to_its_end(async move { door::resume(&api.mirror, &api.wakes, &id, actor).await }).await?;
     Ok(accepted(job?))
@@ -171,44 +159,13 @@ pub(super) async fn undo(call: Call) -> Result<Response, Problem> {
     Ok(accepted(job?))
 }
 
-/// A request about one job.
-pub(super) struct Call {
-    api: Api,
-    caller: Caller,
-    id: String,
-    body: Bytes,
-}
-
-impl axum::extract::FromRequest<Api> for Call {
-    type Rejection = Problem;
-
-    async fn from_request(request: axum::extract::Request, api: &Api) -> Result<Self, Problem> {
-        use axum::extract::FromRequestParts as _;
-        let (mut parts, body) = request.into_parts();
-        let caller = Caller::from_request_parts(&mut parts, api).await?;
-        let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
-        Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
-        let headers = parts.headers.clone();
-        let request = axum::extract::Request::from_parts(parts, body);
-        let body = Bytes::from_request(request, api).await.map_err(unreadable_body)?;
-        is_json(&headers)?;
-        Ok(Self { api: api.clone(), caller, id, body })
-    }
-}
-
-impl Call {
-    fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
-        Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
-    }
-
-    /// Nothing is to be said but who asks, and the job is one that they may see.
-    async fn plainly(&self) -> Result<Actor, Problem> {
-        let mut reader = self.open(ONLY_BY)?;
-        let by = reader.text("by");
-        reader.done()?;
-        known(&self.api, &self.caller, &self.id).await?;
-        Ok(self.caller.audited(self.caller.actor(by)?))
-    }
+/// Nothing is to be said but who asks, and the job is one that they may see.
+async fn plainly(call: &Call) -> Result<Actor, Problem> {
+    let mut reader = call.open(ONLY_BY)?;
+    let by = reader.text("by");
+    reader.done()?;
+    known(&call.api, &call.caller, &call.id).await?;
+    Ok(call.caller.audited(call.caller.actor(by)?))
 }
 
 /// What is asked for, before it is known who asks.

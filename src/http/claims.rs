@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::call::Call;
 use super::control::to_its_end;
 use super::items::{no_such_item, read_id};
 use super::members::Reader;
-use super::orders::{Call, refused};
+use super::orders::refused;
 use super::problem::Problem;
 use super::queues::no_such_queue;
 use super::view::{ItemView, Timed};

@@ -5,18 +5,15 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::call::JsonBody;
 use super::caller::Caller;
-use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::plan_view::{AppliedView, PlanView, RevisionView};
 use super::problem::{Fault, Problem};
@@ -54,12 +51,9 @@ pub(super) async fn pause(
     State(api): State<Api>,
     caller: Caller,
     Segment(key): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Response, Problem> {
-    parameters.done()?;
-    set(&api, &caller, &key, read(&headers, body)?, true).await
+    set(&api, &caller, &key, read(&body)?, true).await
 }
 
 /// `POST /api/v1/queues/{key}/resume`: the opposite. What the definition pauses only the definition resumes.
@@ -73,12 +67,9 @@ pub(super) async fn resume(
     State(api): State<Api>,
     caller: Caller,
     Segment(key): Segment,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Response, Problem> {
-    parameters.done()?;
-    set(&api, &caller, &key, read(&headers, body)?, false).await
+    set(&api, &caller, &key, read(&body)?, false).await
 }
 
 async fn set(api: &Api, caller: &Caller, key: &str, body: PauseBody, paused: bool) -> Result<Response, Problem> {
@@ -160,15 +151,8 @@ struct ApplyBody {
         (status = 200, description = "What was done", body = AppliedView),
         (status = 422, description = "`definitions`: the directory of definitions holds mistakes; nothing was done"),
     ))]
-pub(super) async fn apply(
-    State(api): State<Api>,
-    caller: Caller,
-    parameters: Parameters,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    parameters.done()?;
-    let body: ApplyBody = read(&headers, body)?;
+pub(super) async fn apply(State(api): State<Api>, caller: Caller, body: JsonBody) -> Result<Response, Problem> {
+    let body: ApplyBody = read(&body)?;
     let who = caller.actor(body.by)?;
     // Before anything of it is done: what was begun is in the log, whatever becomes of it.
     let begun = caller.entry(who.clone(), "apply", None, serde_json::json!({ "retire": body.retire }));
@@ -216,17 +200,8 @@ pub(super) async fn to_its_end<T: Send + 'static>(
 }
 
 /// An empty body is an object without members.
-fn read<T: Default + for<'de> Deserialize<'de>>(
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<T, Problem> {
-    let body = body.map_err(unreadable_body)?;
-    // Also of an empty one: it is what keeps other sites' forms out.
-    is_json(headers)?;
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(&body)
+fn read<T: for<'de> Deserialize<'de>>(body: &JsonBody) -> Result<T, Problem> {
+    serde_json::from_slice(body.bytes())
         .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}"), Vec::new()))
 }
 

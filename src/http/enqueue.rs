@@ -10,7 +10,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
@@ -260,29 +259,6 @@ fn admitted(item: &Item, now: Timestamp) -> Option<Told> {
     let (parts, _) = answer(Admission::Admitted(Box::new(item.clone())), &[], now).ok()?.into_parts();
     let body = serde_json::to_vec(&ItemView::new(item.clone(), now)).ok()?;
     Some(told(parts.status, &parts.headers, &body))
-}
-
-/// Asking for the type is what keeps other sites' forms from enqueueing through a browser.
-pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let media_type = given.as_deref().and_then(|given| given.split(';').next()).unwrap_or_default();
-    if media_type.trim().eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    let given = given.map_or("no content type".to_owned(), |given| format!("'{}'", shown(&given)));
-    Err(Problem::unsupported_media_type(format!(
-        "this takes application/json, not {given}; send Content-Type: application/json"
-    )))
-}
-
-pub(super) fn unreadable_body(rejection: BytesRejection) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return Problem::too_large(MAX_BODY);
-    }
-    if is_too_slow(&rejection) {
-        return Problem::too_slow(TooSlow.to_string());
-    }
-    Problem::bad_request(format!("the body could not be read: {}", rejection.body_text()), Vec::new())
 }
 
 /// Reads the body, finding everything wrong with it at once.

@@ -18,14 +18,14 @@ use serde_json::{Map, Value};
 use super::Api;
 use super::attempts::AttemptView;
 use super::caller::Caller;
-use super::extract::{Parameters, shown};
+use super::extract::{FilterQuery, Parameters, shown};
 use super::items::read_filter;
 use super::many::flag;
 use super::mask::masked;
 use super::members::compact;
 use super::problem::Problem;
-use super::view::{ItemView, Timed};
-use super::words::{ExceptionKind, FormatWord, ItemState};
+use super::view::ItemView;
+use super::words::FormatWord;
 use crate::item::attempts::attempts as attempts_of;
 use crate::item::mask::Shown;
 use crate::item::{Item, ItemId};
@@ -124,23 +124,28 @@ enum Format {
     Ndjson,
 }
 
+/// What every export takes beside a filter.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documents what `export` reads")]
+struct ExportQuery {
+    /// Without it, what `Accept` says, else CSV.
+    format: Option<FormatWord>,
+    /// Of CSV: leaves texts as they are that a spreadsheet takes for formulas.
+    raw: Option<bool>,
+    /// Items of one page; without it, all.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// The `next-cursor` of a page before.
+    cursor: Option<String>,
+}
+
 /// `GET /api/v1/export/items`: one row per item.
 #[utoipa::path(get, path = "/api/v1/export/items", operation_id = "export_items", tag = "items",
     params(
-        ("format" = Option<FormatWord>, Query, description = "Without it, what `Accept` says, else CSV"),
-        ("raw" = Option<bool>, Query, description = "Of CSV: leaves texts as they are that a spreadsheet takes for formulas"),
         ("payload" = Option<bool>, Query, description = "What they carry, too"),
-        ("queue" = Option<String>, Query, description = "The queue's key"),
-        ("state" = Option<Vec<ItemState>>, Query, style = Form, explode = false),
-        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
-        ("reference" = Option<String>, Query),
-        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
-        ("due" = Option<Timed>, Query, description = "Due before"),
-        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
-        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
-        ("fingerprint" = Option<String>, Query, description = "Failed alike"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Items of one page; without it, all"),
-        ("cursor" = Option<String>, Query, description = "The `next-cursor` of a page before"),
+        FilterQuery,
+        ExportQuery,
     ),
     responses((status = 200, description = "A row per item",
         content((String = "text/csv"), (String = "application/x-ndjson")),
@@ -158,19 +163,8 @@ pub(super) async fn items(
 /// `GET /api/v1/export/attempts`: one row per attempt of the items that meet the filter.
 #[utoipa::path(get, path = "/api/v1/export/attempts", operation_id = "export_attempts", tag = "items",
     params(
-        ("format" = Option<FormatWord>, Query, description = "Without it, what `Accept` says, else CSV"),
-        ("raw" = Option<bool>, Query, description = "Of CSV: leaves texts as they are that a spreadsheet takes for formulas"),
-        ("queue" = Option<String>, Query, description = "The queue's key"),
-        ("state" = Option<Vec<ItemState>>, Query, style = Form, explode = false),
-        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
-        ("reference" = Option<String>, Query),
-        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
-        ("due" = Option<Timed>, Query, description = "Due before"),
-        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
-        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
-        ("fingerprint" = Option<String>, Query, description = "Failed alike"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Items of one page; without it, all"),
-        ("cursor" = Option<String>, Query, description = "The `next-cursor` of a page before"),
+        FilterQuery,
+        ExportQuery,
     ),
     responses((status = 200, description = "A row per attempt",
         content((String = "text/csv"), (String = "application/x-ndjson")),

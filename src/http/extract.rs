@@ -7,6 +7,8 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 
 use super::problem::{Fault, Problem};
+use super::view::Timed;
+use super::words::{ExceptionKind, ItemState};
 use crate::item::Timestamp;
 use crate::mirror::MAX_PAGE;
 
@@ -159,6 +161,31 @@ pub(super) struct PageQuery {
     limit: Option<u32>,
     /// The `next` of a page before.
     cursor: Option<String>,
+}
+
+/// Which items a list or an export is of.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "documents what `items::read_filter` reads")]
+pub(super) struct FilterQuery {
+    /// The queue's key.
+    queue: Option<String>,
+    #[param(style = Form, explode = false)]
+    state: Option<Vec<ItemState>>,
+    #[param(style = Form, explode = false)]
+    kind: Option<Vec<ExceptionKind>>,
+    reference: Option<String>,
+    /// `name=value`, once or more.
+    label: Option<Vec<String>>,
+    /// Due before.
+    due: Option<Timed>,
+    /// Enqueued or changed since.
+    since: Option<Timed>,
+    /// Text in reference, name, reason or code.
+    #[param(max_length = 200)]
+    q: Option<String>,
+    /// Failed alike.
+    fingerprint: Option<String>,
 }
 
 /// A client's text cut to what a message can hold.

@@ -7,11 +7,11 @@ use axum::response::Response;
 
 use super::Api;
 use super::caller::Caller;
-use super::extract::{PageQuery, Parameters, Segment, shown};
+use super::extract::{FilterQuery, PageQuery, Parameters, Segment, shown};
 use super::problem::Problem;
 use super::tags::{IfNoneMatch, known, tagged};
-use super::view::{ItemView, LineView, List, Timed};
-use super::words::{ExceptionKind, ItemState as ItemStateWord, SortWord};
+use super::view::{ItemView, LineView, List};
+use super::words::SortWord;
 use crate::item::{Item, ItemId, Kind, Place, State as ItemState};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, Sort};
@@ -22,15 +22,7 @@ const LONGEST_SEARCH: usize = 200;
 /// `GET /api/v1/items`: filters, order, pages.
 #[utoipa::path(get, path = "/api/v1/items", operation_id = "list_items", tag = "items",
     params(
-        ("queue" = Option<String>, Query, description = "The queue's key"),
-        ("state" = Option<Vec<ItemStateWord>>, Query, style = Form, explode = false),
-        ("kind" = Option<Vec<ExceptionKind>>, Query, style = Form, explode = false),
-        ("reference" = Option<String>, Query),
-        ("label" = Option<Vec<String>>, Query, description = "`name=value`, once or more"),
-        ("due" = Option<Timed>, Query, description = "Due before"),
-        ("since" = Option<Timed>, Query, description = "Enqueued or changed since"),
-        ("q" = Option<String>, Query, max_length = 200, description = "Text in reference, name, reason or code"),
-        ("fingerprint" = Option<String>, Query, description = "Failed alike"),
+        FilterQuery,
         ("sort" = Option<SortWord>, Query, description = "`newest` where nothing is said"),
         PageQuery,
     ),

@@ -9,12 +9,12 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::call::Call;
 use super::claims::{LEASE, user};
 use super::control::to_its_end;
 use super::extract::shown;
 use super::items::{no_such_item, read_id, shown_item};
 use super::members::Reader;
-use super::orders::Call;
 use super::problem::{Fault, Problem};
 use super::view::{ItemView, Timed};
 use super::words::body;

@@ -38,6 +38,7 @@ mod attempts;
 mod attention;
 mod audit;
 mod breaker;
+mod call;
 mod caller;
 mod claims;
 mod control;

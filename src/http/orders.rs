@@ -5,16 +5,13 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::Api;
+use super::call::Call;
 use super::caller::Caller;
 use super::control::{name, to_its_end};
-use super::enqueue::{is_json, unreadable_body};
-use super::extract::{Parameters, Segment, shown};
+use super::extract::shown;
 use super::items::{no_such_item, read_id};
 use super::members::Reader;
 use super::order_bodies::{
@@ -27,81 +24,46 @@ use super::view::ItemView;
 use crate::item::lifecycle::people::Refusal;
 use crate::item::request::{Changes, Order, Verb};
 use crate::lanes::now;
-use crate::lanes::orders::{Answer, Ask, Only, ask_only};
+use crate::lanes::orders::{Answer, Ask, ask_only};
 use crate::units::parse_duration;
 
 /// The longest note, in characters.
 const LONGEST_NOTE: usize = 10_000;
 
-/// A request about one item.
-pub(super) struct Call {
-    pub(super) api: Api,
-    pub(super) caller: Caller,
-    /// Of the path.
-    pub(super) id: String,
-    /// The revisions that the caller means.
-    only: Only,
-    body: Bytes,
-}
-
-impl FromRequest<Api> for Call {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let caller = Caller::from_request_parts(&mut parts, api).await?;
-        let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
-        Parameters::read(parts.uri.query().unwrap_or_default()).done()?;
-        let headers = parts.headers.clone();
-        let only = only(&headers)?;
-        let body = Bytes::from_request(Request::from_parts(parts, body), api).await.map_err(unreadable_body)?;
-        // Also of an empty one: it is what keeps other sites' forms out.
-        is_json(&headers)?;
-        Ok(Self { api: api.clone(), caller, id, only, body })
-    }
-}
-
-impl Call {
-    /// Reads the body, which may have these members. An empty one is an object without any.
-    pub(super) fn open(&self, members: &'static [&'static str]) -> Result<Reader, Problem> {
-        Reader::of(if self.body.is_empty() { b"{}" } else { &self.body }, members)
-    }
-
-    /// Asks for what needs no more than somebody who asks.
-    async fn plainly(self, verb: Verb, members: &'static [&'static str]) -> Result<Response, Problem> {
-        let mut reader = self.open(members)?;
-        let asked = asked(&self.caller, &mut reader, verb)?;
-        reader.done()?;
-        answer(&self, asked).await
-    }
+/// Asks for what needs no more than somebody who asks.
+async fn plainly(call: Call, verb: Verb, members: &'static [&'static str]) -> Result<Response, Problem> {
+    let mut reader = call.open(members)?;
+    let asked = asked(&call.caller, &mut reader, verb)?;
+    reader.done()?;
+    answer(&call, asked).await
 }
 
 /// `POST /api/v1/items/{id}/hold`: sets it aside.
 #[utoipa::path(post, path = "/api/v1/items/{id}/hold", operation_id = "hold_item", tag = "operators",
     params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn hold(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Hold, PLAIN).await
+    plainly(call, Verb::Hold, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/release`: what was set aside waits again.
 #[utoipa::path(post, path = "/api/v1/items/{id}/release", operation_id = "release_item", tag = "operators",
     params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn release(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Release, PLAIN).await
+    plainly(call, Verb::Release, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/cancel`: gives it up. `on_sight`: of a dispatched one without looking for it.
 #[utoipa::path(post, path = "/api/v1/items/{id}/cancel", operation_id = "cancel_item", tag = "operators",
     params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = CancelBody, responses(Ordered))]
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Cancel, CANCEL).await
+    plainly(call, Verb::Cancel, CANCEL).await
 }
 
 /// `POST /api/v1/items/{id}/restore`: what was given up is as it was.
 #[utoipa::path(post, path = "/api/v1/items/{id}/restore", operation_id = "restore_item", tag = "operators",
     params(("id" = String, Path, description = "The item's id"), IfMatch), request_body = PlainBody, responses(Ordered))]
 pub(super) async fn restore(call: Call) -> Result<Response, Problem> {
-    call.plainly(Verb::Restore, PLAIN).await
+    plainly(call, Verb::Restore, PLAIN).await
 }
 
 /// `POST /api/v1/items/{id}/requeue`: to be worked again, with what is changed.
@@ -214,9 +176,10 @@ fn with_changes(
 }
 
 async fn answer(call: &Call, asked: Ask) -> Result<Response, Problem> {
-    let Call { api, id, only, .. } = call;
+    let Call { api, id, headers, .. } = call;
+    let only = only(headers)?;
     let item = read_id(id)?;
-    let (api, only) = (api.clone(), only.clone());
+    let api = api.clone();
     let mirror = api.mirror.clone();
     let answer =
         to_its_end(async move { ask_only(&api.mirror, &api.live, &api.wakes, item, asked, only).await }).await??;

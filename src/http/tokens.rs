@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,9 +11,9 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::call::JsonBody;
 use super::caller::Caller;
 use super::control::to_its_end;
-use super::enqueue::{is_json, unreadable_body};
 use super::extract::{Parameters, Segment, shown};
 use super::gate::{hash, new_secret};
 use super::idempotency::KEY;
@@ -72,18 +70,15 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
 pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
-    parameters: Parameters,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: JsonBody,
 ) -> Result<Response, Problem> {
-    parameters.done()?;
     if headers.contains_key(KEY) {
         // Its answer would be kept, and with it the secret.
         let detail = "a token's secret is kept nowhere, so this cannot be answered twice; leave Idempotency-Key out";
         return Err(Problem::bad_request(detail, Vec::new()));
     }
-    is_json(&headers)?;
-    let mut reader = Reader::of(&body.map_err(unreadable_body)?, MEMBERS)?;
+    let mut reader = body.open(MEMBERS)?;
     let who = caller.actor(reader.text("by"))?;
     let wanted = read(&mut reader, now());
     reader.done()?;

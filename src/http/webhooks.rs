@@ -3,17 +3,16 @@
 //! A secret is shown once, when it is made. Who asks says so in `by`, for the record.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use url::Url;
 
 use super::Api;
+use super::call::{Call, JsonBody};
 use super::caller::Caller;
 use super::control::to_its_end;
-use super::enqueue::{is_json, unreadable_body};
 use super::extract::{PageQuery, Parameters, Segment, shown};
 use super::members::Reader;
 use super::problem::Problem;
@@ -40,35 +39,6 @@ const LONGEST_URL: usize = 2_000;
 
 /// How long an old secret signs as well.
 const ROTATION: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-
-/// A request about one webhook, with its body.
-pub(super) struct Call {
-    api: Api,
-    caller: Caller,
-    id: String,
-    body: Bytes,
-}
-
-impl FromRequest<Api> for Call {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let Segment(id) = Segment::from_request_parts(&mut parts, api).await?;
-        let caller = Caller::from_request_parts(&mut parts, api).await?;
-        let body = body_of(api, Request::from_parts(parts, body)).await?;
-        Ok(Self { api: api.clone(), caller, id, body })
-    }
-}
-
-async fn body_of(api: &Api, request: Request) -> Result<Bytes, Problem> {
-    Parameters::read(request.uri().query().unwrap_or_default()).done()?;
-    let headers = request.headers().clone();
-    let body = Bytes::from_request(request, api).await.map_err(unreadable_body)?;
-    // Also of an empty one: it is what keeps other sites' forms out.
-    is_json(&headers)?;
-    Ok(if body.is_empty() { Bytes::from_static(b"{}") } else { body })
-}
 
 /// `GET /api/v1/webhooks`: every webhook, and how it stands with it.
 #[utoipa::path(get, path = "/api/v1/webhooks", operation_id = "list_webhooks", tag = "events",
@@ -101,9 +71,8 @@ pub(super) async fn one(
     request_body = NewWebhookBody,
     responses((status = 201, description = "It is there, with its secret", body = WebhookView),
         (status = 409, description = "`too_many_webhooks`")))]
-pub(super) async fn create(State(api): State<Api>, caller: Caller, request: Request) -> Result<Response, Problem> {
-    let body = body_of(&api, request).await?;
-    let mut reader = Reader::of(&body, NEW)?;
+pub(super) async fn create(State(api): State<Api>, caller: Caller, body: JsonBody) -> Result<Response, Problem> {
+    let mut reader = body.open(NEW)?;
     let url = url(&api, &mut reader);
     if url.is_none() && !reader.has_faults() {
         reader.fault("url", "url is missing; write where to send to, like https://example.com/hook".to_owned());
@@ -168,7 +137,7 @@ struct Change {
     responses((status = 200, description = "It is so", body = WebhookView)))]
 pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
     let api = &call.api;
-    let mut reader = Reader::of(&call.body, CHANGES)?;
+    let mut reader = call.open(CHANGES)?;
     let change = Change {
         url: url(api, &mut reader),
         types: types(&mut reader),
@@ -272,7 +241,7 @@ pub(super) async fn remove(
     params(("id" = String, Path, description = "The webhook's id")), request_body = ByBody,
     responses((status = 200, description = "How it went", body = TestView)))]
 pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
-    let mut reader = Reader::of(&call.body, BY)?;
+    let mut reader = call.open(BY)?;
     let who = call.caller.actor(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };
@@ -293,7 +262,7 @@ pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
     responses((status = 200, description = "It is tried", body = WebhookView),
         (status = 409, description = "`webhook_disabled`")))]
 pub(super) async fn resume(call: Call) -> Result<Json<WebhookView>, Problem> {
-    let mut reader = Reader::of(&call.body, BY)?;
+    let mut reader = call.open(BY)?;
     let who = call.caller.actor(reader.text("by"))?;
     reader.done()?;
     let Some(webhook) = call.api.mirror.webhook(&call.id).await? else { return Err(no_such_webhook(&call.id)) };

@@ -9,6 +9,7 @@ use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::view::{List, Timed};
+use crate::item::action::{Deed, Outcome, Phase};
 use crate::item::breaker::Standing;
 use crate::item::failures::Trend;
 use crate::item::sla::Sla;
@@ -45,6 +46,12 @@ words! {
     SlaWord = [Sla::None, Sla::InTime, Sla::AtRisk, Sla::Late].map(Sla::word);
     /// What a queue's breaker does.
     BreakerWord = [Standing::Closed, Standing::Open, Standing::Trying(Timestamp::UNIX_EPOCH)].map(Standing::word);
+    /// What an action does to each item.
+    ActionVerb = Deed::ALL.iter().map(|deed| deed.word()).collect::<Vec<_>>();
+    /// How far an action is.
+    ActionState = Phase::ALL.iter().filter(|phase| **phase != Phase::Receiving).map(|phase| phase.word()).collect::<Vec<_>>();
+    /// What became of an item, or would.
+    OutcomeWord = Outcome::ALL.iter().map(|outcome| outcome.word()).collect::<Vec<_>>();
     /// How a failure stands.
     TrendWord = Trend::ALL.map(Trend::word);
     /// The order of a list of failures, the greatest first.
@@ -112,7 +119,7 @@ macro_rules! body {
         #[allow(dead_code, reason = "it documents what the reader reads")]
         pub(super) struct $name { $($(#[$attribute])* $member: $type,)+ }
 
-        pub(super) const $members: &[&str] = &[$(super::words::plain(stringify!($member)),)+];
+        pub(super) const $members: &[&str] = &[$(crate::http::words::plain(stringify!($member)),)+];
     };
 }
 pub(super) use body;

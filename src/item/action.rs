@@ -1,48 +1,19 @@
 //! One action on many items, as a job: what is asked, how far it is, what became of each item, and how it is undone.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::document::Difference;
 use super::door::PriorityWish;
 use super::request::{Changes, Order, Verb};
+use super::words::words;
 use super::{Item, State, Timestamp};
-
-/// Gives an enum of plain words its text form in both directions.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
-
-        impl $name {
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The word used everywhere outside: SQL, JSON, command line.
-            #[must_use]
-            pub const fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-
-            #[must_use]
-            pub fn from_word(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.word())
-            }
-        }
-    };
-}
 
 words! {
     /// What a job does to each of its items.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
     Deed {
         Hold = "hold",
         Release = "release",
@@ -59,6 +30,8 @@ words! {
 
 words! {
     /// How far a job is.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
     Phase {
         /// Its ids are still being taken in; nobody was told of it.
         Receiving = "receiving",
@@ -79,6 +52,8 @@ words! {
 
 words! {
     /// What became of one item, or would.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
     Outcome {
         Done = "done",
         /// It is dispatched: asked for, and done once its message is taken back.

@@ -34,6 +34,7 @@ pub mod spent;
 pub mod state;
 pub mod timeline;
 pub mod why;
+mod words;
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::view::Timed;
-use super::words::{ExceptionKind, ItemState, PriorityBody, body};
+use super::super::words::{ExceptionKind, ItemState, PriorityBody, body};
 
 body! {
     /// One action on many items.

@@ -5,41 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use super::super::view::Timed;
-use crate::item::action::{Deed, Outcome, Phase, Preview, Tally, Wished};
+use super::super::words::{ActionState, ActionVerb, OutcomeWord};
+use crate::item::action::{Preview, Tally, Wished};
 use crate::item::ramp::{Ramp, Stop};
 use crate::mirror::ItemResult;
 use crate::mirror::actions::{Job, Source};
 use crate::units::format_duration;
-
-/// Words of the types that own them.
-macro_rules! words {
-    ($($(#[$doc:meta])* $name:ident = $words:expr;)+) => {$(
-        $(#[$doc])*
-        pub(in crate::http) enum $name {}
-
-        impl PartialSchema for $name {
-            fn schema() -> RefOr<Schema> {
-                ObjectBuilder::new().schema_type(Type::String).enum_values(Some($words)).into()
-            }
-        }
-
-        impl ToSchema for $name {}
-    )+};
-}
-
-words! {
-    /// What is done to each item.
-    ActionVerb = Deed::ALL.iter().map(|deed| deed.word()).collect::<Vec<_>>();
-    /// How far an action is.
-    ActionState = Phase::ALL.iter().filter(|phase| **phase != Phase::Receiving).map(|phase| phase.word()).collect::<Vec<_>>();
-    /// What became of an item, or would.
-    OutcomeWord = Outcome::ALL.iter().map(|outcome| outcome.word()).collect::<Vec<_>>();
-}
 
 /// A job.
 #[derive(Serialize, ToSchema)]
