@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Daemon;
@@ -92,22 +93,35 @@ pub(super) async fn run(args: &TopArgs, client: &Client) -> Result<(), Failed> {
     let mut shown = look(client).await?;
     let screen = Screen::take()?;
     let mut keys = keys();
+    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         screen.draw(&shown)?;
+        let next = async {
+            tokio::time::sleep(args.interval).await;
+            match look(client).await {
+                Ok(text) => text,
+                // It may come back; what was seen last is older than it looks.
+                Err(failed) => format!("{}\n", failed.message),
+            }
+        };
+        // Also while a daemon that hangs is asked.
+        shown = tokio::select! {
+            () = told_to_quit(&mut keys, &mut interrupt) => return Ok(()),
+            text = next => text,
+        };
+    }
+}
+
+/// Waits for somebody who wants no more.
+async fn told_to_quit(keys: &mut mpsc::UnboundedReceiver<u8>, interrupt: &mut Signal) {
+    loop {
         let key = tokio::select! {
             key = keys.recv() => key,
-            _ = tokio::signal::ctrl_c() => Some(b'q'),
-            () = tokio::time::sleep(args.interval) => Some(b' '),
+            _ = interrupt.recv() => None,
         };
-        match key {
-            None | Some(b'q' | b'Q' | 3) => return Ok(()),
-            Some(_) => {}
+        if matches!(key, None | Some(b'q' | b'Q' | 3)) {
+            return;
         }
-        shown = match look(client).await {
-            Ok(text) => text,
-            // It may come back; what was seen last is older than it looks.
-            Err(failed) => format!("{}\n", failed.message),
-        };
     }
 }
 

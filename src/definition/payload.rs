@@ -124,11 +124,17 @@ impl PayloadSchema {
             .map(|error| {
                 let path = error.instance_path().as_str().to_owned();
                 // The message quotes the value, or what of it is wrong.
-                let said = if mask::touches(&path, hidden) {
-                    error.masked_with(mask::MARK).to_string()
-                } else {
-                    error.to_string()
+                let said = match &error.kind() {
+                    _ if !mask::touches(&path, hidden) => error.to_string(),
+                    // These name keys.
+                    ValidationErrorKind::PropertyNames { .. }
+                    | ValidationErrorKind::AdditionalProperties { .. }
+                    | ValidationErrorKind::UnevaluatedProperties { .. } => {
+                        format!("{} has keys that the schema does not allow", mask::MARK)
+                    }
+                    _ => error.masked_with(mask::MARK).to_string(),
                 };
+                let path = mask::open_part(&path, hidden);
                 if path.is_empty() { said } else { format!("{path}: {said}") }
             })
             .collect()

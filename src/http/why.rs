@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Caller;
 use super::extract::{Parameters, Segment};
 use super::items::{no_such_item, read_id};
 use super::problem::Problem;
@@ -16,6 +17,7 @@ use crate::item::why::{Facts, Why, why};
 use crate::item::{Item, Place, State as ItemState, Timestamp};
 use crate::lanes::now;
 use crate::status::Broker;
+use crate::who::Need;
 
 /// `GET /api/v1/items/{id}/why`: what it waits for, in one sentence.
 #[utoipa::path(get, path = "/api/v1/items/{id}/why", operation_id = "get_item_why", tag = "insight",
@@ -23,19 +25,20 @@ use crate::status::Broker;
     responses((status = 200, description = "What it waits for", body = WhyView)))]
 pub(super) async fn one(
     State(api): State<Api>,
+    caller: Caller,
     Segment(text): Segment,
     parameters: Parameters,
 ) -> Result<Json<WhyView>, Problem> {
     parameters.done()?;
     let item = api.mirror.item(read_id(&text)?).await?.ok_or_else(|| no_such_item(&text))?;
     let now = now();
-    let facts = facts(&api, &item, now).await?;
+    let facts = facts(&api, &item, caller.may_everywhere(Need::Read), now).await?;
     let why = why(&item, &facts, now);
     Ok(Json(WhyView::new(&item, why, &facts)))
 }
 
 /// What is known around it, as far as its state makes that matter.
-async fn facts(api: &Api, item: &Item, now: Timestamp) -> Result<Facts, Problem> {
+async fn facts(api: &Api, item: &Item, all: bool, now: Timestamp) -> Result<Facts, Problem> {
     let mut facts = Facts { window: 200, ..Facts::default() };
     if item.state == ItemState::OnHold {
         let lines = api.mirror.timeline(item.id).await?;
@@ -55,7 +58,9 @@ async fn facts(api: &Api, item: &Item, now: Timestamp) -> Result<Facts, Problem>
     match &status.broker {
         Broker::Connected { blocked, .. } => facts.broker_blocked.clone_from(blocked),
         Broker::Connecting => facts.broker_away = Some("it is being connected to".to_owned()),
-        Broker::Lost { reason } => facts.broker_away = Some(reason.clone()),
+        // The reason may name what is not theirs to know.
+        Broker::Lost { reason } if all => facts.broker_away = Some(reason.clone()),
+        Broker::Lost { .. } => facts.broker_away = Some("it is tried again".to_owned()),
     }
     let migration = status.migrations.iter().find(|one| one.queue == key && one.problem.is_none());
     facts.migrating = migration.map(|one| (one.step.replace('_', " "), one.since));
@@ -109,7 +114,7 @@ pub(super) struct WhyView {
 struct DetailsView {
     #[schema(value_type = StateWord)]
     state: &'static str,
-    /// Where the copy is that decides: `delayed`, `ready`, `claimed`, `broker`, `settled`.
+    /// Where the copy is that decides: `delayed`, `ready`, `claimed`, `broker`, `leased`, `settled`.
     place: &'static str,
     attempt: u32,
     priority: u8,

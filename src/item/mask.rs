@@ -19,7 +19,7 @@ pub enum Shown {
     Whole,
     /// JSON with hidden values replaced, also where there was none to hide.
     Part(Vec<u8>),
-    /// Nothing: it is no JSON, so nobody knows what stands where.
+    /// Nothing: it is no JSON object or list, so nobody knows what stands where.
     Nothing,
 }
 
@@ -34,8 +34,10 @@ pub fn mask(body: &[u8], paths: &[String]) -> Shown {
     let Ok(text) = std::str::from_utf8(body) else { return Shown::Nothing };
     let mut out = String::with_capacity(text.len());
     // Values are passed over without recursion, and paths are short.
-    match serde_json::from_str::<&RawValue>(text).map(|raw| write(raw.get(), &open, &mut out)) {
-        Ok(Some(())) => Shown::Part(out.into_bytes()),
+    match serde_json::from_str::<&RawValue>(text) {
+        // A number alone may be any text.
+        Ok(raw) if !raw.get().starts_with(['{', '[']) => Shown::Nothing,
+        Ok(raw) if write(raw.get(), &open, &mut out).is_some() => Shown::Part(out.into_bytes()),
         _ => Shown::Nothing,
     }
 }
@@ -45,6 +47,20 @@ pub fn mask(body: &[u8], paths: &[String]) -> Shown {
 pub fn touches(place: &str, paths: &[String]) -> bool {
     let place = steps(place);
     paths.iter().any(|path| steps(path).iter().zip(&place).all(|(step, at)| step == "*" || step == at))
+}
+
+/// What of a place may be told: at or below a hidden path no more than the path itself, for keys may be what is to be hidden.
+#[must_use]
+pub fn open_part<'p>(place: &'p str, paths: &[String]) -> &'p str {
+    let at = steps(place);
+    let hidden = |path: &String| {
+        let path = steps(path);
+        let is_below = path.len() <= at.len() && path.iter().zip(&at).all(|(step, at)| step == "*" || step == at);
+        is_below.then_some(path.len())
+    };
+    let Some(length) = paths.iter().filter_map(hidden).min() else { return place };
+    let end = place.match_indices('/').nth(length).map_or(place.len(), |(end, _)| end);
+    &place[..end]
 }
 
 fn steps(pointer: &str) -> Vec<String> {
@@ -65,6 +81,11 @@ fn write(raw: &str, open: &[&[String]], out: &mut String) -> Option<()> {
             }
             out.push('}');
         }
+        // What is to be hidden may lie in an element, or be written in the text: of another shape than was thought of.
+        b'[' if !open.iter().any(|path| path.first().is_some_and(|step| step == "*" || step.parse::<usize>().is_ok())) => {
+            hide(out);
+        }
+        b'"' => hide(out),
         b'[' => {
             let elements: Elements<'_> = serde_json::from_str(raw).ok()?;
             out.push('[');
@@ -80,6 +101,12 @@ fn write(raw: &str, open: &[&[String]], out: &mut String) -> Option<()> {
     Some(())
 }
 
+fn hide(out: &mut String) {
+    out.push('"');
+    out.push_str(MARK);
+    out.push('"');
+}
+
 /// Writes what lies one step deeper.
 fn go_on(raw: &str, open: &[&[String]], is_here: impl Fn(&String) -> bool, out: &mut String) -> Option<()> {
     let deeper: Vec<&[String]> = open
@@ -89,9 +116,7 @@ fn go_on(raw: &str, open: &[&[String]], is_here: impl Fn(&String) -> bool, out: 
         .map(|(_, rest)| rest)
         .collect();
     if deeper.iter().any(|rest| rest.is_empty()) {
-        out.push('"');
-        out.push_str(MARK);
-        out.push('"');
+        hide(out);
         return Some(());
     }
     if deeper.is_empty() {
@@ -201,7 +226,12 @@ mod tests {
             (r#"{"a": {"b": 1, "c": 2}}"#, &["/*/b", "/a/c"], r#"{"a":{"b":"[masked]","c":"[masked]"}}"#),
             // Nothing is there to be hidden.
             (r#"{"A": 1, "b": 2}"#, &["/a", "/b/c"], r#"{"A":1,"b": 2}"#),
-            (r#""text""#, &["/a"], r#""text""#),
+            // Another shape than was thought of.
+            (r#""text""#, &["/a"], "nothing"),
+            ("11019912345", &["/a"], "nothing"),
+            (r#"{"a": "{\"b\": 1}", "c": 1}"#, &["/a/b"], r#"{"a":"[masked]","c":1}"#),
+            (r#"[{"a": 1}]"#, &["/a"], r#""[masked]""#),
+            (r#"{"a": [{"b": 1}], "c": [2]}"#, &["/a/b"], r#"{"a":"[masked]","c":[2]}"#),
             // Whatever cannot be read.
             ("not json", &["/a"], "nothing"),
             ("", &["/a"], "nothing"),
@@ -215,6 +245,21 @@ mod tests {
         assert_eq!(mask(b"{\"a\": \"\xff\"}", &paths(&["/b"])), Shown::Nothing);
         let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
         assert_eq!(masked(&deep, &["/0"]), r#"["[masked]"]"#, "however deep it is nested");
+    }
+
+    #[test]
+    fn keys_below_what_is_hidden_are_not_told() {
+        let hidden = paths(&["/accounts", "/lines/*/price"]);
+        for (place, open) in [
+            ("", ""),
+            ("/name", "/name"),
+            ("/accounts", "/accounts"),
+            ("/accounts/NO93/x", "/accounts"),
+            ("/lines/3", "/lines/3"),
+            ("/lines/3/price/y", "/lines/3/price"),
+        ] {
+            assert_eq!(open_part(place, &hidden), open);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! JSON Patch (RFC 6902): payloads changed by operations, the same for many items.
 
 use super::document::{Node, shown};
+use super::mask::touches;
 
 /// Operations one patch may have.
 pub const MOST_OPERATIONS: usize = 1_000;
@@ -80,6 +81,24 @@ impl Patch {
         if wrong.is_empty() { Ok(Self(read)) } else { Err(wrong) }
     }
 
+    /// Whether it reads, or moves to another place, what may be at these paths (as definitions mask them): a value could be told
+    /// by what becomes of it.
+    #[must_use]
+    pub fn reads(&self, paths: &[String]) -> bool {
+        let by_number = paths.iter().any(|path| path.split('/').any(|step| step.parse::<usize>().is_ok()));
+        self.0.iter().any(|operation| match operation {
+            Operation::Test(place, _) | Operation::Move(place, _) | Operation::Copy(place, _) => {
+                touches(&written(place), paths)
+            }
+            // What stands behind in a list has another number then.
+            Operation::Add(place, _) | Operation::Remove(place) if by_number => {
+                let list = place.split_last().map_or(&[][..], |(_, list)| list);
+                touches(&written(list), paths)
+            }
+            Operation::Add(..) | Operation::Remove(..) | Operation::Replace(..) => false,
+        })
+    }
+
     /// Applies it.
     ///
     /// # Errors
@@ -136,7 +155,7 @@ impl Patch {
     }
 }
 
-fn written(pointer: &Pointer) -> String {
+fn written(pointer: &[String]) -> String {
     pointer.iter().map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1"))).collect()
 }
 

@@ -204,6 +204,15 @@ impl Mirror {
 /// Failures of one queue that are kept beyond which those go that were not seen for longest and are nobody's exception.
 pub const MOST: u32 = 2_000;
 
+/// Forgets counts that came to nothing, of all queues.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn forget_counts(tx: &mut Tx) -> Result<(), MirrorError> {
+    let done = sqlx::query("DELETE FROM failure_counts WHERE items <= 0").execute(tx).await;
+    done.map(drop).map_err(failed("forget failures"))
+}
+
 /// Forgets failures that no item is: those last seen before `before`, and of each queue those beyond [`MOST`], which are
 /// counted. Answers how many went.
 ///
@@ -233,11 +242,6 @@ pub async fn forget(tx: &mut Tx, queue: &str, before: Timestamp) -> Result<u64, 
     .map_err(failed("forget failures"))?
     .rows_affected();
     count_forgotten(tx, "failures", beyond).await?;
-    sqlx::query("DELETE FROM failure_counts WHERE items <= 0 AND queue = $1")
-        .bind(queue)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("forget failures"))?;
     Ok(gone + beyond)
 }
 

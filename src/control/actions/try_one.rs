@@ -5,7 +5,7 @@ use crate::item::action::{self, Former, Not, Outcome, Way, Wish};
 use crate::item::document::{Difference, Node};
 use crate::item::door::PriorityWish;
 use crate::item::lifecycle::people::{self, Verdict};
-use crate::item::mask::{MARK, touches};
+use crate::item::mask::{MARK, open_part, touches};
 use crate::item::patch::Patch;
 use crate::item::request::{Order, Verb};
 use crate::item::{Item, Timestamp};
@@ -47,7 +47,7 @@ impl Plan {
     }
 
     /// The payload that an item gets; `None` where it keeps the one it has.
-    fn payload(&self, carried: &Carried) -> Result<Option<Vec<u8>>, Not> {
+    fn payload(&self, carried: &Carried, definition: &QueueDefinition) -> Result<Option<Vec<u8>>, Not> {
         let document = || match &carried.body {
             None => Err(Not {
                 code: "no_payload",
@@ -60,6 +60,10 @@ impl Plan {
         Ok(match &self.change {
             Change::None => None,
             Change::Whole(payload) => Some(payload.clone()).filter(|payload| carried.body.as_ref() != Some(payload)),
+            Change::Patch(patch) if patch.reads(&definition.mask) => {
+                let reason = "the patch tests, moves or copies what the queue masks, which would tell of it".to_owned();
+                return Err(Not { code: "masked", reason });
+            }
             Change::Patch(patch) => {
                 let before = document()?;
                 let after = patch.apply(before.clone()).map_err(|misfit| {
@@ -119,9 +123,9 @@ impl Tried {
 /// What is asked of this item, and its payload where it is to have another: with its content type.
 type Wanted = (Verb, Option<PriorityWish>, Result<Option<(Vec<u8>, Option<String>)>, Not>);
 
-fn wanted(plan: &Plan, item: &Item, carried: &Carried) -> Result<Wanted, Not> {
+fn wanted(plan: &Plan, item: &Item, definition: &QueueDefinition, carried: &Carried) -> Result<Wanted, Not> {
     if let Some(verb) = plan.wish.verb() {
-        let payload = plan.payload(carried).map(|payload| payload.map(|body| (body, item.content_type.clone())));
+        let payload = plan.payload(carried, definition).map(|payload| payload.map(|body| (body, item.content_type.clone())));
         return Ok((verb, plan.wish.priority.as_ref().map(Into::into), payload));
     }
     let Some(left) = &carried.left else {
@@ -143,7 +147,7 @@ pub(super) fn try_one(
     carried: &Carried,
     now: Timestamp,
 ) -> Tried {
-    let (verb, priority, payload) = match wanted(plan, item, carried) {
+    let (verb, priority, payload) = match wanted(plan, item, definition, carried) {
         Ok(wanted) => wanted,
         Err(Not { code, reason }) => return Tried::not(Outcome::Refused, code, vec![reason]),
     };
@@ -175,6 +179,7 @@ pub(super) fn try_one(
             let mut diff = differences(before, after);
             // Previews are kept and read by several: nobody's right to reveal counts here.
             for hidden in diff.iter_mut().filter(|diff| touches(&diff.path, &definition.mask)) {
+                hidden.path.truncate(open_part(&hidden.path, &definition.mask).len());
                 for value in [&mut hidden.before, &mut hidden.after].into_iter().flatten() {
                     MARK.clone_into(value);
                 }

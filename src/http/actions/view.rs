@@ -210,7 +210,6 @@ fn arguments(job: &Job) -> Value {
     let wish = &job.wish;
     let mut arguments = serde_json::to_value(&wish.changes).unwrap_or_default();
     let Some(members) = arguments.as_object_mut() else { return Value::Null };
-    let json = |text: &String| serde_json::from_str(text).unwrap_or(Value::Null);
     let more = [
         (
             "priority",
@@ -221,14 +220,23 @@ fn arguments(job: &Job) -> Value {
         ),
         ("delay", wish.delay.map(|delay| format_duration(Duration::from_millis(delay)).into())),
         ("payload", wish.payload.as_ref().map(|payload| format!("{} bytes", payload.len()).into())),
-        ("patch", wish.patch.as_ref().map(json)),
-        ("merge_patch", wish.merge.as_ref().map(json)),
+        ("patch", wish.patch.as_deref().map(places)),
+        ("merge_patch", wish.merge.as_ref().map(|merge| format!("{} bytes", merge.len()).into())),
         ("note", wish.note.as_deref().map(Into::into)),
         ("assignee", wish.assignee.as_deref().map(Into::into)),
         ("on_sight", wish.on_sight.then_some(Value::Bool(true))),
     ];
     members.extend(more.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     arguments
+}
+
+/// A JSON Patch without its values: others read it, who may not see what stands there.
+fn places(patch: &str) -> Value {
+    let mut operations: Vec<serde_json::Map<String, Value>> = serde_json::from_str(patch).unwrap_or_default();
+    for operation in &mut operations {
+        operation.remove("value");
+    }
+    Value::from_iter(operations)
 }
 
 /// What became of one item.
