@@ -106,7 +106,7 @@ async fn requests_that_are_no_requests_get_their_4xx() {
     let daemon = daemon("hostile requests").queues(QUEUES).start().await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     for (path, expected) in [
-        ("/api/v1/queues/../items", 404),
+        ("/api/v1/queues/../items", 405),
         ("/api/v1/queues/%2e%2e/items", 405),
         ("/api/v1/queues/..%2f..%2fetc%2fpasswd", 404),
         ("/../../etc/passwd", 404),
