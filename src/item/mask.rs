@@ -82,7 +82,10 @@ fn write(raw: &str, open: &[&[String]], out: &mut String) -> Option<()> {
             out.push('}');
         }
         // What is to be hidden may lie in an element, or be written in the text: of another shape than was thought of.
-        b'[' if !open.iter().any(|path| path.first().is_some_and(|step| step == "*" || step.parse::<usize>().is_ok())) => {
+        b'[' if !open
+            .iter()
+            .any(|path| path.first().is_some_and(|step| step == "*" || step.parse::<usize>().is_ok())) =>
+        {
             hide(out);
         }
         b'"' => hide(out),

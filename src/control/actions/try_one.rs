@@ -125,7 +125,8 @@ type Wanted = (Verb, Option<PriorityWish>, Result<Option<(Vec<u8>, Option<String
 
 fn wanted(plan: &Plan, item: &Item, definition: &QueueDefinition, carried: &Carried) -> Result<Wanted, Not> {
     if let Some(verb) = plan.wish.verb() {
-        let payload = plan.payload(carried, definition).map(|payload| payload.map(|body| (body, item.content_type.clone())));
+        let payload =
+            plan.payload(carried, definition).map(|payload| payload.map(|body| (body, item.content_type.clone())));
         return Ok((verb, plan.wish.priority.as_ref().map(Into::into), payload));
     }
     let Some(left) = &carried.left else {
