@@ -1,5 +1,4 @@
 mod actions;
-mod auth;
 mod bench;
 mod claims;
 mod claims_figures;

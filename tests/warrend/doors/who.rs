@@ -287,6 +287,7 @@ async fn what_is_changed_stands_in_a_log_that_is_only_added_to() {
     assert_eq!(log["items"][2]["source"], "127.0.0.1");
     assert_eq!(log["items"][2]["detail"], json!({"why": "<b>wait</b>"}));
     assert_eq!(log["items"][5]["kind"], "local");
+    assert!(!log.to_string().contains("wrd_"), "no secret is written down");
     let lines = daemon.get(&format!("/api/v1/items/{id}/timeline")).await;
     assert!(lines.to_string().contains("ops for ann"), "{lines}");
     let only = daemon.get("/api/v1/audit?who=ops&limit=1").await;
