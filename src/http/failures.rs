@@ -79,6 +79,7 @@ pub(super) async fn list(
         key: key(last, sort),
         fingerprint: last.fingerprint.clone(),
     });
+    say(&api, &mut groups).await?;
     let mut samples = samples(&api, &groups, SAMPLES).await?;
     let items = groups.into_iter().map(|group| FailureView::new(group, &mut samples)).collect();
     Ok(Json(List { items, next: next.map(|cursor| cursor.to_string()) }))
@@ -97,6 +98,7 @@ pub(super) async fn one(
     parameters.done()?;
     let filter = FailureFilter { fingerprint: Some(fingerprint.clone()), ..FailureFilter::default() };
     let mut found = seen_by(&api, &caller, &filter).await?;
+    say(&api, &mut found).await?;
     let mut samples = samples(&api, &found, MORE_SAMPLES).await?;
     let group = found.pop().ok_or_else(|| {
         Problem::not_found(format!("there is no failure '{}', or it is not kept any more", shown(&fingerprint)))
@@ -109,6 +111,17 @@ async fn seen_by(api: &Api, caller: &Caller, filter: &FailureFilter) -> Result<V
     let mut failures = api.mirror.failures(filter).await?;
     failures.retain(|(failure, _)| caller.may(&failure.queue));
     Ok(groups(failures, now()))
+}
+
+/// Gives groups the words that the last of each was reported with.
+async fn say(api: &Api, groups: &mut [Group]) -> Result<(), Problem> {
+    let last = |group: &Group| Some((group.fingerprint.clone(), group.last_in()?.to_owned()));
+    let asked: Vec<(String, String)> = groups.iter().filter_map(last).collect();
+    let mut words = api.mirror.failure_words(&asked).await?;
+    for group in groups {
+        (group.code, group.reason) = words.remove(&group.fingerprint).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// What the order goes by, the greatest first.

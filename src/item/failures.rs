@@ -2,7 +2,7 @@
 //!
 //! A failure is *seen* when an attempt ends in it, retried or not, and when an item becomes an exception otherwise (refused at
 //! the door, expired, missing). It is seen once more when a later report explains an end that nobody had explained. What becomes
-//! of the items afterwards changes nothing of that.
+//! of the items afterwards changes nothing of that; one that was cancelled and is restored counts only where nothing is kept of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,8 +28,10 @@ const TIMES_USUAL: f64 = 3.0;
 /// ... and so many an hour at least.
 const WORTH_TELLING: f64 = 5.0;
 
-/// Characters of a reason that are kept to show it.
+/// Characters of a reason that are kept to show it ...
 const LONGEST_REASON: usize = 1_000;
+/// ... and of a code. Both come from outside.
+const LONGEST_CODE: usize = 200;
 
 /// A failure was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +44,16 @@ pub struct Seen {
     pub at: Timestamp,
     /// Its item is tried again by itself.
     pub retried: bool,
+    /// Its item was this failure before, and is again: it is counted only where nothing of it is kept any more.
+    pub again: bool,
 }
 
 /// What a line of an item's timeline tells of a failure; the item is as the line left it.
 #[must_use]
 pub fn seen(item: &Item, line: &Line) -> Option<Seen> {
+    let again = line.event.as_ref() == "restored";
     let (kind, code, reason, retried) = match line.event.as_ref() {
-        "exception" | "refused" => {
+        "exception" | "refused" | "restored" => {
             let State::Exception(kind) = item.state else { return None };
             (kind, item.code.clone(), item.reason.clone(), false)
         }
@@ -61,7 +66,8 @@ pub fn seen(item: &Item, line: &Line) -> Option<Seen> {
     let known = item.fingerprint.clone().filter(|_| !retried);
     let fingerprint = known.unwrap_or_else(|| fingerprint(kind, code.as_deref(), reason.as_deref()));
     let reason = reason.map(|reason| reason.chars().take(LONGEST_REASON).collect());
-    Some(Seen { fingerprint, queue: item.queue.clone(), kind, code, reason, at: line.at, retried })
+    let code = code.map(|code| code.chars().take(LONGEST_CODE).collect());
+    Some(Seen { fingerprint, queue: item.queue.clone(), kind, code, reason, at: line.at, retried, again })
 }
 
 /// What is kept of a failure in one queue.
@@ -112,8 +118,11 @@ impl Failure {
         }
     }
 
-    /// It was seen once more. What comes out of order counts at its own time.
+    /// It was seen once more, or an item is it again. What comes out of order counts at its own time.
     pub fn see(&mut self, seen: &Seen) {
+        if seen.again {
+            return;
+        }
         let passed = seconds(self.last_seen, seen.at);
         if passed >= 0.0 {
             if passed >= GONE.as_secs_f64() {
@@ -208,6 +217,12 @@ pub struct InQueue {
 }
 
 impl Group {
+    /// The queue in which it was seen last: its words are those of the group.
+    #[must_use]
+    pub fn last_in(&self) -> Option<&str> {
+        self.by_queue.iter().max_by_key(|one| one.last_seen).map(|one| one.queue.as_str())
+    }
+
     /// Exceptions that are none any more: worked, requeued, set aside, given up, or not kept.
     #[must_use]
     pub fn resolved(&self) -> u64 {
@@ -323,6 +338,7 @@ mod tests {
             reason: Some(format!("at {at}")),
             at: second(at),
             retried: false,
+            again: false,
         }
     }
 
@@ -388,6 +404,15 @@ mod tests {
         ] {
             assert_eq!(word(&[failure("a", times)], now), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_is_a_failure_again_counts_only_where_nothing_is_kept_of_it() {
+        let again = Seen { again: true, ..at("a", 5 * DAY) };
+        let mut kept = failure("a", [0]);
+        kept.see(&again);
+        assert_eq!(kept, failure("a", [0]));
+        assert_eq!(Failure::first(&again), failure("a", [5 * DAY]));
     }
 
     #[test]

@@ -114,6 +114,16 @@ pub enum DeathReason {
     DeliveryLimit,
 }
 
+/// Characters of a robot's name that are kept. Names come from outside.
+const LONGEST_NAME: usize = 200;
+
+/// What a robot calls itself, fit to be shown; `None` where nothing is left.
+fn robot_name(said: &str) -> Option<String> {
+    let name: String = said.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 /// Reads a message of the outcomes exchange.
 ///
 /// # Errors
@@ -124,7 +134,8 @@ pub fn read_report(message: &Message) -> Result<Report, String> {
         properties.kind.as_deref().ok_or("the report has no type property; see docs/amqp.md for the known ones")?;
     let (saying, mut problems) = read_saying(kind, Body::read(&message.body))?;
     let attempt = attempt_of(message, &mut problems);
-    Ok(Report { saying, attempt, robot: properties.app_id.clone(), user: properties.user_id.clone(), problems })
+    let robot = properties.app_id.as_deref().and_then(robot_name);
+    Ok(Report { saying, attempt, robot, user: properties.user_id.clone(), problems })
 }
 
 /// Reads what somebody says of the attempt that they have, by the same words; with what of it could not be read and was left
@@ -333,6 +344,16 @@ mod tests {
             body: body.as_bytes().to_vec(),
             ..Message::default()
         }
+    }
+
+    #[test]
+    fn a_robots_name_is_fit_to_be_shown() {
+        for (said, expected) in [("a\nb", Some("ab")), (" robot 1 ", Some("robot 1")), ("", None), (" \u{7} ", None)] {
+            let mut message = report("processed", "");
+            message.properties.app_id = Some(said.to_owned());
+            assert_eq!(read_report(&message).unwrap().robot.as_deref(), expected, "{said:?}");
+        }
+        assert_eq!(robot_name(&"x".repeat(300)).unwrap().len(), LONGEST_NAME);
     }
 
     #[test]

@@ -7,9 +7,6 @@ use super::Timestamp;
 use super::report::Report;
 use super::timeline::Line;
 
-/// Characters of a robot's name that are kept. Names come from outside.
-pub const LONGEST_NAME: usize = 200;
-
 const HOUR: i64 = 3_600_000_000;
 
 /// Busy shares of robots that were heard of for less than this are not worth a number.
@@ -50,9 +47,8 @@ impl Heard {
             "poison" => None,
             _ => Some(Ended::Failed),
         });
-        let name = report.robot.as_ref().map(|name| name.chars().filter(|c| !c.is_control()));
         Self {
-            robot: name.map(|name| name.take(LONGEST_NAME).collect()),
+            robot: report.robot.clone(),
             user: report.user.clone(),
             ended,
             busy_from: end.filter(|_| ended.is_some()).and_then(|end| end.started_at),
@@ -223,8 +219,7 @@ mod tests {
             assert_eq!((heard.ended, heard.busy_from), (ended, ended.map(|_| second(5))), "{outcome:?}");
         }
         assert_eq!(Heard::of(&report(None), None).robot, None);
-        let long = Heard::of(&report(Some(&format!("a\nb{}", "x".repeat(300)))), None).robot.unwrap();
-        assert!(long.starts_with("abx") && long.chars().count() == LONGEST_NAME);
+        assert_eq!(Heard::of(&report(Some("a")), None).robot.as_deref(), Some("a"));
     }
 
     #[test]

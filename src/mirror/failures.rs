@@ -108,6 +108,9 @@ fn read(row: &SqliteRow) -> Result<Failure, MirrorError> {
     read().map_err(failed("read failures"))
 }
 
+/// Code and reason.
+type Words = (Option<String>, Option<String>);
+
 /// Which failures are asked for: those that meet everything that is given.
 #[derive(Debug, Clone, Default)]
 pub struct FailureFilter {
@@ -117,8 +120,13 @@ pub struct FailureFilter {
     pub kinds: Vec<Kind>,
 }
 
+/// Without code and reason, which are long and shown of few: see [`Mirror::failure_words`].
 pub(super) fn failures_sql(filter: &FailureFilter) -> QueryBuilder<Sqlite> {
-    let columns: Vec<String> = COLUMNS.split(", ").map(|column| format!("failures.{column}")).collect();
+    let column = |column| match column {
+        "code" | "reason" => "NULL".to_owned(),
+        _ => format!("failures.{column}"),
+    };
+    let columns: Vec<String> = COLUMNS.split(", ").map(column).collect();
     let mut query = QueryBuilder::new(format!(
         "SELECT {}, coalesce(items, 0) FROM failures LEFT JOIN failure_counts ON \
          failure_counts.fingerprint = failures.fingerprint AND failure_counts.queue = failures.queue WHERE 1 = 1",
@@ -141,8 +149,8 @@ pub(super) fn failures_sql(filter: &FailureFilter) -> QueryBuilder<Sqlite> {
     query
 }
 
-/// By its fingerprint alone, for an index of states would walk over every exception of a queue.
-/// The statement for the newest open items of each failure (fingerprint, queue), at most `most` of each.
+/// The statement for the newest open items of each failure (fingerprint, queue), at most `most` of each. By the fingerprint
+/// alone, for an index of states would walk over every exception of a queue.
 pub(super) fn samples_sql(failures: &[(String, String)], most: u32) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new("");
     for (index, (fingerprint, queue)) in failures.iter().enumerate() {
@@ -158,7 +166,7 @@ pub(super) fn samples_sql(failures: &[(String, String)], most: u32) -> QueryBuil
 const TERMS: usize = 200;
 
 impl Mirror {
-    /// What is kept of failures, each in one queue, with how many items are that exception now.
+    /// What is kept of failures, each in one queue, with how many items are that exception now; without code and reason.
     ///
     /// # Errors
     /// Where the mirror cannot be read.
@@ -169,6 +177,25 @@ impl Mirror {
             Ok((read(row)?, u64::try_from(open).unwrap_or(0)))
         };
         rows.iter().map(read).collect()
+    }
+
+    /// Code and reason of these failures (fingerprint, queue), by fingerprint.
+    ///
+    /// # Errors
+    /// Where the mirror cannot be read.
+    pub async fn failure_words(&self, failures: &[(String, String)]) -> Result<HashMap<String, Words>, MirrorError> {
+        let mut found = HashMap::new();
+        for failures in failures.chunks(many::MOST) {
+            let query = failures.iter().fold(KNOWN.query(failures.len()), |query, (fingerprint, queue)| {
+                query.bind(fingerprint.clone()).bind(queue.clone())
+            });
+            let rows = query.fetch_all(self.views()).await.map_err(self.failed("look failures up"))?;
+            for row in &rows {
+                let failure = read(row)?;
+                found.insert(failure.fingerprint, (failure.code, failure.reason));
+            }
+        }
+        Ok(found)
     }
 
     /// The newest items that are these exceptions now (fingerprint, queue), newest first, by fingerprint; at most `most` of
@@ -343,7 +370,7 @@ fn folded(row: &SqliteRow) -> Result<(Seen, Option<String>), MirrorError> {
         let fingerprint = fingerprint(kind, code.as_deref(), reason.as_deref());
         let queue = row.try_get(1)?;
         let at = timestamp(row.try_get(6)?);
-        Ok((Seen { fingerprint, queue, kind, code, reason, at, retried: false }, row.try_get(5)?))
+        Ok((Seen { fingerprint, queue, kind, code, reason, at, retried: false, again: false }, row.try_get(5)?))
     };
     read().map_err(folding)
 }

@@ -45,7 +45,10 @@ fn whoever_writes_a_path_otherwise_is_told_how() {
         assert!(found.len() == 1 && found[0].contains(&format!("write it as a JSON Pointer: {help}")), "{found:?}");
         assert!(found[0].starts_with("2:8 "), "{found:?}");
     }
-    assert_eq!(mistakes("queue: x\nmask: [/customer/iban, /lines/*/price, /a~1b]"), Vec::<String>::new());
+    assert_eq!(
+        mistakes("queue: x\nmask: [/customer/iban, /lines/*/price, /a~1b, /bank account]"),
+        Vec::<String>::new()
+    );
     assert_eq!(mistakes("defaults: {mask: [/a]}\n---\nqueue: x\nlane: direct"), Vec::<String>::new());
 }
 

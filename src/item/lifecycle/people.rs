@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::attempt::{Begun, Cause};
 use super::lease;
 use super::{Step, Voice, back_to_queue, found, has_message, is_out, settle, waiting_place};
+use crate::item::fingerprint::fingerprint;
 use crate::item::request::{Action, Changes, Order, Request, Verb};
 use crate::item::timeline::Line;
 use crate::item::{Item, Kind, State, Timestamp};
@@ -158,9 +159,13 @@ fn restore(item: &mut Item, voice: &Voice<'_>, why: Option<String>) -> Result<St
     }
     match item.cancelled_from.take() {
         Some(before @ State::Exception(_)) => {
-            let said = (item.code.take(), item.reason.take(), item.fingerprint.take());
+            let said = (item.code.take(), item.reason.take());
             settle(item, before, voice.at);
-            (item.code, item.reason, item.fingerprint) = said;
+            (item.code, item.reason) = said;
+            // What it failed by may be folded otherwise by now.
+            if let State::Exception(kind) = before {
+                item.fingerprint = Some(fingerprint(kind, item.code.as_deref(), item.reason.as_deref()));
+            }
         }
         Some(State::OnHold) => {
             settle(item, State::OnHold, voice.at);

@@ -130,7 +130,9 @@ async fn failures_are_kept_while_their_items_come_and_go() {
         (failure.first_seen, failure.last_seen, failure.seen, failure.retried),
         (second(100), second(201), 2, 1)
     );
-    assert_eq!(failure.reason.as_deref(), Some("at 201"));
+    assert_eq!(failure.reason, None, "words are asked for where they are shown");
+    let words = bench.mirror.failure_words(&[(failure.fingerprint.clone(), failure.queue.clone())]).await.unwrap();
+    assert_eq!(words[&failure.fingerprint].1.as_deref(), Some("at 201"));
     let other = FailureFilter { kinds: vec![Kind::It], ..FailureFilter::default() };
     assert!(bench.mirror.failures(&other).await.unwrap().is_empty());
 
@@ -266,14 +268,9 @@ async fn what_goes_before_an_item_is_counted_in_its_order() {
     assert_eq!(bench.mirror.ahead_of(&delayed, Order::Fifo).await.unwrap(), None);
 }
 
-/// The index that items are found by through their fingerprints.
-const BY_FINGERPRINT: &str = "CREATE INDEX IF NOT EXISTS items_by_fingerprint ON items (queue, fingerprint, seq) \
-     WHERE fingerprint IS NOT NULL";
-
 #[tokio::test]
 async fn what_is_asked_about_failures_and_robots_is_answered_from_indexes() {
     let bench = Bench::new().await;
-    bench.write(BY_FINGERPRINT).await.unwrap();
     let ready = "INDEX items_ready (queue=? AND priority";
     let one = FailureFilter { fingerprint: Some("f".to_owned()), ..FailureFilter::default() };
     let pair = [("f".to_owned(), "a".to_owned())];
@@ -309,7 +306,6 @@ async fn what_is_asked_about_failures_and_robots_is_answered_from_indexes() {
 async fn insight_with_a_million_items() {
     use std::time::Instant;
     let bench = Bench::new().await;
-    bench.write(BY_FINGERPRINT).await.unwrap();
     let began = Instant::now();
     let columns = "id, queue, lane, state, kind, place, priority, attempt, deliveries, retries, requeues, silent, possible_repeat, \
          ran_anyway, stub, code, reason, worker, fingerprint, enqueued_at, ready_at, finished_at, started_at, size, revision";
