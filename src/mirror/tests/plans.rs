@@ -1,6 +1,7 @@
 //! What is asked often is answered from an index, however much waits.
 
 use super::super::actions::{OPEN, SEEN, WAITING};
+use super::super::audit::{AuditFilter, page};
 use super::super::breakers::{TRIED, WORKING};
 use super::super::chained::children_sql;
 use super::super::dispatch::{
@@ -84,6 +85,21 @@ async fn children_are_found_by_their_parents() {
         ["SEARCH chained USING PRIMARY KEY (parent=?)", "SEARCH items USING INDEX items_by_parent (parent=?)"]
     {
         assert!(plan.iter().any(|step| step.contains(expected)), "{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_from_where_it_is_asked_about() {
+    let bench = Bench::new().await;
+    let since = AuditFilter { since: Some(crate::item::Timestamp::UNIX_EPOCH), ..AuditFilter::default() };
+    let who = AuditFilter { who: Some("ops".to_owned()), ..AuditFilter::default() };
+    for (filter, expected) in [
+        (&since, "USING COVERING INDEX audit_by_time (at>?)"),
+        (&since, "SEARCH audit USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (&who, "INDEX audit_by_who"),
+    ] {
+        let plan = plan(&bench.mirror, page(filter, 10, None).sql().as_str()).await;
+        assert!(plan.iter().any(|step| step.contains(expected)), "{expected}: {plan:#?}");
     }
 }
 
