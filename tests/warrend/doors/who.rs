@@ -202,7 +202,7 @@ async fn tokens_of_other_queues_find_nothing_there() {
     let failed = json!({"type": "business_exception", "reason": "they are broken", "lease": lease["lease"]});
     let (status, said) = daemon.post(&format!("/api/v1/items/{id}/outcome"), &failed).await;
     assert_eq!(status, 200, "{said}");
-    let job = json!({"action": "note", "note": "seen", "ids": [id]});
+    let job = json!({"action": "note", "note": "about invoices", "ids": [id]});
     let (status, job) = daemon.post("/api/v1/items/actions", &job).await;
     assert_eq!(status, 202, "{job}");
     for path in ["/api/v1/failures", "/api/v1/robots", "/api/v1/export/items", "/api/v1/items/actions"] {
