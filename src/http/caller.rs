@@ -87,6 +87,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Shown to be who they are, by whatever.
+    pub(super) fn is_known(&self) -> bool {
+        self.who.kind != Kind::Nobody
+    }
+
     /// The name for timelines and the audit log.
     pub(super) fn name(&self) -> &str {
         &self.who.name

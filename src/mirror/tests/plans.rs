@@ -8,7 +8,7 @@ use super::super::dispatch::{
     ANY_OUT, LEVELS, NEXT_CROSSING, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql,
 };
 use super::super::items::crossing_sql;
-use super::super::leases::{CLAIMED_SINCE, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
+use super::super::leases::{CLAIMED_SINCE, COUNT, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
 use super::super::plan;
 use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
@@ -31,6 +31,7 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (TRIED[1].to_owned(), "INDEX items_leased (queue=?)"),
         (TRIED[2].to_owned(), "INDEX items_rejected (rejected_at>?)"),
         (WORKING.to_owned(), "USING COVERING INDEX items_leased (queue=?)"),
+        (COUNT.to_owned(), "USING COVERING INDEX items_leased (queue=?)"),
         (HAS_READY.to_owned(), "INDEX items_ready (queue=?)"),
         (READY_LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
         (CLAIMED_SINCE.to_owned(), "INDEX items_leased (queue=?)"),
