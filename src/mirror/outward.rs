@@ -155,7 +155,7 @@ pub async fn tell_gap(
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    add_outgoing(tx, target, &[gap.clone()], gap.at).await?;
+    add_outgoing(tx, target, std::slice::from_ref(&gap), gap.at).await?;
     Ok(true)
 }
 
