@@ -49,8 +49,6 @@ body! {
     }
 }
 
-/// The longest name, in characters.
-
 /// `GET /api/v1/tokens`: every token there ever was, oldest first, in one page.
 #[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "access",
     responses((status = 200, description = "Every token", body = List<TokenView>)))]

@@ -79,7 +79,10 @@ async fn edits_and_refusals_have_keys_too() {
     assert_eq!(lines["items"].as_array().unwrap().len(), 1);
 
     // A refusal changed nothing, so it is judged again.
-    let other = "/api/v1/items/00000000-0000-0000-0000-000000000002";
+    let other = bench.post(ITEMS, "application/json", "{\"payload\": 7}").await.headers["location"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     let refused = bench.keyed("r", &format!("{other}/release"), "{}").await;
     assert_eq!(refused.word(), "wrong_state");
     assert_eq!(bench.asked("POST", &format!("{other}/hold"), &[], "{}").await.status, StatusCode::OK);
@@ -103,7 +106,9 @@ async fn a_chunk_that_a_paused_queue_refused_comes_in_under_the_same_key() {
     };
     let paused = |intake| {
         let asked = Paused { intake, ..Paused::default() };
-        bench.api.live.update(|live| drop(live.paused.insert("invoices".to_owned(), asked)));
+        bench.api.live.update(|live| {
+            live.paused.insert("invoices".to_owned(), asked);
+        });
     };
     paused(true);
     assert_eq!(chunk().await.word(), "paused");

@@ -84,7 +84,7 @@ async fn exports_look_for_the_items_of_their_page_alone() {
     let bench = Bench::new().await;
     for (sql, expected) in [
         (TIMELINES, &["SEARCH timeline USING PRIMARY KEY (item=?)"][..]),
-        (PAYLOADS, &["SEARCH items USING INDEX", "SEARCH payloads USING INTEGER PRIMARY KEY"]),
+        (PAYLOADS, &["SEARCH items USING COVERING INDEX", "SEARCH payloads USING INTEGER PRIMARY KEY"]),
     ] {
         let plan = plan(&bench.mirror, sql).await;
         for expected in expected {
