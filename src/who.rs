@@ -7,6 +7,33 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use url::{Host, Url};
+
+/// Characters of a token's name.
+pub const LONGEST_NAME: usize = 64;
+
+/// What a token's name may be, said to whoever wrote another.
+pub const NAME_FORM: &str = "1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '@'";
+
+/// Whether a token may be called that. No spaces: they set a name apart from what it says of others.
+#[must_use]
+pub fn is_token_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(allowed)
+}
+
+/// Whether keys that vouch for somebody may come from there: over `https`, or from this machine.
+#[must_use]
+pub fn is_safe(url: &Url) -> bool {
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => return false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && here)
+}
+
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
@@ -255,5 +282,28 @@ mod tests {
             |role| Rights { roles: BTreeSet::from([role]), queues: vec!["hr-*".parse().unwrap()], reveal: false };
         assert_eq!(places(limited(Role::Admin)), ["queues"]);
         assert_eq!(places(limited(Role::Operator)), [""; 0]);
+    }
+
+    #[test]
+    fn keys_come_over_a_safe_way() {
+        for (url, safe) in [
+            ("https://login.example/", true),
+            ("http://127.0.0.1:1/", true),
+            ("http://localhost/", true),
+            ("http://login.example/", false),
+            ("http://localhost.example/", false),
+            ("file:///etc/passwd", false),
+            ("x", false),
+        ] {
+            assert_eq!(Url::parse(url).is_ok_and(|url| is_safe(&url)), safe, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_tokens_name_has_no_spaces() {
+        for (name, fits) in [("flow", true), ("a.b_c-d@e", true), ("", false), ("a b", false), ("\u{e9}", false)] {
+            assert_eq!(is_token_name(name), fits, "{name}");
+        }
+        assert!(is_token_name(&"x".repeat(64)) && !is_token_name(&"x".repeat(65)));
     }
 }

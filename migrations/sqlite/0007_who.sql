@@ -25,7 +25,7 @@ CREATE TABLE audit (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,
     at      INTEGER NOT NULL,
     who     TEXT    NOT NULL,
-    kind    TEXT    NOT NULL,                            -- token, oidc, nobody (nobody had to show who they are), local
+    kind    TEXT    NOT NULL,                            -- token, oidc, nobody (nobody had to show who they are), local, daemon
     source  TEXT,                                        -- address it came from
     action  TEXT    NOT NULL,
     target  TEXT,

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::{BenchError, process};
 use crate::broker::connection::Endpoint;
+use crate::broker::management::IDLE;
 use crate::settings::BrokerSettings;
 use crate::topology::version::Version;
 
@@ -191,7 +192,7 @@ impl Made {
 
 impl Api {
     fn new(base: Url) -> Result<Self, BenchError> {
-        let mut http = reqwest::Client::builder().timeout(TIMEOUT);
+        let mut http = reqwest::Client::builder().timeout(TIMEOUT).pool_idle_timeout(IDLE);
         if base.scheme() == "http" {
             // Without TLS nothing is to fail on a machine that has no CA certificates.
             http = http.tls_certs_only([]);

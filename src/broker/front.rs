@@ -29,6 +29,12 @@ const HELD_BYTES: usize = 16 * 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 20;
 
+/// Whether a consumer that holds so many messages does for what is due: never more than are wanted, and not many times as many
+/// or as few as it should, so that it is not begun anew with each message.
+const fn is_near(has: usize, due: usize, wanted: usize) -> bool {
+    has <= wanted && due < has * 2 && has < due * 2
+}
+
 /// A robots' queue that is listened to now and then; a channel of its own.
 pub struct Front {
     queue: String,
@@ -78,7 +84,7 @@ impl Front {
     pub async fn listen(&mut self, wanted: usize) -> Result<(), BrokerError> {
         let most = (HELD_BYTES / self.largest.max(1)).clamp(1, MOST);
         let prefetch = wanted.clamp(1, most);
-        if self.consumer.is_some() && self.prefetch <= wanted && prefetch < self.prefetch * 2 {
+        if self.consumer.is_some() && is_near(self.prefetch, prefetch, wanted) {
             return Ok(());
         }
         self.pause().await?;
@@ -224,5 +230,28 @@ impl Front {
     pub async fn close(self) -> Result<(), BrokerError> {
         self.ready().await?;
         answered("close a channel", self.channel.close(200, "done".into())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_consumer_holds_follows_what_is_wanted_and_how_large_it_is() {
+        for (has, due, wanted, near) in [
+            (16, 16, 100, true),
+            (16, 31, 100, true),
+            (16, 32, 100, false),
+            (16, 9, 100, true),
+            // They have become large.
+            (16, 8, 100, false),
+            (100, 1, 200, false),
+            (1, 1, 1, true),
+            // Fewer are wanted.
+            (16, 15, 15, false),
+        ] {
+            assert_eq!(is_near(has, due, wanted), near, "{has} of {due}, {wanted} wanted");
+        }
     }
 }

@@ -13,12 +13,12 @@ use super::{Daemon, EXIT_CODES, settings, wait_for, who};
 use crate::daemon::{self, FirstToken};
 use crate::mirror::MirrorError;
 use crate::units::parse_duration;
-use crate::who::{Pattern, Rights, Role};
+use crate::who::{NAME_FORM, Pattern, Rights, Role, is_token_name};
 
 /// Ends the help text.
 pub(super) const EXAMPLES: &str = "The first token, while the daemon does not run:
+  umask 077
   warrend token create --local --name admin --role admin > admin.token
-  chmod 600 admin.token
 
 Others, with it:
   warrend token create --token-file admin.token --name flow --role producer --queue invoices > flow.token
@@ -177,9 +177,8 @@ impl CreateArgs {
         if let Some((_, fault)) = rights.faults().into_iter().next() {
             return Err(usage(fault));
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(allowed) {
-            return Err(usage("a token's name is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-' and '@'".to_owned()));
+        if !is_token_name(&self.name) {
+            return Err(usage(format!("a token's name is {NAME_FORM}")));
         }
         let wanted = FirstToken { name: self.name.clone(), rights, good_for: self.expires_in, who: who() };
         let (token, secret) = daemon::first_token(&settings, wanted).await.map_err(|error| failed(&error))?;

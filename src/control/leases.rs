@@ -1,7 +1,8 @@
 //! Leases that end: whoever had the item is taken for dead. Needs no broker.
 //!
-//! A daemon that was away could hear no heartbeat, and whoever asked it for a dispatched item does not wait any more. So when it starts, each lease goes on for its own length, at most
-//! [`MOST_GRACE`], before anything ends, and what was asked is given up.
+//! A daemon that was away could hear no heartbeat, and whoever asked it for a dispatched item does not wait any more. So when it
+//! starts, each lease goes on for its own length, at most [`MOST_GRACE`], before anything ends, and what was asked before is
+//! given up.
 //!
 //! Order of effects: one transaction per bounded batch, the items and their leases together, then wake dispatch and those who wait for
 //! items. A crash leaves what was not committed due, and the next pass finds it: a second pass has nothing to do.
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failpoint;
 use crate::item::lifecycle::{lease, people};
+use crate::item::{Item, Timestamp};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, now};
 use crate::metrics;
@@ -36,10 +38,11 @@ const MOST_GRACE: Duration = Duration::from_secs(300);
 /// Runs until it is stopped. A mirror that fails is tried again: this is no reason to stop the daemon.
 pub async fn run(context: Context, stop: CancellationToken) {
     let mut granted = false;
+    let began = now();
     loop {
         let passed = tokio::select! {
             () = stop.cancelled() => return,
-            passed = pass(&context, &mut granted) => passed,
+            passed = pass(&context, began, &mut granted) => passed,
         };
         let wait = passed.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "leases could not be looked after");
@@ -53,14 +56,14 @@ pub async fn run(context: Context, stop: CancellationToken) {
 }
 
 /// Ends what is due, and answers how long to wait.
-async fn pass(context: &Context, granted: &mut bool) -> Result<Duration, MirrorError> {
+async fn pass(context: &Context, began: Timestamp, granted: &mut bool) -> Result<Duration, MirrorError> {
     if !*granted {
         if context.mirror.next_lease_end().await?.is_some() {
             let granted = context.mirror.write(|tx: &mut Tx| Box::pin(leases::grant_grace(tx, MOST_GRACE, now())));
             let leases = granted.await?;
             tracing::info!(leases, "leases that would have ended go on for a while: nobody could keep them up");
         }
-        give_up_asked(context).await?;
+        give_up_asked(context, began).await?;
         *granted = true;
     }
     while let Some(end) = context.mirror.next_lease_end().await? {
@@ -74,14 +77,19 @@ async fn pass(context: &Context, granted: &mut bool) -> Result<Duration, MirrorE
 }
 
 /// Nobody waits any more for what was asked before the daemon started: a lease would have no holder.
-async fn give_up_asked(context: &Context) -> Result<(), MirrorError> {
+async fn give_up_asked(context: &Context, began: Timestamp) -> Result<(), MirrorError> {
     let definitions = context.definitions();
     let given_up = context.mirror.write(move |tx: &mut Tx| {
         Box::pin(async move {
             let asked = requests::claims_asked(tx).await?;
             let ids = asked.iter().copied().collect();
             let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
+            let from_before = |item: &Item| item.pending.as_ref().is_some_and(|pending| pending.at < began);
             for id in asked {
+                // What was asked since somebody waits for.
+                if !ledger.item(id).is_some_and(from_before) {
+                    continue;
+                }
                 ledger.refuse_request(id, people::REFUSED, "the daemon was started again meanwhile");
             }
             ledger.write(tx).await

@@ -2,9 +2,10 @@
 //! the mirror with its payload; what the mirror does not know is parked.
 //!
 //! Order of effects:
-//! 1. dispatch of the queue is over, and nobody holds anything in two looks apart: else it ends here;
+//! 1. dispatch of the queue is over, nobody holds anything in two looks apart, and nobody has a lease: else it ends here;
 //! 2. per batch of what is ready: commit the items as cancelled, then ack;
-//! 3. nothing is ready and nobody holds anything, in two looks apart; 4. commit: whatever else is open is cancelled;
+//! 3. nothing is ready and nobody holds anything, in two looks apart; 4. commit: whatever else is open is cancelled, unless
+//!    somebody has claimed something by now;
 //! 5. delete the queue; 6. commit: it is not retired any more, with an event.
 //!
 //! | crash after | what is left | what happens then |
@@ -31,7 +32,7 @@ use crate::item::{Item, Place, lifecycle};
 use crate::lanes::ledger::Ledger;
 use crate::lanes::{Context, LaneError, now};
 use crate::mirror::control::{Event, Pause, add_events, forget_retired, set_pause};
-use crate::mirror::{MirrorError, Tx, items, records};
+use crate::mirror::{MirrorError, Tx, items, leases, records};
 
 /// Items cancelled in one transaction.
 const BATCH: u16 = 500;
@@ -115,12 +116,19 @@ async fn try_to(
     if let Some(held) = held(management, &queue, gap).await.map_err(told)? {
         return Err(format!("robots hold {held} of its items; wait until they are done, or stop them"));
     }
+    match context.mirror.leased(key).await.map_err(|error| told(error.into()))? {
+        0 => {}
+        leased => return Err(has_leases(leased)),
+    }
     let emptied = empty(context, session, management, gap, (key, who), &mut cancelled, stop).await.map_err(told)?;
     if context.definitions().queues.contains_key(key) {
         return Err(format!("it was defined again meanwhile; {} of its items are cancelled", cancelled.items));
     }
     if emptied {
-        rest_of_mirror(context, (key, who), &mut cancelled).await.map_err(|error| told(error.into()))?;
+        let leased = rest_of_mirror(context, (key, who), &mut cancelled).await.map_err(|error| told(error.into()))?;
+        if leased > 0 {
+            return Err(has_leases(leased));
+        }
         failpoint::reach("retire.committed").await;
         let declarer = Declarer::open(session).await.map_err(|error| told(error.into()))?;
         declarer.delete_queue(&queue).await.map_err(|error| told(error.into()))?;
@@ -135,6 +143,12 @@ async fn try_to(
         PATIENCE.as_secs(),
         cancelled.items
     ))
+}
+
+fn has_leases(leased: u64) -> String {
+    format!(
+        "{leased} of its items are claimed over HTTP; wait until they are done or given back, or until their leases end"
+    )
 }
 
 /// How many items robots hold; `None` where there was nobody in two looks apart, for the broker's numbers lag.
@@ -232,28 +246,33 @@ async fn take(context: &Context, (key, who): (&str, &str), messages: Vec<Message
     Ok(counts)
 }
 
-/// Cancels whatever of the queue is still open in the mirror: nothing of it is on the broker.
+/// Cancels whatever of the queue is still open in the mirror: nothing of it is on the broker. Not so where somebody claimed one
+/// meanwhile; answers how many are claimed.
 async fn rest_of_mirror(
     context: &Context,
     (key, who): (&str, &str),
     cancelled: &mut Cancelled,
-) -> Result<(), LaneError> {
+) -> Result<u64, LaneError> {
     loop {
         let definitions = context.definitions();
         let (queue, actor) = (key.to_owned(), who.to_owned());
-        let (items, more) = context
+        let (items, more, leased) = context
             .mirror
             .write(move |tx: &mut Tx| {
                 Box::pin(async move {
+                    let leased = leases::count(tx, &queue).await?;
+                    if leased > 0 {
+                        return Ok((0, false, leased));
+                    }
                     let open = items::open_of(tx, &queue, u32::from(BATCH)).await?;
                     let more = open.len() == usize::from(BATCH);
-                    Ok((cancel(tx, &definitions, open, &actor, DELETED_UNDER_WAY).await?, more))
+                    Ok((cancel(tx, &definitions, open, &actor, DELETED_UNDER_WAY).await?, more, 0))
                 })
             })
             .await?;
         cancelled.items += items;
         if !more || items == 0 {
-            return Ok(());
+            return Ok(leased);
         }
     }
 }

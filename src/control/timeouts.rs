@@ -1,8 +1,9 @@
 //! Attempts that take too long: those above `processing_timeout` are ended, and where a queue has none, robots that hang are
-//! shown. Both are known only of robots that say when they start.
+//! shown. Both are known only of robots that say when they start; a claim over HTTP says so for the first, and its lease is
+//! what shows the second.
 //!
 //! A timeout is said only once every report sent before it was read: the outcome may have come in time, while the daemon was
-//! away or behind. So nothing times out while the broker is away.
+//! away or behind. So nothing times out while the broker is away, no claim either.
 //!
 //! Order of effects: one transaction per bounded batch, then wake dispatch and answers. A crash leaves what was not
 //! committed over, and the next pass finds it: a second pass has nothing to do.

@@ -48,7 +48,7 @@ pub(super) async fn gate(settings: &Settings, mirror: &Mirror) -> anyhow::Result
     );
     if gate.is_closed() {
         if !gate.has_keys() {
-            tracing::warn!("every API token is revoked, so nobody can ask anything; {cure}");
+            tracing::warn!("every API token is revoked or expired, so nobody can ask anything; {cure}");
         }
         if settings.http.tls.is_none() && !listen.ip().to_canonical().is_loopback() {
             tracing::warn!(

@@ -87,6 +87,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Shown to be who they are, by whatever.
+    pub(super) fn is_known(&self) -> bool {
+        self.who.kind != Kind::Nobody
+    }
+
     /// The name for timelines and the audit log.
     pub(super) fn name(&self) -> &str {
         &self.who.name
@@ -148,16 +153,19 @@ impl Caller {
         (!self.everywhere()).then(|| granting.flat_map(|rights| &rights.queues).map(ToString::to_string).collect())
     }
 
-    /// May see what definitions mask, wherever this caller may do what this route does.
-    pub(super) fn reveals(&self) -> bool {
-        let mut granting = self.who.rights.iter().filter(|rights| rights.grant(self.need)).peekable();
-        granting.peek().is_some() && granting.all(|rights| rights.reveal)
+    /// May see what the definition of this queue masks.
+    pub(super) fn reveals(&self, queue: &str) -> bool {
+        self.who.rights.iter().any(|rights| rights.grant(self.need) && rights.may(queue) && rights.reveal)
     }
 
     /// The id of the token that was shown.
-    #[allow(dead_code, reason = "for those who hold a lease")]
     pub(super) fn token(&self) -> Option<&str> {
         self.who.token.as_deref()
+    }
+
+    /// What sets this caller apart from every other; names of people and of tokens may be alike.
+    pub(super) fn whose(&self) -> String {
+        format!("{}:{}", self.who.kind.word(), self.token().unwrap_or(self.name()))
     }
 
     /// The keys of the queues a list may be about; `None` where it may be about every one.
@@ -172,7 +180,6 @@ impl Caller {
     }
 
     /// Waits until what was shown is good no more: revoked or expired. For answers that go on for long.
-    #[allow(dead_code, reason = "for streams")]
     pub(super) async fn gone(&self) {
         let Some(end) = self.who.expires_at else { return self.who.gone.cancelled().await };
         let left = end.duration_since(now());

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::call::Call;
@@ -23,8 +24,10 @@ use super::view::{ItemView, Timed};
 use super::words::body;
 use crate::item::Item;
 use crate::lanes::claims::{Ask, Claimed, Offer};
-use crate::lanes::leases::{Named, claim};
+use crate::lanes::leases::{Named, claim, give_up};
 use crate::lanes::now;
+use crate::mirror::MirrorError;
+use crate::mirror::keys::current;
 
 /// How long a claim may wait, a lease may be, and how many items go with one.
 const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
@@ -128,7 +131,7 @@ pub(super) async fn next(call: Call) -> Result<Response, Problem> {
     if api.live.definition(&key).is_none() {
         return Err(no_such_queue(&key));
     }
-    let ask = Ask { worker, user, length, max: usize::try_from(max).unwrap_or(1) };
+    let ask = Ask { worker, user, length, max: usize::try_from(max).unwrap_or(1), mark: current() };
     // Whoever hangs up is out of the line with this future.
     let offer = tokio::select! {
         offer = api.wakes.claims.wait(&key, ask, wait) => offer,
@@ -153,9 +156,22 @@ pub(super) async fn one(call: Call) -> Result<Response, Problem> {
     let length = reader.duration("lease", LEASE).unwrap_or(USUAL_LEASE);
     reader.done()?;
     let id = read_id(&call.id)?;
-    let ask = Ask { worker, user: user(&call), length, max: 1 };
+    // Its mark goes with the task.
+    let ask = Ask { worker, user: user(&call), length, max: 1, mark: None };
     let api = call.api;
-    let claimed = to_its_end(async move { claim((&api.mirror, &api.live, &api.wakes), id, ask).await }).await??;
+    // Closed as soon as whoever asked hangs up. With an idempotency key somebody waits in their place: they may ask again.
+    let (caller, _here) = oneshot::channel::<()>();
+    let work = async move {
+        let on = (&api.mirror, &api.live, &*api.wakes);
+        let named = claim(on, id, ask).await?;
+        if let Named::Claimed(claimed) = &named
+            && caller.is_closed()
+        {
+            give_up(on, claimed.items.iter().map(|(item, _)| item.clone()).collect()).await;
+        }
+        Ok::<Named, MirrorError>(named)
+    };
+    let claimed = to_its_end(work).await??;
     match claimed {
         Named::Claimed(claimed) => Ok(answer(*claimed)),
         Named::Refused(refusal) => Err(refused(&refusal)),
@@ -168,7 +184,7 @@ pub(super) async fn one(call: Call) -> Result<Response, Problem> {
 
 /// Who was let in, where the door asks.
 pub(super) fn user(call: &Call) -> Option<String> {
-    call.caller.token().map(|_| call.caller.name().to_owned())
+    call.caller.is_known().then(|| call.caller.name().to_owned())
 }
 
 fn worker(reader: &mut Reader) -> String {

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::view::Timed;
 use crate::control::witness::OLDER;
 use crate::mirror::{Mirror, MirrorError};
-use crate::status::Broker;
+use crate::status::{Broker, Snapshot};
 use crate::who::Need;
 
 /// A mirror that takes longer to answer a trivial question does not serve anybody.
@@ -134,8 +134,7 @@ pub(super) async fn metrics(State(api): State<Api>, parameters: Parameters) -> R
 pub(super) async fn ready(State(api): State<Api>, caller: Caller, parameters: Parameters) -> Result<Response, Problem> {
     parameters.done()?;
     let status = api.status.snapshot();
-    let of_queues = attention::all(&status);
-    let broker = match status.broker {
+    let broker = match &status.broker {
         Broker::Connected { version, blocked: None } => {
             Check { ok: true, detail: Some(format!("connected to RabbitMQ {version}")) }
         }
@@ -146,12 +145,12 @@ pub(super) async fn ready(State(api): State<Api>, caller: Caller, parameters: Pa
             )),
         },
         Broker::Connecting => Check { ok: false, detail: Some("connecting".to_owned()) },
-        Broker::Lost { reason } => Check { ok: false, detail: Some(reason) },
+        Broker::Lost { reason } => Check { ok: false, detail: Some(reason.clone()) },
     };
     let mirror = mirror(&api.mirror).await;
     let planned = if status.planned { "declared on the broker" } else { "not declared on the broker yet" };
     let topology = Check { ok: status.planned, detail: Some(planned.to_owned()) };
-    let management = match status.management_problem {
+    let management = match &status.management_problem {
         None => Check { ok: true, detail: Some("no problem known".to_owned()) },
         Some(problem) => Check { ok: false, detail: Some(format!("control is blind: {problem}; data flows")) },
     };
@@ -160,12 +159,24 @@ pub(super) async fn ready(State(api): State<Api>, caller: Caller, parameters: Pa
         None => Check { ok: true, detail: Some("as in force".to_owned()) },
         Some(problem) => Check { ok: false, detail: Some(format!("the last good set stays in force: {problem}")) },
     };
-    // Nothing of this stops the daemon, all of it deserves a look.
-    let attention = AttentionCheck {
-        drift: status.drift.map(|drift| DriftView {
+    let ready = broker.ok && mirror.ok && topology.ok;
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let checks = Checks { broker, definitions, management, mirror, topology };
+    // Whoever watches whether it lives needs no names of queues and hosts, and asks the mirror nothing more.
+    let answer = match caller.may_everywhere(Need::Read) {
+        true => Readiness { attention: Some(what_deserves_a_look(&api, &status).await), checks, ready },
+        false => Readiness { attention: None, checks: checks.without_details(), ready },
+    };
+    Ok((code, Json(answer)).into_response())
+}
+
+/// What stops nothing of the daemon and deserves a look.
+async fn what_deserves_a_look(api: &Api, status: &Snapshot) -> AttentionCheck {
+    AttentionCheck {
+        drift: status.drift.as_ref().map(|drift| DriftView {
             at: Timed(drift.at),
             repaired: drift.repaired,
-            steps: drift.steps,
+            steps: drift.steps.clone(),
         }),
         migrations: (status.migrations.iter())
             .map(|seen| MigrationCheck {
@@ -177,20 +188,10 @@ pub(super) async fn ready(State(api): State<Api>, caller: Caller, parameters: Pa
             .collect(),
         mirror_older: older(&api.mirror).await.ok().flatten(),
         parked: api.mirror.parked_count().await.ok(),
-        queues: of_queues,
+        queues: attention::all(status),
         tap_lost: status.tap_lost,
         unrouted: status.unrouted,
-    };
-
-    let ready = broker.ok && mirror.ok && topology.ok;
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let checks = Checks { broker, definitions, management, mirror, topology };
-    // Whoever watches whether it lives needs no names of queues and hosts.
-    let answer = match caller.may_everywhere(Need::Read) {
-        true => Readiness { attention: Some(attention), checks, ready },
-        false => Readiness { attention: None, checks: checks.without_details(), ready },
-    };
-    Ok((code, Json(answer)).into_response())
+    }
 }
 
 /// The time of which the mirror knows nothing, and the queues that are paused because of that; `None` once nobody is.

@@ -75,17 +75,14 @@ async fn once(api: Api, request: Request, next: Next) -> Result<Response, Proble
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.map_err(|error| too_large_or_broken(&error))?;
     let caller = parts.extensions.get::<Caller>().ok_or_else(Problem::unauthorized)?;
-    let caller = caller.token().unwrap_or(caller.name()).to_owned();
+    let caller = caller.whose();
     let at = now();
     let since = at.checked_sub(KEPT).unwrap_or(at);
     let print =
         fingerprint(&parts.method, parts.uri.path_and_query().map_or("/", |path| path.as_str()), &parts.headers, &body);
 
     let turn = api.busy.turn(&caller, &key).ok_or_else(|| {
-        Problem::conflict(
-            "idempotency_in_progress",
-            format!("the request with the key '{key}' is still being worked on"),
-        )
+        Problem::key_in_progress(format!("the request with the key '{key}' is still being worked on"))
     })?;
     if let Some(used) = api.mirror.used_key(&caller, &key, since).await? {
         return again(&key, &print, used);

@@ -71,13 +71,6 @@ impl Tries {
         let bucket = all.entry(from).or_insert_with(|| Bucket::full(TRIES, now));
         bucket.take(now, TRIES_PER_SECOND, TRIES)
     }
-
-    /// Whether this address has tries left; takes none.
-    pub(super) fn exhausted(&self, from: Option<IpAddr>, now: Timestamp) -> Option<Duration> {
-        let from = network(from?);
-        let mut bucket = *self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&from)?;
-        bucket.take(now, TRIES_PER_SECOND, TRIES).err()
-    }
 }
 
 /// Whom an address stands for: in IPv6 somebody has a whole /64.
@@ -119,10 +112,10 @@ mod tests {
             assert_eq!(tries.failed(address("2001:db8::1"), at(0)), Ok(()));
         }
         assert!(tries.failed(address("2001:db8::ffff"), at(0)).is_err());
-        assert!(tries.exhausted(address("2001:db8::2"), at(0)).is_some());
+        assert!(tries.failed(address("2001:db8::2"), at(0)).is_err());
         assert_eq!(tries.failed(address("2001:db9::1"), at(0)), Ok(()));
         assert_eq!(tries.failed(address("::ffff:10.0.0.1"), at(0)), Ok(()));
-        assert!(tries.exhausted(address("2001:db8::2"), at(2_000)).is_none());
+        assert_eq!(tries.failed(address("2001:db8::2"), at(2_000)), Ok(()));
         assert_eq!(tries.failed(None, at(0)), Ok(()));
     }
 

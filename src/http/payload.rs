@@ -58,11 +58,14 @@ pub(super) async fn payload(
     }
     parameters.done()?;
     let (form, reveal) = (forms.first().copied().unwrap_or(Form::Raw), reveal.first() == Some(&true));
-    if reveal && !caller.reveals() {
-        return Err(Problem::masked("you have no right to reveal what is masked; it is given with the token"));
-    }
     let id = read_id(&text)?;
     let item = api.mirror.item(id).await?.ok_or_else(|| no_such_item(&text))?;
+    if reveal && !caller.reveals(&item.queue) {
+        return Err(Problem::masked(format!(
+            "you have no right to reveal what the queue '{}' masks; it is given with the token, or by oidc.roles",
+            item.queue
+        )));
+    }
     let Some(payload) = api.mirror.payload(id).await? else {
         return Err(Problem::not_found(if item.payload_gone {
             format!("the payload of item {id} is gone: its queue does not keep payloads that long")

@@ -155,6 +155,16 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, word, "This cannot be done to the item as it is", detail)
     }
 
+    /// 409: a token of that name may be used still.
+    pub(super) fn name_taken(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "name_taken", "The name belongs to another token", detail)
+    }
+
+    /// 409: the request with the same key has no answer yet.
+    pub(super) fn key_in_progress(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "idempotency_in_progress", "The request with this key is not done yet", detail)
+    }
+
     /// 409: the job is not where this could be done.
     pub(super) fn action_state(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "action_state", "This cannot be done to the action as it is", detail)

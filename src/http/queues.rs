@@ -72,7 +72,10 @@ pub(super) async fn one(
     let status = api.status.snapshot();
     let consumers = status.queues.get(&key).and_then(|seen| seen.consumers);
     let opened = definition.breaker.is_some() && breaker.as_ref().is_some_and(|breaker| breaker.until.is_some());
-    let robots = if in_force.paused(&key).dispatch || opened { Some(0) } else { consumers };
+    // Whoever works over HTTP is no consumer.
+    let leased = api.mirror.leased(&key).await?;
+    let at_work = consumers.map(|consumers| consumers.saturating_add(leased));
+    let robots = if in_force.paused(&key).dispatch || opened { Some(0) } else { at_work };
     let ahead = api.looks.ahead(&api.mirror, definition, robots).await?;
     let queue = QueueView::new(definition, &in_force, &counts, &status, unaccounted, breaker.as_ref());
     Ok(Json(OneQueueView::new(queue, ahead)))

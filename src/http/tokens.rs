@@ -26,7 +26,7 @@ use crate::lanes::{new_id, now};
 use crate::mirror::tokens::{self, Token};
 use crate::mirror::{MirrorError, Tx, audit};
 use crate::units::parse_duration;
-use crate::who::{Pattern, Rights, Role};
+use crate::who::{NAME_FORM, Pattern, Rights, Role, is_token_name};
 
 body! {
     /// A token to be made.
@@ -50,7 +50,6 @@ body! {
 }
 
 /// The longest name, in characters.
-const LONGEST_NAME: usize = 64;
 
 /// `GET /api/v1/tokens`: every token there ever was, oldest first, in one page.
 #[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "access",
@@ -112,10 +111,10 @@ pub(super) async fn create(
         Ok::<_, MirrorError>(added)
     });
     if !added.await?? {
-        return Err(Problem::conflict(
-            "name_taken",
-            format!("there is a token named '{}' already; choose another name, or revoke that one", made.name),
-        ));
+        return Err(Problem::name_taken(format!(
+            "there is a token named '{}' already; choose another name, or revoke that one",
+            made.name
+        )));
     }
     let answer = NewTokenView { made: made.into(), token: secret };
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
@@ -167,10 +166,8 @@ struct Wanted {
 /// Reads what is wanted, noting what is wrong with it.
 fn read(reader: &mut Reader, now: Timestamp) -> Wanted {
     let name = reader.text("name").unwrap_or_default();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    if name.is_empty() || name.chars().count() > LONGEST_NAME || !name.chars().all(allowed) {
-        let form = format!("1 to {LONGEST_NAME} of A-Z, a-z, 0-9, '.', '_', '-' and '@'");
-        reader.fault("name", format!("name is '{}', and has to be {form}", shown(&name)));
+    if !is_token_name(&name) {
+        reader.fault("name", format!("name is '{}', and has to be {NAME_FORM}", shown(&name)));
     }
     let mut rights = Rights { roles: BTreeSet::new(), queues: Vec::new(), reveal: reader.boolean("reveal") };
     let mut wrong = false;

@@ -81,7 +81,7 @@ async fn facts(api: &Api, item: &Item, all: bool, now: Timestamp) -> Result<Fact
         facts.breaker = Some((breaker.at(now), breaker.until));
     }
     if let Some(most) = definition.max_working.filter(|_| item.place == Place::Ready) {
-        facts.working = Some((api.mirror.out(key).await?, u64::from(most)));
+        facts.working = Some((api.mirror.working(key).await?, u64::from(most)));
     }
     facts.ahead = api.mirror.ahead_of(item, definition.order).await?;
     if item.place == Place::Broker

@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::claims::{Ask, Claimed};
-use super::ledger::{Ledger, Written};
+use super::ledger::Ledger;
 use super::live::Live;
-use super::{Wakes, new_id, now};
+use super::{Wakes, now};
 use crate::failpoint;
+use crate::item::lifecycle;
 use crate::item::lifecycle::lease::{self, LOST, RETURNED};
 use crate::item::lifecycle::people::{self, Refusal};
-use crate::item::lifecycle::{self, Step};
 use crate::item::report::{Report, Saying};
 use crate::item::request::{Action, Request};
 use crate::item::{Item, ItemId, Place, State, Timestamp};
@@ -70,10 +70,6 @@ impl Held {
         Ok(Ok(Self { ledger: Ledger::of(&live.definitions(), vec![item]), lease, lasts }))
     }
 
-    fn item(&self) -> Option<Item> {
-        self.ledger.item(self.lease.item).cloned()
-    }
-
     fn ended_as(&self, how: &str) -> bool {
         self.lease.ended.as_ref().is_some_and(|(ended, _)| ended == how)
     }
@@ -87,12 +83,6 @@ impl Held {
             problems,
         };
         self.ledger.step(self.lease.item, |item, rules, moment| Some(lifecycle::report(item, &report, rules, moment)));
-    }
-
-    /// Whether the attempt is still theirs, after what was decided.
-    fn still_lasts(&self) -> bool {
-        let theirs = |item: &Item| item.place == Place::Leased && item.attempt == self.lease.attempt;
-        self.lasts && self.ledger.item(self.lease.item).is_some_and(theirs)
     }
 
     fn lost<T>(&self) -> Answer<T> {
@@ -111,6 +101,7 @@ fn over(lease: &Lease) -> String {
             format!("the lease of {who} (attempt {attempt}) ended at {at:.0}: nobody kept it up")
         }
         Some((how, at)) => {
+            let how = how.strip_prefix(SAID).unwrap_or(how);
             format!("the lease of {who} (attempt {attempt}) ended at {at:.0}, when the attempt ended: {how}")
         }
         None => format!("the lease of {who} (attempt {attempt}) is over"),
@@ -138,17 +129,26 @@ fn who_has(item: &Item) -> String {
     }
 }
 
-/// Takes what is said of the attempt: as robots say it over AMQP. `kind` is its word, `problems` what of it could not be read.
-///
-/// # Errors
-/// Where the mirror cannot be written.
-pub async fn report(
-    (mirror, live, wakes): (&Mirror, &Live, &Wakes),
+/// What becomes of what somebody says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Taken,
+    /// As the first time.
+    Again,
+    Lost,
+}
+
+/// What a word is said to.
+type On<'d> = (&'d Mirror, &'d Live, &'d Wakes);
+
+/// Decides in one transaction over what somebody says of their item. With `extend` their lease goes on: by so much, or by its own
+/// length. Answers the item, and until when the lease lasts.
+async fn say(
+    (mirror, live, wakes): On<'_>,
     said: Said,
-    kind: String,
-    saying: Saying,
-    problems: Vec<String>,
-) -> Result<Answer<Box<Item>>, MirrorError> {
+    extend: Option<Option<Duration>>,
+    decide: impl FnOnce(&mut Held, &Said) -> Word + Send + 'static,
+) -> Result<Answer<(Box<Item>, Timestamp)>, MirrorError> {
     let live = live.clone();
     let decided = mirror.write(move |tx: &mut Tx| {
         Box::pin(async move {
@@ -156,32 +156,22 @@ pub async fn report(
                 Ok(held) => held,
                 Err(answer) => return Ok((answer, None)),
             };
-            let is_done = matches!(saying, Saying::Processed { .. });
-            let says_more = matches!(saying, Saying::Started { .. } | Saying::Progress { .. });
-            if !held.lasts && held.ended_as(&kind) {
-                return Ok((held.item().map_or(Answer::NoSuchItem, |item| Answer::Done(Box::new(item))), None));
-            }
-            if !held.lasts && !is_done {
+            let word = decide(&mut held, &said);
+            let Some(item) = held.ledger.item(said.item).cloned().filter(|_| word != Word::Lost) else {
                 return Ok((held.lost(), None));
+            };
+            if word == Word::Again {
+                return Ok((Answer::Done((Box::new(item), held.lease.until)), None));
             }
-            held.report(saying, said.user.as_ref(), problems);
-            if !says_more {
-                held.ledger.lease_ended(said.item, held.lease.attempt, &kind);
+            let mut until = held.lease.until;
+            if let Some(by) = extend {
+                let ends: HashMap<ItemId, Timestamp> = leases::extend(tx, &said.lease, by, now()).await?;
+                until = ends.get(&said.item).copied().unwrap_or(until);
             }
-            finish(tx, held).await
+            Ok((Answer::Done((Box::new(item), until)), Some(held.ledger.write(tx).await?)))
         })
     });
-    settle(decided.await?, wakes).await
-}
-
-type Settled<T> = (Answer<T>, Option<Written>);
-
-async fn finish(tx: &mut Tx, held: Held) -> Result<Settled<Box<Item>>, MirrorError> {
-    let answer = held.item().map_or(Answer::NoSuchItem, |item| Answer::Done(Box::new(item)));
-    Ok((answer, Some(held.ledger.write(tx).await?)))
-}
-
-async fn settle<T>((answer, written): Settled<T>, wakes: &Wakes) -> Result<Answer<T>, MirrorError> {
+    let (answer, written) = decided.await?;
     failpoint::reach("leases.committed").await;
     if let Some(written) = written {
         written.wake(wakes);
@@ -189,77 +179,113 @@ async fn settle<T>((answer, written): Settled<T>, wakes: &Wakes) -> Result<Answe
     Ok(answer)
 }
 
+impl<T> Answer<T> {
+    fn map<U>(self, done: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Done(answer) => Answer::Done(done(answer)),
+            Self::Lost(why) => Answer::Lost(why),
+            Self::NoSuchItem => Answer::NoSuchItem,
+            Self::NoSuchLease => Answer::NoSuchLease,
+        }
+    }
+}
+
+/// Before how a lease ended, where its holder said so: what the same end is called that others brought about says nothing of
+/// whether the holder was heard.
+const SAID: &str = "said ";
+
+/// Takes what is said of the attempt: as robots say it over AMQP. `kind` is its word, `problems` what of it could not be read.
+///
+/// # Errors
+/// Where the mirror cannot be written.
+pub async fn report(
+    on: On<'_>,
+    said: Said,
+    kind: String,
+    saying: Saying,
+    problems: Vec<String>,
+) -> Result<Answer<Box<Item>>, MirrorError> {
+    let decide = move |held: &mut Held, said: &Said| {
+        let is_done = matches!(saying, Saying::Processed { .. });
+        let says_more = matches!(saying, Saying::Started { .. } | Saying::Progress { .. });
+        let how = format!("{SAID}{kind}");
+        if !held.lasts && held.ended_as(&how) {
+            return Word::Again;
+        }
+        if !held.lasts && !is_done {
+            return Word::Lost;
+        }
+        held.report(saying, said.user.as_ref(), problems);
+        if !says_more {
+            held.ledger.lease_ended(said.item, held.lease.attempt, &how);
+        }
+        Word::Taken
+    };
+    Ok(say(on, said, None, decide).await?.map(|(item, _)| item))
+}
+
 /// Keeps a lease up, of all the items it was given for: by its own length from now, or by so much. Answers until when.
 ///
 /// # Errors
 /// Where the mirror cannot be written.
 pub async fn heartbeat(
-    (mirror, live, wakes): (&Mirror, &Live, &Wakes),
+    on: On<'_>,
     said: Said,
     by: Option<Duration>,
     (percent, note): (Option<u8>, Option<String>),
 ) -> Result<Answer<Timestamp>, MirrorError> {
-    let live = live.clone();
-    let decided = mirror.write(move |tx: &mut Tx| {
-        Box::pin(async move {
-            let mut held = match Held::load(tx, &live, &said).await? {
-                Ok(held) => held,
-                Err(answer) => return Ok((answer, None)),
-            };
-            if !held.lasts {
-                return Ok((held.lost(), None));
-            }
-            if percent.is_some() || note.is_some() {
-                held.report(Saying::Progress { note, percent }, said.user.as_ref(), Vec::new());
-            }
-            let ends: HashMap<ItemId, Timestamp> = leases::extend(tx, &said.lease, by, now()).await?;
-            let until = ends.get(&said.item).copied().unwrap_or(held.lease.until);
-            Ok((Answer::Done(until), Some(held.ledger.write(tx).await?)))
-        })
-    });
-    settle(decided.await?, wakes).await
+    let decide = move |held: &mut Held, said: &Said| {
+        if !held.lasts {
+            return Word::Lost;
+        }
+        if percent.is_some() || note.is_some() {
+            held.report(Saying::Progress { note, percent }, said.user.as_ref(), Vec::new());
+        }
+        Word::Taken
+    };
+    Ok(say(on, said, Some(by), decide).await?.map(|(_, until)| until))
 }
 
 /// Gives an item back: it waits again at once, no retry used.
 ///
 /// # Errors
 /// Where the mirror cannot be written.
-pub async fn give_back(
-    (mirror, live, wakes): (&Mirror, &Live, &Wakes),
-    said: Said,
-    note: Option<String>,
-) -> Result<Answer<Box<Item>>, MirrorError> {
-    let live = live.clone();
-    let decided = mirror.write(move |tx: &mut Tx| {
-        Box::pin(async move {
-            let mut held = match Held::load(tx, &live, &said).await? {
-                Ok(held) => held,
-                Err(answer) => return Ok((answer, None)),
-            };
-            if !held.lasts {
-                let again = held.ended_as(RETURNED);
-                return Ok(match held.item().filter(|_| again) {
-                    Some(item) => (Answer::Done(Box::new(item)), None),
-                    None => (held.lost(), None),
-                });
-            }
-            let (attempt, worker) = (held.lease.attempt, held.lease.worker.clone());
-            held.ledger.step(said.item, |item, _, moment| {
-                by(lease::give_back(item, attempt, &worker, note, moment.now), said.user.as_ref())
-            });
-            debug_assert!(!held.still_lasts());
-            finish(tx, held).await
-        })
-    });
-    settle(decided.await?, wakes).await
+pub async fn give_back(on: On<'_>, said: Said, note: Option<String>) -> Result<Answer<Box<Item>>, MirrorError> {
+    let decide = move |held: &mut Held, said: &Said| {
+        if !held.lasts {
+            return if held.ended_as(RETURNED) { Word::Again } else { Word::Lost };
+        }
+        let (attempt, worker) = (held.lease.attempt, held.lease.worker.clone());
+        held.ledger.step(said.item, |item, _, moment| {
+            Some(lease::give_back(item, attempt, &worker, note, moment.now)?.by(&said.user))
+        });
+        Word::Taken
+    };
+    Ok(say(on, said, None, decide).await?.map(|(item, _)| item))
 }
 
-fn by(step: Option<Step>, user: Option<&String>) -> Option<Step> {
-    let mut step = step?;
-    if let Some(line) = &mut step.line {
-        line.user = user.cloned();
+/// Whoever these were claimed for is gone: they wait again. Where the mirror cannot be written their leases end by themselves.
+pub async fn give_up((mirror, live, wakes): On<'_>, claimed: Vec<Item>) {
+    if claimed.is_empty() {
+        return;
     }
-    Some(step)
+    let definitions = live.definitions();
+    let written = mirror.write(move |tx: &mut Tx| {
+        Box::pin(async move {
+            let ids = claimed.iter().map(|item| item.id).collect();
+            let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
+            for Item { id, attempt, worker, .. } in claimed {
+                let who = worker.unwrap_or_default();
+                let why = Some("nobody waited for it any more".to_owned());
+                ledger.step(id, |item, _, moment| lease::give_back(item, attempt, &who, why, moment.now));
+            }
+            ledger.write(tx).await
+        })
+    });
+    match written.await {
+        Ok(written) => written.wake(wakes),
+        Err(error) => tracing::debug!("leases that nobody holds end by themselves: {error}"),
+    }
 }
 
 /// What is answered to a claim of one item.
@@ -279,11 +305,7 @@ pub enum Named {
 ///
 /// # Errors
 /// Where the mirror cannot be read or written.
-pub async fn claim(
-    (mirror, live, wakes): (&Mirror, &Live, &Wakes),
-    id: ItemId,
-    ask: Ask,
-) -> Result<Named, MirrorError> {
+pub async fn claim((mirror, live, wakes): On<'_>, id: ItemId, ask: Ask) -> Result<Named, MirrorError> {
     let mut looks = wakes.recalls.subscribe();
     looks.mark_unchanged();
     let (own, definitions) = (ask.clone(), live.definitions());
@@ -296,7 +318,7 @@ pub async fn claim(
                 let mut ledger = Ledger::of(&definitions, vec![item]);
                 let decided = decide(tx, &mut ledger, id, &own).await?;
                 let written = match &decided {
-                    Decided::Answer(Named::Claimed(_)) | Decided::Waits(_) => Some(ledger.write(tx).await?),
+                    Decided::Answer(Named::Claimed(_)) | Decided::Waits(..) => Some(ledger.write(tx).await?),
                     Decided::Answer(_) => None,
                 };
                 Ok((decided, written))
@@ -307,14 +329,14 @@ pub async fn claim(
     if let Some(written) = written {
         written.wake(wakes);
     }
-    let revision = match decided {
+    let (revision, asked) = match decided {
         Decided::Answer(answer) => {
             if matches!(answer, Named::Claimed(_)) {
                 metrics::claimed(1);
             }
             return Ok(answer);
         }
-        Decided::Waits(revision) => revision,
+        Decided::Waits(revision, asked) => (revision, asked),
     };
     wakes.recall.notify_one();
     let over = async {
@@ -327,15 +349,15 @@ pub async fn claim(
     };
     match tokio::time::timeout(PATIENCE, over).await {
         Ok(over) => over?,
-        Err(_) => withdraw(mirror, live, wakes, id).await?,
+        Err(_) => withdraw((mirror, live, wakes), id, asked).await?,
     }
     ended(mirror, id, revision, &ask).await
 }
 
 enum Decided {
     Answer(Named),
-    /// Since this revision.
-    Waits(u32),
+    /// Since this revision, for what was asked.
+    Waits(u32, Box<Request>),
 }
 
 async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, ask: &Ask) -> Result<Decided, MirrorError> {
@@ -344,16 +366,15 @@ async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, ask: &Ask) -> Resu
         let refusal = Refusal::Pending { action: pending.action.word(), who: pending.who.clone() };
         return Ok(Decided::Answer(Named::Refused(refusal)));
     }
-    ledger.step(id, |item, _, moment| {
-        by(people::ask_claim(item, &ask.worker, ask.length, moment.now), ask.user.as_ref())
-    });
-    if let Some(item) = ledger.item(id).filter(|item| item.pending.is_some()) {
-        return Ok(Decided::Waits(item.revision));
+    ledger
+        .step(id, |item, _, moment| Some(people::ask_claim(item, &ask.worker, ask.length, moment.now)?.by(&ask.user)));
+    if let Some((item, asked)) = ledger.item(id).and_then(|item| Some((item, item.pending.clone()?))) {
+        return Ok(Decided::Waits(item.revision, Box::new(asked)));
     }
     let payload = requests::payload(tx, id).await?;
     let mut refused = None;
     ledger.step(id, |item, _, moment| match lease::claim_named(item, &ask.worker, payload.is_some(), moment.now) {
-        Ok(step) => by(Some(step), ask.user.as_ref()),
+        Ok(step) => Some(step.by(&ask.user)),
         Err(refusal) => {
             refused = Some(refusal);
             None
@@ -363,33 +384,25 @@ async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, ask: &Ask) -> Resu
         return Ok(Decided::Answer(Named::Refused(refusal)));
     }
     let Some(item) = ledger.item(id).cloned() else { return Ok(Decided::Answer(Named::NoSuchItem)) };
-    let at = ledger.moment().now;
-    let until = at.checked_add(ask.length).unwrap_or(Timestamp::MAX);
-    let lease = Lease {
-        item: id,
-        attempt: item.attempt,
-        name: new_id().to_string(),
-        worker: ask.worker.clone(),
-        person: true,
-        since: at,
-        until,
-        length: ask.length,
-        lost: 0,
-        ended: None,
-    };
-    let claimed = Claimed { lease: lease.name.clone(), until, items: vec![(item, payload)] };
+    let lease = ask.lease(&item, true, ledger.moment().now);
+    let claimed = Claimed { lease: lease.name.clone(), until: lease.until, items: vec![(item, payload)] };
     ledger.lease(lease, true);
     Ok(Decided::Answer(Named::Claimed(Box::new(claimed))))
 }
 
 /// What was asked is given up, unless it is done by now.
-async fn withdraw(mirror: &Mirror, live: &Live, wakes: &Wakes, id: ItemId) -> Result<(), MirrorError> {
+async fn withdraw((mirror, live, wakes): On<'_>, id: ItemId, asked: Box<Request>) -> Result<(), MirrorError> {
     let definitions = live.definitions();
     let why = format!("it was not to be had within {} s", PATIENCE.as_secs());
     let written = mirror.write(move |tx: &mut Tx| {
         Box::pin(async move {
             let mut ledger = Ledger::of(&definitions, items::by_id(tx, &[id].into()).await?);
-            let is_ours = |pending: &Request| pending.action == Action::Claim && !pending.taken;
+            // Somebody else may have asked for the same since.
+            let is_ours = |pending: &Request| {
+                pending.action == Action::Claim
+                    && !pending.taken
+                    && (pending.at, &pending.who) == (asked.at, &asked.who)
+            };
             let waits = |item: &Item| item.pending.as_ref().is_some_and(is_ours);
             if ledger.item(id).is_some_and(waits) {
                 ledger.refuse_request(id, people::REFUSED, &why);
@@ -426,10 +439,14 @@ async fn ended(mirror: &Mirror, id: ItemId, asked: u32, ask: &Ask) -> Result<Nam
             items: vec![(item, body)],
         })));
     }
+    if mirror.item(id).await?.is_none() {
+        return Ok(Named::NoSuchItem);
+    }
     let lines = mirror.timeline(id).await?;
     let line = lines.into_iter().filter(|line| line.revision > asked).find(|line| people::outcome(line) == Some(false));
-    Ok(line.map_or(Named::NoSuchItem, |line| Named::GivenUp {
-        out_of_reach: line.event == people::OUT_OF_REACH,
-        why: line.why.unwrap_or_default(),
-    }))
+    // Without such a line it was had, and the lease is over by now.
+    Ok(Named::GivenUp {
+        out_of_reach: line.as_ref().is_some_and(|line| line.event == people::OUT_OF_REACH),
+        why: line.and_then(|line| line.why).unwrap_or_else(|| "it was claimed, and the lease is over".to_owned()),
+    })
 }

@@ -18,7 +18,7 @@ use crate::item::message::Message;
 use crate::item::request::Request;
 use crate::item::robots::Tallies;
 use crate::item::timeline::Line;
-use crate::item::{Item, ItemId, Lane, Place, State, Timestamp, direct, sla};
+use crate::item::{Item, ItemId, Lane, Place, State, direct, sla};
 use crate::mirror::control::{Event, add_events};
 use crate::mirror::leases::{self, Lease};
 use crate::mirror::{self, MirrorError, Tx, acks, chained, items, records, requests};
@@ -266,7 +266,8 @@ impl Ledger {
         let Some(step) = decide(item, &rules, &self.moment) else { return };
         if let Some(attempt) = lease.filter(|_| item.place != Place::Leased) {
             let ended = step.line.as_ref().and_then(|line| line.ended.as_ref());
-            let how = ended.map_or("over", |ended| ended.outcome.as_str());
+            // What ended may be another attempt, whose work is taken instead.
+            let how = ended.map_or("over", |ended| if ended.attempt == attempt { &ended.outcome } else { "dropped" });
             self.let_go.insert((id, attempt), how.to_owned());
         }
         sla::follow(item, &definition, due_at, self.moment.now);
@@ -307,18 +308,7 @@ impl Ledger {
         sla::follow(item, &definition, due_at, self.moment.now);
         self.answers.extend(answer::after_change(before, item));
         if let Some(length) = request.lease.filter(|_| item.place == Place::Leased) {
-            let lease = Lease {
-                item: id,
-                attempt: item.attempt,
-                name: new_id().to_string(),
-                worker: request.who.clone(),
-                person: true,
-                since: self.moment.now,
-                until: self.moment.now.checked_add(length).unwrap_or(Timestamp::MAX),
-                length,
-                lost: 0,
-                ended: None,
-            };
+            let lease = Lease::new(item, &request.who, true, self.moment.now, length, new_id().to_string());
             self.leased.push((lease, true));
         }
         self.settle_request(id, &queue, &request, line);

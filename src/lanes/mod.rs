@@ -24,6 +24,7 @@ pub mod many;
 pub mod orders;
 pub mod recall;
 pub mod reports;
+mod taken;
 pub mod tap;
 pub mod unrouted;
 mod window;

@@ -17,7 +17,7 @@
 //! A queue with more ready messages than `control.recall_limit` is not touched: the requests are refused, *out of reach*. A
 //! request that is to be carried out *on sight* waits for no recall.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +25,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::live::Live;
-use super::{Context, LaneError, new_id};
+use super::taken::{self, handed_out};
+use super::{Context, LaneError};
 use crate::broker::connection::Session;
 use crate::broker::take::{Left, Most, Taken, Taker};
 use crate::definition::Definitions;
 use crate::failpoint;
 use crate::item::lifecycle::people;
 use crate::item::message::Message;
-use crate::item::{Item, ItemId, Lane, Place, door, relearn, report};
+use crate::item::{ItemId, Place, door};
 use crate::mirror::requests::{Waiting, forget_taken};
 use crate::mirror::{MirrorError, Tx, items};
 
@@ -170,7 +171,7 @@ impl Recall<'_> {
                     returned.enter(message);
                 }
                 let told = returned.answer(&asked, left);
-                Ok((told, returned.ledger.write(tx).await?))
+                Ok((told, returned.at_hand.ledger.write(tx).await?))
             })
         });
         let (told, written) = settled.await?;
@@ -213,19 +214,9 @@ struct Told {
     left: bool,
 }
 
-/// The broker has handed it out before.
-fn was_handed_out(message: &Message) -> bool {
-    message.redelivered || report::deliveries_of(message).is_some_and(|count| count > 0)
-}
-
 /// Messages on their way back into the mirror.
 struct Returned {
-    queue: String,
-    ledger: Ledger,
-    /// Items of a reference, oldest first.
-    by_reference: HashMap<String, Vec<ItemId>>,
-    /// Whose message was got by its reference: another one of it is another item's.
-    named: HashSet<ItemId>,
+    at_hand: taken::Taken,
     /// Those whose message was got and whose request was carried out, also one that nobody looked for.
     taken: HashSet<ItemId>,
 }
@@ -238,103 +229,50 @@ impl Returned {
         messages: &[Message],
         asked: &[Waiting],
     ) -> Result<Self, MirrorError> {
-        let names = || messages.iter().filter_map(|message| message.properties.message_id.as_deref());
-        let mut ids: HashSet<ItemId> = names().filter_map(|name| name.parse().ok()).collect();
-        ids.extend(asked.iter().map(|waiting| waiting.item));
-        let mut ledger = Ledger::of(definitions, items::by_id(tx, &ids).await?);
-        let references: HashSet<(String, String)> = names().map(|name| (queue.to_owned(), name.to_owned())).collect();
-        let mut by_reference = HashMap::new();
-        for ((_, reference), found) in items::by_reference(tx, &references).await? {
-            by_reference.insert(reference, found.iter().map(|item| item.id).collect());
-            ledger.take_in(found.into_iter().filter(|item| !ids.contains(&item.id)).collect());
-        }
-        Ok(Self { queue: queue.to_owned(), ledger, by_reference, named: HashSet::new(), taken: HashSet::new() })
-    }
-
-    /// Whose message it is, and of which attempt.
-    fn whose(&self, message: &Message) -> Option<(ItemId, u32)> {
-        let name = message.properties.message_id.as_deref()?;
-        let by_id = name.parse().ok().and_then(|id| self.ledger.item(id)).filter(|item| item.queue == self.queue);
-        if let Some(item) = by_id {
-            return Some((item.id, report::attempt_of_delivery(message).unwrap_or(item.attempt)));
-        }
-        let is_direct = |item: &&Item| item.lane == Lane::Direct && item.place == Place::Broker && item.attempt == 1;
-        let known = self.by_reference.get(name)?.iter().filter_map(|id| self.ledger.item(*id));
-        // The oldest whose message was not seen yet: several of one reference came one after the other.
-        let unseen = || known.clone().filter(|item| !self.named.contains(&item.id));
-        if let Some(item) = unseen().find(is_direct) {
-            return Some((item.id, 1));
-        }
-        // One that was taken before, and came back because the ack did not get through; its item may have gone out again.
-        let hash = door::content_hash(&message.body);
-        let taken_before = |item: &&Item| {
-            let carried = item.pending.as_ref().filter(|pending| pending.taken).map(|pending| &pending.carried);
-            match carried {
-                Some(carried) => carried.as_ref() == Some(&hash),
-                None => item.lane == Lane::Managed && item.state.is_open() && item.content_hash.as_ref() == Some(&hash),
-            }
-        };
-        unseen().find(|item| was_handed_out(message) && taken_before(item)).map(|item| (item.id, 0))
+        let besides = asked.iter().map(|waiting| waiting.item);
+        let at_hand = taken::Taken::load(tx, definitions, queue, messages, besides).await?;
+        Ok(Self { at_hand, taken: HashSet::new() })
     }
 
     fn enter(&mut self, message: Message) {
-        let redelivered = was_handed_out(&message);
-        let Some((id, attempt)) = self.whose(&message) else { return self.learn(message) };
-        if message.properties.message_id.as_ref().is_some_and(|name| self.by_reference.contains_key(name)) {
-            self.named.insert(id);
-        }
-        // A stub's copy may never come.
-        self.ledger.learn_payload(id, &message);
-        let request = self.ledger.item(id).and_then(|item| item.pending.clone());
-        self.ledger.step(id, |item, _, moment| people::recalled(item, attempt, redelivered, moment.now));
-        let settled = self.ledger.item(id).is_some_and(|item| item.pending.is_none());
+        let redelivered = handed_out(&message) > 0;
+        let Some((id, attempt)) = self.at_hand.find(&message) else {
+            self.at_hand.learn(message);
+            return;
+        };
+        let ledger = &mut self.at_hand.ledger;
+        let request = ledger.item(id).and_then(|item| item.pending.clone());
+        ledger.step(id, |item, _, moment| people::recalled(item, attempt, redelivered, moment.now));
+        let settled = ledger.item(id).is_some_and(|item| item.pending.is_none());
         if let Some(request) = request.filter(|_| settled) {
             self.taken.insert(id);
-            self.ledger.mark_taken(id, request, door::content_hash(&message.body));
+            ledger.mark_taken(id, request, door::content_hash(&message.body));
         }
-    }
-
-    /// A message that no row is known of: a direct item whose copy was not read yet, one that somebody put there by hand, or
-    /// one of a mirror that was lost. It waits in the mirror, for the attempt that it was.
-    fn learn(&mut self, message: Message) {
-        let definition = self.ledger.definition(&self.queue);
-        let mut item = relearn::item(&definition, &message, new_id(), self.ledger.moment().now);
-        if self.ledger.item(item.id).is_some() {
-            // Somebody sent on what another queue's robot got.
-            item.id = new_id();
-        }
-        // Sent twice: which of the messages the mirror knows of nobody can tell.
-        let known = |reference: &String| self.by_reference.contains_key(reference);
-        item.possible_repeat |= item.reference.as_ref().map_or(was_handed_out(&message), known);
-        // Of a nameless direct one the tap counted its copy as one ack to come, which is ours.
-        let counted = message.properties.message_id.is_none() && definition.lane == Lane::Direct;
-        self.ledger.explain(&self.queue, i64::from(!counted));
-        let why = Some("taken out of the robots' queue before anything was known of it".to_owned());
-        self.ledger.add(item, Some(message.body), "daemon", "seen", why);
     }
 
     /// What became of the requests. Whose message was not found a robot has, unless it is not settled where it is.
     fn answer(&mut self, asked: &[Waiting], left: Left) -> Told {
         let mut told = Told { carried_out: self.taken.iter().copied().collect(), left: false };
+        let ledger = &mut self.at_hand.ledger;
         for waiting in asked.iter().filter(|waiting| !self.taken.contains(&waiting.item)) {
-            let Some(item) = self.ledger.item(waiting.item) else { continue };
+            let Some(item) = ledger.item(waiting.item) else { continue };
             match &item.pending {
                 Some(pending) if pending.taken => told.carried_out.push(item.id),
                 // By now it is not dispatched any more, or was not at all.
                 Some(_) if !matches!(item.place, Place::Claimed | Place::Broker | Place::Leased) => {
-                    self.ledger.carry_out(waiting.item);
+                    ledger.carry_out(waiting.item);
                 }
                 Some(_) if item.place == Place::Claimed || item.rejected_at.is_some() || left == Left::More => {
                     told.left = true;
                 }
                 Some(_) if left == Left::TooLarge => {
                     let why = "what is ready in the robots' queue is too large to be looked through";
-                    self.ledger.refuse_request(waiting.item, people::OUT_OF_REACH, why);
+                    ledger.refuse_request(waiting.item, people::OUT_OF_REACH, why);
                 }
                 Some(_) => {
                     let worker = item.worker.as_ref().filter(|_| item.started_at.is_some());
                     let why = worker.map_or("a robot has it".to_owned(), |worker| format!("{worker} has it"));
-                    self.ledger.refuse_request(waiting.item, people::REFUSED, &why);
+                    ledger.refuse_request(waiting.item, people::REFUSED, &why);
                 }
                 None => {}
             }

@@ -118,14 +118,18 @@ pub(super) fn page(filter: &AuditFilter, rows: i64, before: Option<i64>) -> Quer
         QueryBuilder::new("SELECT seq, at, who, kind, source, action, target, outcome, detail FROM audit WHERE seq < ");
     query.push_bind(before.unwrap_or(i64::MAX));
     if let Some(who) = &filter.who {
-        query.push(" AND who = ").push_bind(who.clone());
+        // As itself, and for others: `flow for ann`.
+        query.push(" AND (who = ").push_bind(who.clone());
+        query.push(" OR (who > ").push_bind(format!("{who} for ")).push(" AND who < ").push_bind(format!("{who} for!"));
+        query.push("))");
     }
     if let Some(action) = &filter.action {
         query.push(" AND action = ").push_bind(action.clone());
     }
     if let Some(since) = filter.since {
         // Entries are added in the order of their times, but for jumps of the clock: from the first of that time on.
-        query.push(" AND seq >= (SELECT coalesce(min(seq), 0) FROM audit WHERE at >= ").push_bind(micros(since));
+        // The sum keeps the least number from being sought from the table's beginning on.
+        query.push(" AND seq >= (SELECT min(seq + 0) FROM audit WHERE at >= ").push_bind(micros(since));
         query.push(") AND at >= ").push_bind(micros(since));
     }
     query.push(" ORDER BY seq DESC LIMIT ").push_bind(rows);

@@ -125,6 +125,15 @@ async fn tried(tx: &mut Tx, queue: &str, since: Timestamp) -> Result<bool, Mirro
 }
 
 impl Mirror {
+    /// How many items of a queue count as worked for `max_working`. Asked beside the writer.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn working(&self, queue: &str) -> Result<u64, MirrorError> {
+        let count = sqlx::query_scalar::<_, i64>(WORKING).bind(queue).bind(i64::MAX).fetch_one(self.reads());
+        Ok(count.await.map_err(self.failed("count what is worked"))?.cast_unsigned())
+    }
+
     /// The queue's breaker; `None` where nothing has failed yet.
     ///
     /// # Errors

@@ -96,8 +96,11 @@ pub(super) async fn changes(tx: &mut Tx) -> Result<i64, MirrorError> {
     sqlx::query_scalar("SELECT total_changes()").fetch_one(tx).await.map_err(failed("count changes"))
 }
 
-/// Something was done for this request.
-pub(super) async fn put(tx: &mut Tx, mark: &Mark) -> Result<(), MirrorError> {
+/// Something was done for this request: where another task does it, which has to say so itself.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn put(tx: &mut Tx, mark: &Mark) -> Result<(), MirrorError> {
     sqlx::query(
         "INSERT INTO idempotency_keys (caller, key, request, at) VALUES ($1, $2, $3, $4) ON CONFLICT (caller, key) DO UPDATE \
          SET request = excluded.request, at = excluded.at, status = NULL, headers = NULL, body = NULL WHERE at < $5",

@@ -12,7 +12,7 @@ use super::many::{self, Many};
 use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::definition::QueueDefinition;
 use crate::item::lifecycle::lease::LOST;
-use crate::item::{ItemId, Timestamp};
+use crate::item::{Item, ItemId, Timestamp};
 
 /// One attempt in somebody's hands, now or before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,31 @@ pub struct Lease {
     pub lost: u32,
     /// How it ended, and when; `None` while it lasts.
     pub ended: Option<(String, Timestamp)>,
+}
+
+/// When a lease of this length ends that is kept up at this moment.
+#[must_use]
+pub fn end_of(since: Timestamp, length: Duration) -> Timestamp {
+    since.checked_add(length).unwrap_or(Timestamp::MAX)
+}
+
+impl Lease {
+    /// A new one, of an item's newest attempt.
+    #[must_use]
+    pub fn new(item: &Item, worker: &str, person: bool, since: Timestamp, length: Duration, name: String) -> Self {
+        Self {
+            item: item.id,
+            attempt: item.attempt,
+            name,
+            worker: worker.to_owned(),
+            person,
+            since,
+            until: end_of(since, length),
+            length,
+            lost: 0,
+            ended: None,
+        }
+    }
 }
 
 const COLUMNS: &str = "item, attempt, lease, worker, person, since, until, length, lost, ended, ended_at";
@@ -238,7 +263,27 @@ pub async fn next_ready(
     Ok(items)
 }
 
+pub(super) const COUNT: &str = "SELECT count(*) FROM items WHERE queue = $1 AND place = 'leased'";
+
+/// How many items of a queue somebody has claimed.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn count(tx: &mut Tx, queue: &str) -> Result<u64, MirrorError> {
+    let count: i64 = sqlx::query_scalar(COUNT).bind(queue).fetch_one(tx).await.map_err(failed("count leases"))?;
+    Ok(count.cast_unsigned())
+}
+
 impl Mirror {
+    /// How many items of a queue somebody has claimed. Asked beside the writer.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn leased(&self, queue: &str) -> Result<u64, MirrorError> {
+        let mut connection = self.reads().acquire().await.map_err(self.failed("count leases"))?;
+        count(&mut connection, queue).await
+    }
+
     /// When the next lease ends, if nobody extends it.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use url::{Host, Url};
+use url::Url;
 
 use super::load::Texts;
 use super::roles;
@@ -15,6 +15,7 @@ use super::{
     TapSettings, WebhookSettings,
 };
 use crate::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
+use crate::who::is_safe;
 
 /// Messages are held in memory while they are recalled.
 const MOST_RECALLED: u64 = 50_000;
@@ -206,16 +207,6 @@ fn oidc(check: &mut Check<'_>) -> Option<Option<OidcSettings>> {
     }
     let (roles_claim, name_claim, rights, audience) = (roles_claim?, name_claim?, rights?, audience?);
     Some(issuer?.map(|issuer| OidcSettings { issuer, audience, roles_claim, name_claim, rights }))
-}
-
-fn is_safe(url: &Url) -> bool {
-    let here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => return false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && here)
 }
 
 fn text(text: &str) -> Result<String, Wrong> {

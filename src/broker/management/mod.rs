@@ -20,6 +20,9 @@ use crate::topology::version::Version;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an idle connection is kept: shorter than the minute after which the broker closes it, or a request would meet that.
+pub const IDLE: Duration = Duration::from_secs(30);
+
 /// A client for one virtual host.
 #[derive(Clone)]
 pub struct Management {
@@ -124,7 +127,7 @@ impl Management {
     pub fn new<'u>(urls: impl Iterator<Item = &'u str>, vhost: &str, trust: &Trust) -> Result<Self, ManagementError> {
         let bases: Arc<[Url]> =
             urls.map(Url::parse).collect::<Result<_, _>>().map_err(|error| ManagementError::Url(error.to_string()))?;
-        let mut http = reqwest::Client::builder().timeout(TIMEOUT);
+        let mut http = reqwest::Client::builder().timeout(TIMEOUT).pool_idle_timeout(IDLE);
         if bases.iter().all(|base| base.scheme() == "http") {
             // Without TLS nothing is to fail on a machine that has no CA certificates.
             http = http.tls_certs_only([]);

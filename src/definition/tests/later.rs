@@ -39,7 +39,8 @@ fn whoever_writes_a_path_otherwise_is_told_how() {
         ("lines[*].price", "/lines/*/price"),
         ("$['customer']['iban']", "/customer/iban"),
         ("$.lines[0]", "/lines/0"),
-        ("a b", "/customer/iban"),
+        ("a b", "/a b"),
+        ("a\tb", "/customer/iban"),
     ] {
         let found = mistakes(&format!("queue: x\nmask: [{}]", serde_json::json!(written)));
         assert!(found.len() == 1 && found[0].contains(&format!("write it as a JSON Pointer: {help}")), "{found:?}");

@@ -100,10 +100,10 @@ async fn a_key_whose_request_is_under_way_or_whose_answer_is_lost_is_not_done_ag
         let answer = bench.keyed("probe", "/api/v1/queues/invoices/pause", "{}").await;
         assert_eq!(answer.status, StatusCode::OK);
         let since = Timestamp::UNIX_EPOCH;
-        bench.api.mirror.used_key("api", "probe", since).await.unwrap().unwrap().request
+        bench.api.mirror.used_key("nobody:api", "probe", since).await.unwrap().unwrap().request
     };
     let now = crate::lanes::now();
-    let mark = Mark::new("api".to_owned(), "lost".to_owned(), print, now, Timestamp::UNIX_EPOCH);
+    let mark = Mark::new("nobody:api".to_owned(), "lost".to_owned(), print, now, Timestamp::UNIX_EPOCH);
     let work = bench.run("UPDATE meta SET value = value");
     keys::under(Arc::new(mark), work).await;
     let answer = bench.keyed("lost", "/api/v1/queues/invoices/pause", "{}").await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::{Item, Kind, Lane, Place, State, Timestamp};
 use super::attempt::{self, Begun, Cause};
 use super::people::Refusal;
-use super::{Rules, Step, Voice, back_to_queue, fail, found, has_message, waiting_place};
+use super::{Rules, Step, Voice, back_to_queue, fail, found, has_message};
 use crate::units::format_duration;
 
 /// The event of a claim's line.
@@ -20,6 +20,17 @@ pub const LOST: &str = "lease_lost";
 
 /// The event of a line that says that somebody gave the item back.
 pub const RETURNED: &str = "returned";
+
+impl Step {
+    /// Says who the door let in.
+    #[must_use]
+    pub fn by(mut self, user: &Option<String>) -> Self {
+        if let Some(line) = &mut self.line {
+            line.user.clone_from(user);
+        }
+        self
+    }
+}
 
 /// A message of the robots' queue, as far as a claim looks at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +169,6 @@ pub fn give_back(item: &mut Item, attempt: u32, who: &str, note: Option<String>,
         item.note.clone_from(&note);
     }
     back_to_queue(item, at, at);
-    item.place = waiting_place(item, at);
     let mut step = voice.step(item, RETURNED, note, 0);
     begun.ends(item, &mut step, Cause { by_robot: true, ..Cause::default() });
     Some(step)

@@ -12,9 +12,12 @@ use tokio::time::Instant;
 
 use crate::broker::connection::Session;
 use crate::item::{Item, Timestamp};
+use crate::lanes::new_id;
 use crate::mirror::MirrorError;
+use crate::mirror::keys::Mark;
+use crate::mirror::leases::Lease;
 
-/// How long a claim that does not wait waits for somebody to look.
+/// How long a claim that waits for less waits for somebody to look.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What somebody wants.
@@ -28,6 +31,16 @@ pub struct Ask {
     pub length: Duration,
     /// So many items at most, of what is there.
     pub max: usize,
+    /// Of a request with an idempotency key: noted with what it gets.
+    pub mark: Option<Arc<Mark>>,
+}
+
+impl Ask {
+    /// Their lease of an item's newest attempt, from now on. `person`: it was claimed by its name.
+    #[must_use]
+    pub(in crate::lanes) fn lease(&self, item: &Item, person: bool, since: Timestamp) -> Lease {
+        Lease::new(item, &self.worker, person, since, self.length, new_id().to_string())
+    }
 }
 
 /// What was claimed together.
@@ -159,9 +172,12 @@ impl Desk {
         let until = Instant::now() + wait;
         let place = Place { desk: self, queue, number };
         self.join(queue, Poller { number, ask, until, answer });
-        // One that does not wait is answered by whoever has looked.
-        let patience = if wait.is_zero() { LOOK } else { wait };
-        match tokio::time::timeout(patience, &mut offer).await {
+        if let Ok(offer) = tokio::time::timeout(wait, &mut offer).await {
+            return offer.unwrap_or(Offer::Nothing);
+        }
+        // Whoever has looked answers those who wait no longer. Behind a short wait nobody may have yet.
+        self.knock(queue);
+        match tokio::time::timeout(LOOK.saturating_sub(wait), &mut offer).await {
             Ok(offer) => offer.unwrap_or(Offer::Nothing),
             Err(_) if place.leave() => Offer::Nothing,
             // It is being served just now.
@@ -277,6 +293,14 @@ impl Desk {
         alone
     }
 
+    /// A queue's runner is no more, and did not say so: another one serves those who wait.
+    pub(super) fn broke_down(&self, queue: &str) {
+        if !self.retire(queue) {
+            self.unserved.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
+            self.came.notify_one();
+        }
+    }
+
     /// Nobody is served any more: those who wait get nothing.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
@@ -297,7 +321,7 @@ mod tests {
     use super::*;
 
     fn ask(worker: &str, max: usize) -> Ask {
-        Ask { worker: worker.to_owned(), user: None, length: Duration::from_secs(60), max }
+        Ask { worker: worker.to_owned(), user: None, length: Duration::from_secs(60), max, mark: None }
     }
 
     fn claimed(lease: &str) -> Claimed {
@@ -352,9 +376,41 @@ mod tests {
         patient.abort();
         until_wanted(&desk, 0).await;
         assert!(desk.retire("q"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_moment_waits_until_somebody_has_looked() {
+        let desk = Arc::new(Desk::default());
+        let own = Arc::clone(&desk);
+        let wait = tokio::spawn(async move { own.wait("q", ask("w", 1), Duration::from_millis(10)).await });
+        until_wanted(&desk, 1).await;
+        let bell = desk.bell("q");
+        while !desk.wanted("q").some_due {
+            bell.notified().await;
+        }
+        // Whoever looks only now has something.
+        let (poller, _) = desk.choose("q", 1).pop().unwrap();
+        assert!(poller.hand(claimed("L")).is_ok());
+        assert!(matches!(wait.await.unwrap(), Offer::Claimed(claimed) if claimed.lease == "L"));
         // Nobody came in time.
+        let began = Instant::now();
         assert!(matches!(desk.wait("q", ask("w", 1), Duration::from_millis(10)).await, Offer::Nothing));
+        assert!(began.elapsed() >= LOOK);
         assert_eq!(desk.wanted("q"), Wanted { items: 0, some_due: false, all_due: true });
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_behind_a_runner_that_broke_down_get_another() {
+        let desk = Arc::new(Desk::default());
+        let own = Arc::clone(&desk);
+        let wait = tokio::spawn(async move { own.wait("q", ask("w", 1), Duration::from_secs(60)).await });
+        assert_eq!(desk.unserved().await, "q");
+        desk.broke_down("q");
+        assert_eq!(desk.unserved().await, "q");
+        wait.abort();
+        assert!(wait.await.is_err());
+        desk.broke_down("q");
+        assert!(desk.lines().is_empty(), "nobody waits: whoever comes next is served");
     }
 
     #[tokio::test]

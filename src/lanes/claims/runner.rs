@@ -13,13 +13,12 @@ use crate::broker::front::Front;
 use crate::failpoint;
 use crate::item::Item;
 use crate::item::breaker::Standing;
-use crate::item::lifecycle::lease;
-use crate::lanes::ledger::Ledger;
+use crate::lanes::leases::give_up;
 use crate::lanes::live::InForce;
 use crate::lanes::{Context, LaneError, Wakes, now};
 use crate::metrics;
 use crate::mirror::requests::forget_taken;
-use crate::mirror::{MirrorError, Tx, items};
+use crate::mirror::{MirrorError, Tx};
 
 /// How long it stays when nobody waits: those who come back at once find it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -335,11 +334,8 @@ impl Runner {
             self.context.wakes.claims.put_back(&self.queue, back);
         }
         let items: Vec<Item> = left.into_iter().flat_map(|claimed| claimed.items).map(|(item, _)| item).collect();
-        if !items.is_empty()
-            && let Err(error) = give_back(&self.context, items).await
-        {
-            tracing::debug!(queue = self.queue, "leases that nobody holds end by themselves: {error}");
-        }
+        let Context { mirror, live, wakes, .. } = &self.context;
+        give_up((mirror, live, wakes), items).await;
     }
 }
 
@@ -356,24 +352,5 @@ async fn seat_ready(seat: &Option<Seat>) -> Result<(), LaneError> {
     if let Some(seat) = seat {
         seat.front.ready().await?;
     }
-    Ok(())
-}
-
-/// Whoever they were claimed for is gone.
-async fn give_back(context: &Context, claimed: Vec<Item>) -> Result<(), MirrorError> {
-    let definitions = context.definitions();
-    let written = context.mirror.write(move |tx: &mut Tx| {
-        Box::pin(async move {
-            let ids = claimed.iter().map(|item| item.id).collect();
-            let mut ledger = Ledger::of(&definitions, items::by_id(tx, &ids).await?);
-            for Item { id, attempt, worker, .. } in claimed {
-                let who = worker.unwrap_or_default();
-                let why = Some("nobody waited for it any more".to_owned());
-                ledger.step(id, |item, _, moment| lease::give_back(item, attempt, &who, why, moment.now));
-            }
-            ledger.write(tx).await
-        })
-    });
-    written.await?.wake(&context.wakes);
     Ok(())
 }

@@ -96,6 +96,7 @@ fn seen(queue: &str, fingerprint: &str, at: i64) -> Seen {
         reason: Some(format!("at {at}")),
         at: second(at),
         retried: at % 2 == 1,
+        again: false,
     }
 }
 

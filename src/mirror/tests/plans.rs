@@ -1,13 +1,14 @@
 //! What is asked often is answered from an index, however much waits.
 
 use super::super::actions::{ANY_WAITS, OPEN, SEEN, WAITING};
+use super::super::audit::{AuditFilter, page};
 use super::super::breakers::{TRIED, WORKING};
 use super::super::chained::children_sql;
 use super::super::dispatch::{
     ANY_OUT, LEVELS, NEXT_CROSSING, NEXT_DUE, NEXT_EXPIRY, before_dispatch_sql, pick, unconfirmed_sql,
 };
 use super::super::items::crossing_sql;
-use super::super::leases::{CLAIMED_SINCE, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
+use super::super::leases::{CLAIMED_SINCE, COUNT, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
 use super::super::plan;
 use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
@@ -30,6 +31,7 @@ async fn dispatch_and_timers_ask_indexes_alone() {
         (TRIED[1].to_owned(), "INDEX items_leased (queue=?)"),
         (TRIED[2].to_owned(), "INDEX items_rejected (rejected_at>?)"),
         (WORKING.to_owned(), "USING COVERING INDEX items_leased (queue=?)"),
+        (COUNT.to_owned(), "USING COVERING INDEX items_leased (queue=?)"),
         (HAS_READY.to_owned(), "INDEX items_ready (queue=?)"),
         (READY_LEVELS.to_owned(), "INDEX items_ready (queue=? AND priority<?)"),
         (CLAIMED_SINCE.to_owned(), "INDEX items_leased (queue=?)"),
@@ -84,6 +86,21 @@ async fn children_are_found_by_their_parents() {
         ["SEARCH chained USING PRIMARY KEY (parent=?)", "SEARCH items USING INDEX items_by_parent (parent=?)"]
     {
         assert!(plan.iter().any(|step| step.contains(expected)), "{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_from_where_it_is_asked_about() {
+    let bench = Bench::new().await;
+    let since = AuditFilter { since: Some(crate::item::Timestamp::UNIX_EPOCH), ..AuditFilter::default() };
+    let who = AuditFilter { who: Some("ops".to_owned()), ..AuditFilter::default() };
+    for (filter, expected) in [
+        (&since, "USING COVERING INDEX audit_by_time (at>?)"),
+        (&since, "SEARCH audit USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (&who, "INDEX audit_by_who"),
+    ] {
+        let plan = plan(&bench.mirror, page(filter, 10, None).sql().as_str()).await;
+        assert!(plan.iter().any(|step| step.contains(expected)), "{expected}: {plan:#?}");
     }
 }
 

@@ -7,11 +7,13 @@ use crate::support::daemon::{Daemon, daemon};
 use crate::support::issuer::{AUDIENCE, Issuer, Key, encoded, token};
 
 const QUEUES: &str = "queue: invoices
+mask: [/iban]
 ---
 queue: hr-leave
+mask: [/iban]
 ";
 
-const ROLES: &str = "wq-admins=admin; hr=operator@hr-*; all=viewer; in=producer@invoices";
+const ROLES: &str = "wq-admins=admin; hr=operator,reveal@hr-*; all=viewer; in=producer@invoices";
 
 async fn trusting(name: &str, issuer: &Issuer) -> Daemon {
     daemon(name)
@@ -147,6 +149,38 @@ async fn what_is_forged_expired_or_for_others_is_refused() {
     ] {
         assert_eq!(get(&daemon, &token, "/api/v1/items").await, 200, "{what}");
     }
+}
+
+#[tokio::test]
+async fn what_one_value_reveals_others_do_not_hide() {
+    let issuer = Issuer::start().await;
+    let key = Key::ed();
+    issuer.signs_with(&[("k", &key)]);
+    let daemon = trusting("oidc reveal", &issuer).await;
+    let admin = token(&key, "k", &issuer.claims("root", &["wq-admins"]));
+    let ann = token(&key, "k", &issuer.claims("ann", &["hr", "all"]));
+    for (queue, status) in [("invoices", 403), ("hr-leave", 200)] {
+        let path = format!("/api/v1/queues/{queue}/items");
+        let (_, item) = post(&daemon, &admin, &path, json!({"payload": {"iban": "X"}})).await;
+        let path = format!("/api/v1/items/{}/payload?reveal=true", item["id"].as_str().expect("an id"));
+        assert_eq!(get(&daemon, &ann, &path).await, status, "{queue}");
+    }
+}
+
+#[tokio::test]
+async fn good_tokens_are_served_beside_bad_ones_of_the_same_address() {
+    let issuer = Issuer::start().await;
+    let (key, other) = (Key::ed(), Key::ed());
+    issuer.signs_with(&[("k", &key)]);
+    let daemon = trusting("oidc beside", &issuer).await;
+    let bad = token(&other, "k", &issuer.claims("root", &["wq-admins"]));
+    let mut refused = 0;
+    while get(&daemon, &bad, "/api/v1/items").await != 429 {
+        refused += 1;
+        assert!(refused < 1_000, "it is never slowed down");
+    }
+    let good = token(&key, "k", &issuer.claims("ann", &["all"]));
+    assert_eq!(get(&daemon, &good, "/api/v1/items").await, 200);
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ fn may(method: &str, path: &str) -> &'static [&'static str] {
 #[tokio::test]
 async fn every_role_meets_every_route() {
     let (daemon, root) = locked("who roles").await;
-    let (status, item) = daemon.post("/api/v1/queues/invoices/items", &json!({"payload": 1})).await;
+    let (status, item) = daemon.post("/api/v1/queues/invoices/items", &json!({"payload": {"n": 1}})).await;
     assert_eq!(status, 201);
     let id = item["id"].as_str().expect("an id");
     let mut tokens = BTreeMap::from([("", String::new()), ("admin", root)]);
@@ -196,13 +196,49 @@ async fn tokens_of_other_queues_find_nothing_there() {
     ] {
         assert_eq!(ask(&daemon, &hr, "POST", &path, &body).await.0, 404, "{path}");
     }
-    for path in ["/api/v1/failures", "/api/v1/robots", "/api/v1/export/items", "/api/v1/parked"] {
+    // There is something of the other queue to be seen everywhere, for whoever may.
+    let (status, lease) = daemon.post(&format!("/api/v1/items/{id}/claim"), &json!({"worker": "robot-7"})).await;
+    assert_eq!(status, 200, "{lease}");
+    let failed = json!({"type": "business_exception", "reason": "they are broken", "lease": lease["lease"]});
+    let (status, said) = daemon.post(&format!("/api/v1/items/{id}/outcome"), &failed).await;
+    assert_eq!(status, 200, "{said}");
+    let job = json!({"action": "note", "note": "about invoices", "ids": [id]});
+    let (status, job) = daemon.post("/api/v1/items/actions", &job).await;
+    assert_eq!(status, 202, "{job}");
+    for path in ["/api/v1/failures", "/api/v1/robots", "/api/v1/export/items", "/api/v1/items/actions"] {
+        let whole = daemon.get(path).await.to_string();
+        assert!(whole.contains("invoices") || whole.contains(id), "{path}: {whole}");
         let (status, said) = get(path).await;
-        assert!(status == 200 && !said.to_string().contains("invoices"), "{path}: {status} {said}");
+        let said = said.to_string();
+        assert!(status == 200 && !said.contains("invoices") && !said.contains(id), "{path}: {status} {said}");
     }
+    let job = job["id"].as_str().expect("an id");
+    assert_eq!(get(&format!("/api/v1/items/actions/{job}")).await.0, 404);
+    let (status, said) = get("/api/v1/parked").await;
+    assert!(status == 200 && !said.to_string().contains("invoices"), "{said}");
     assert_eq!(get("/metrics").await.0, 403, "figures are of every queue");
     let state = daemon.get(&format!("/api/v1/items/{id}")).await;
-    assert_eq!(state["state"], "queued", "nothing happened to it");
+    assert_eq!(state["state"], "exception", "nothing else happened to it");
+}
+
+#[tokio::test]
+async fn what_is_masked_is_revealed_to_those_who_may_where_they_may() {
+    let (daemon, root) = locked("who reveals").await;
+    let (_, item) = daemon.post("/api/v1/queues/invoices/items", &json!({"payload": {"iban": "X"}})).await;
+    let (_, other) = daemon.post("/api/v1/queues/hr-leave/items", &json!({"payload": 1})).await;
+    let path = |item: &Value| format!("/api/v1/items/{}/payload?reveal=true", item["id"].as_str().expect("an id"));
+    let (here, there) = (path(&item), path(&other));
+    // No role brings the right along, not even the highest.
+    let (status, said) = ask(&daemon, &root, "GET", &here, &Value::Null).await;
+    assert_eq!((status, &said["type"]), (403, &json!("urn:warrend:problem:masked")), "{said}");
+    let body = json!({"name": "auditor", "roles": ["viewer"], "queues": ["invoices"], "reveal": true});
+    let (_, auditor) = daemon.post("/api/v1/tokens", &body).await;
+    let auditor = auditor["token"].as_str().expect("its secret");
+    assert_eq!(ask(&daemon, auditor, "GET", &here, &Value::Null).await, (200, json!({"iban": "X"})));
+    assert_eq!(ask(&daemon, auditor, "GET", &there, &Value::Null).await.0, 404);
+    let log = daemon.get("/api/v1/audit?action=payload.reveal").await;
+    assert_eq!(log["items"].as_array().map(Vec::len), Some(1), "{log}");
+    assert_eq!((&log["items"][0]["who"], &log["items"][0]["target"]), (&json!("auditor"), &item["id"]));
 }
 
 #[tokio::test]
@@ -290,8 +326,14 @@ async fn what_is_changed_stands_in_a_log_that_is_only_added_to() {
     assert!(!log.to_string().contains("wrd_"), "no secret is written down");
     let lines = daemon.get(&format!("/api/v1/items/{id}/timeline")).await;
     assert!(lines.to_string().contains("ops for ann"), "{lines}");
-    let only = daemon.get("/api/v1/audit?who=ops&limit=1").await;
-    assert_eq!(only["items"][0]["action"], "queue.pause");
+    let only = daemon.get("/api/v1/audit?who=ops").await;
+    let only: Vec<&str> = only["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| entry["action"].as_str().expect("a text"))
+        .collect();
+    assert_eq!(only, ["item.hold", "queue.pause"], "by itself, and for others");
     let filtered = daemon.get("/api/v1/audit?action=token.create&limit=1").await;
     let next = filtered["next"].as_str().expect("there is more");
     let rest = daemon.get(&format!("/api/v1/audit?action=token.create&cursor={next}")).await;

@@ -150,6 +150,8 @@ struct Records<'e> {
     releases: HashMap<About<'e>, Vec<(&'e Hand, Release)>>,
     /// Times at which robots lost their connections.
     broker_falls: u64,
+    /// Times at which anything else happened to the daemon or its connections.
+    daemon_falls: u64,
 }
 
 fn about(hand: &Hand) -> Option<(&str, &str)> {
@@ -171,6 +173,7 @@ impl<'e> Records<'e> {
             reports: HashMap::new(),
             releases: HashMap::new(),
             broker_falls: 0,
+            daemon_falls: 0,
         };
         for event in evidence.events {
             match &event.what {
@@ -207,10 +210,11 @@ impl<'e> Records<'e> {
                     records.broker_falls += 1;
                     records.falls_at.push(event.at);
                 }
+                What::Fault { .. } => records.daemon_falls += 1,
                 What::Asked { verb, item, status, .. } => {
                     records.asked.entry(item).or_default().push((event.at, verb, *status));
                 }
-                What::Began { .. } | What::Fault { .. } | What::Stood { .. } => {}
+                What::Began { .. } | What::Stood { .. } => {}
             }
         }
         records
@@ -328,7 +332,11 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
         .filter(|line| text(line, "event") == "recalled")
         .map(|line| number(line, "attempt"))
         .collect();
-    let again = recalled.len() as u64 + times(&["released", "restored"]);
+    // What was claimed over HTTP counts, however its lease ended, and though nobody may have heard of it.
+    let events = |event: &str| shown.timeline.iter().filter(|line| text(line, "event") == event).collect::<Vec<_>>();
+    let claimed: Vec<u64> = events("claimed").into_iter().map(|line| number(line, "attempt")).collect();
+    let ended = events("lease_lost").len() + events("returned").len();
+    let again = (recalled.len() + ended) as u64 + times(&["released", "restored"]);
     let most = match times(&["requeued"]) {
         0 => 1 + retries + requeues,
         // Retries and requeues count from 0 each time.
@@ -349,7 +357,8 @@ fn attempts_keep_the_limits(shown: &Shown, queue: &QueueEnd, records: &Records<'
         }
         // A nameless direct item was delivered under no id of its own the first time.
         let first = if rules.direct && item["reference"].is_null() { 2 } else { 1 };
-        let missing = |attempt: &u64| !delivered.contains(attempt) && !recalled.contains(attempt);
+        let known = |attempt: &u64| [&recalled, &claimed].iter().any(|all| all.contains(attempt));
+        let missing = |attempt: &u64| !delivered.contains(attempt) && !known(attempt);
         if let Some(gap) = (first..=last).find(missing) {
             say(format!("attempt {gap} was never delivered, attempt {last} was"));
         }
@@ -400,8 +409,10 @@ fn its_end_has_a_cause(shown: &Shown, queue: &QueueEnd, records: &Records<'_>, s
             let attempt = number(item, "attempt");
             let of_attempt = |hand: &&&&Hand| hand.attempt.map_or(attempt == 1, |of| of.unsigned_abs() == attempt);
             let seen = deliveries.iter().filter(of_attempt).count() as u64;
-            // A robot may lose its connection before it sees what the broker had handed to it.
-            nameless || seen + records.broker_falls >= queue.rules.crash_limit
+            let lost = shown.timeline.iter().filter(|line| text(line, "event") == "lease_lost").count() as u64;
+            // A robot may lose its connection before it sees what the broker had handed to it, and so may the daemon, which
+            // takes out of the queue what is claimed over HTTP.
+            nameless || seen + lost + records.broker_falls + records.daemon_falls >= queue.rules.crash_limit
         }
         ("exception", "expired") => publishes.is_some_and(|sent| sent.iter().any(|publish| publish.expires)),
         ("exception", "duplicate") => {

@@ -7,6 +7,7 @@
 
 mod checker;
 mod history;
+mod leaseholders;
 mod nemesis;
 mod operator;
 mod producers;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::checker::{Evidence, QueueEnd, Rules, Shown, check};
 use self::history::{History, What};
+use self::leaseholders::Leaseholder;
 use self::nemesis::Nemesis;
 use self::producers::Producer;
 use self::robots::Robot;
@@ -210,6 +212,18 @@ impl Crowd {
                     stop: self.stop.clone(),
                 };
                 self.robots.spawn(robot.run());
+            }
+            if !queue.silent && !queue.fed {
+                let leaseholder = Leaseholder {
+                    name: format!("{}-http", queue.key),
+                    url: daemon.url().to_owned(),
+                    history: Arc::clone(history),
+                    queue: queue.key,
+                    random: dice.fork(),
+                    well_behaved: self.well_behaved.clone(),
+                    stop: self.stop.clone(),
+                };
+                self.robots.spawn(leaseholder.run());
             }
         }
         let over_http =
