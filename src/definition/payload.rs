@@ -121,6 +121,7 @@ impl PayloadSchema {
     pub fn violations(&self, payload: &Value, hidden: &[String]) -> Vec<String> {
         self.validator
             .iter_errors(payload)
+            .take(MAX_MISTAKES)
             .map(|error| {
                 let path = error.instance_path().as_str().to_owned();
                 // The message quotes the value, or what of it is wrong.
