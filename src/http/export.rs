@@ -268,7 +268,7 @@ fn columns(what: What) -> Vec<&'static str> {
 
 fn heading(what: What) -> String {
     let mut text = String::new();
-    line(columns(what), &mut text);
+    line(columns(what), ',', &mut text);
     text
 }
 
@@ -380,7 +380,7 @@ impl Pages {
         let columns = columns(self.what);
         for row in rows {
             match self.format {
-                Format::Csv { raw } => line(columns.iter().map(|column| row.cell(column, raw)), &mut text),
+                Format::Csv { raw } => line(columns.iter().map(|column| row.cell(column, raw)), ',', &mut text),
                 Format::Ndjson => {
                     // In the order of the columns, which a map does not keep.
                     for (n, column) in columns.iter().enumerate() {

@@ -10,6 +10,7 @@ use super::super::dispatch::{
 use super::super::items::crossing_sql;
 use super::super::leases::{CLAIMED_SINCE, COUNT, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
 use super::super::plan;
+use super::super::read::export::{PAYLOADS, TIMELINES};
 use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
 use super::super::standing::ENDS;
@@ -76,6 +77,21 @@ async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
     let plan = super::super::plan(&bench.mirror, &handled_sql()).await;
     assert!(plan.iter().any(|step| step.contains("INDEX items_by_queue (queue=? AND state=?)")), "{plan:#?}");
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn exports_look_for_the_items_of_their_page_alone() {
+    let bench = Bench::new().await;
+    for (sql, expected) in [
+        (TIMELINES, &["SEARCH timeline USING PRIMARY KEY (item=?)"][..]),
+        (PAYLOADS, &["SEARCH items USING INDEX", "SEARCH payloads USING INTEGER PRIMARY KEY"]),
+    ] {
+        let plan = plan(&bench.mirror, sql).await;
+        for expected in expected {
+            assert!(plan.iter().any(|step| step.contains(expected)), "{sql}: {plan:#?}");
+        }
+        assert!(!plan.iter().any(|step| step.contains("SCAN items") || step.contains("SCAN timeline")), "{plan:#?}");
+    }
 }
 
 #[tokio::test]
