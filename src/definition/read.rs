@@ -235,7 +235,15 @@ pub(super) fn notices(file: &mut FileCheck<'_>, node: &Node) -> Option<Vec<Notic
         let complete = file.mistakes();
         each(&mut draft, file, item, NOTICE_KEYS);
         match (draft.on, draft.to) {
-            (Some(on), Some(to)) => notices.push(Notice { on, to, at_most: draft.at_most }),
+            (Some(on), Some(to)) => {
+                let notice = Notice { on, to, at_most: draft.at_most };
+                // They would share one limit, under two rates.
+                if notices.iter().any(|other| is_same(other, &notice)) {
+                    let help = "write one rule with the at_most that is meant".to_owned();
+                    file.report(item.at, "another rule here has the same 'on' and 'to'", help);
+                }
+                notices.push(notice);
+            }
             // Without another mistake of this one a key is not there at all.
             (on, _) if file.mistakes() == complete => {
                 let (name, example) =
@@ -246,6 +254,11 @@ pub(super) fn notices(file: &mut FileCheck<'_>, node: &Node) -> Option<Vec<Notic
         }
     }
     (matches!(node.value, Value::List(_)) && file.mistakes() == before).then_some(notices)
+}
+
+fn is_same(one: &Notice, other: &Notice) -> bool {
+    let about_the_same = one.on.len() == other.on.len() && one.on.iter().all(|occasion| other.on.contains(occasion));
+    about_the_same && one.to == other.to
 }
 
 fn occasions(file: &mut FileCheck<'_>, node: &Node) -> Option<Vec<Occasion>> {
@@ -270,13 +283,25 @@ fn recipient(file: &mut FileCheck<'_>, node: &Node) -> Option<Url> {
     let url = Url::parse(&text);
     let good = url.ok().filter(|url| match url.scheme() {
         "http" | "https" => url.has_host(),
-        "mailto" => url.path().split_once('@').is_some_and(|(who, host)| !who.is_empty() && !host.is_empty()),
+        "mailto" => is_one_address(url.path()),
         _ => false,
     });
     if good.is_none() {
         file.expected(node, "an http, https or mailto URL", help.to_owned());
     }
     good
+}
+
+/// As mail servers take it everywhere. What a URL has to escape is in none, so `%` is not either.
+fn is_one_address(text: &str) -> bool {
+    let atom = |part: &str, more: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    text.split_once('@').is_some_and(|(who, host)| {
+        let who = who.len() <= 64 && who.split('.').all(|part| atom(part, "!#$&'*+-/=^_`{|}~"));
+        let label = |part: &str| atom(part, "-") && part.len() <= 63 && !part.starts_with('-') && !part.ends_with('-');
+        who && host.len() <= 253 && host.split('.').all(label)
+    })
 }
 
 fn rate(file: &mut FileCheck<'_>, node: &Node) -> Option<Rate> {

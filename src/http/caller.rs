@@ -179,6 +179,11 @@ impl Caller {
         Ok(Some(keys.into_iter().filter(|key| self.may(key)).collect()))
     }
 
+    /// Whose streams are counted together; `None` where nobody has to show who they are.
+    pub(super) fn counted_as(&self) -> Option<String> {
+        (self.who.kind != Kind::Nobody).then(|| format!("{}:{}", self.who.kind.word(), self.name()))
+    }
+
     /// Waits until what was shown is good no more: revoked or expired. For answers that go on for long.
     pub(super) async fn gone(&self) {
         let Some(end) = self.who.expires_at else { return self.who.gone.cancelled().await };
@@ -297,12 +302,21 @@ fn no_such_method(parts: &Parts, path: &str) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use futures::FutureExt as _;
 
     use super::*;
+    use crate::who::Role;
+
+    /// Somebody with every role in these queues, who asks for this.
+    pub(in crate::http) fn caller_of(need: Need, queues: &[&str]) -> Caller {
+        let queues = queues.iter().map(|pattern| pattern.parse().unwrap()).collect();
+        let rights = Rights { roles: Role::ALL.into_iter().collect(), queues, reveal: false };
+        let who = Who::new("ann".to_owned(), Kind::Token, vec![rights], None, None);
+        Caller { who: Arc::new(who), need, from: None }
+    }
 
     #[tokio::test]
     async fn whoever_looks_sees_that_a_token_expired_or_was_revoked() {

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -20,11 +21,14 @@ use super::extract::{Parameters, shown};
 use super::problem::Problem;
 use crate::item::event::Event;
 use crate::item::listening::{self, Wish};
-use crate::lanes::feed::{Heard, Listener, MOST_STREAMS};
+use crate::lanes::feed::{Heard, Listener, MOST_OF_ONE, MOST_STREAMS, TooMany};
 use crate::mirror::changes::WaitingChange;
 
 /// After how many milliseconds a client that lost its stream comes back.
 const COME_BACK: u32 = 2_000;
+
+/// After so long without anything that a client wants it is told that the stream lives.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// Where a stream goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +91,15 @@ pub(super) async fn stream(
     let mirror = short(&api.mirror.identity().await?);
     let from = last.or(asked);
     let place = from.as_deref().and_then(Place::read).filter(|(of, _)| *of == mirror).map(|(_, place)| place);
-    let listening = api.feed.listen(place.map(|place| place.number)).await?;
-    let Some(listener) = listening else {
-        let detail = format!("{MOST_STREAMS} streams are open already; close some, or ask again later");
-        return Err(Problem::unavailable("too_many_streams", detail));
-    };
-    let mut telling = Telling { listener, caller, wish, mirror, spot: place, told: None };
+    let listening = api.feed.listen(place.map(|place| place.number), caller.counted_as()).await?;
+    let listener = listening.map_err(|too_many| {
+        let detail = match too_many {
+            TooMany::OfAll => format!("{MOST_STREAMS} streams are open already; ask again later"),
+            TooMany::OfOne => format!("{MOST_OF_ONE} streams of yours are open already; close some"),
+        };
+        Problem::unavailable("too_many_streams", detail)
+    })?;
+    let mut telling = Telling { listener, caller, wish, mirror, spot: place, told: None, quiet: QUIET };
     let mut begin = format!("retry: {COME_BACK}\n\n");
     match (&from, place) {
         // Of another mirror, or no place at all: nobody knows what was heard.
@@ -144,15 +151,24 @@ struct Telling {
     spot: Option<Place>,
     /// The place that the client was last told.
     told: Option<i64>,
+    quiet: Duration,
 }
 
 impl Telling {
     /// The next piece; `None` at the end.
     async fn next(&mut self) -> Option<String> {
+        // Of what this client wants, however much happens besides.
+        let quiet = tokio::time::sleep(self.quiet);
+        tokio::pin!(quiet);
         loop {
             let mut piece = String::new();
             let heard = tokio::select! {
                 heard = self.listener.next() => heard,
+                () = &mut quiet => {
+                    piece.push_str(": nothing happened\n");
+                    self.mark(&mut piece);
+                    return Some(piece);
+                }
                 // Who may not ask any more is not told any more.
                 () = self.caller.gone() => return None,
             };
@@ -162,17 +178,15 @@ impl Telling {
                         self.tell(&mut piece, row);
                     }
                     // A client that hears little keeps up with the feed all the same.
-                    if piece.is_empty() && self.told.is_none_or(|told| told + 1_000 < self.listener.position()) {
+                    if piece.is_empty()
+                        && self.told.is_none_or(|told| told.saturating_add(1_000) < self.listener.position())
+                    {
                         self.mark(&mut piece);
                     }
                 }
                 Ok(Heard::Reset { after, .. }) => {
                     let after = Place { number: after, of_next: 0 }.text(&self.mirror);
                     self.reset(&mut piece, &after);
-                }
-                Ok(Heard::Quiet) => {
-                    piece.push_str(": nothing happened\n");
-                    self.mark(&mut piece);
                 }
                 Ok(Heard::End) => return None,
                 Err(error) => {
@@ -197,10 +211,14 @@ impl Telling {
     }
 
     fn tell(&mut self, piece: &mut String, row: &WaitingChange) {
-        let place = self.spot.take().filter(|place| place.number + 1 == row.seq);
+        let place = self.spot.take().filter(|place| place.number.saturating_add(1) == row.seq);
         let heard = place.map_or(0, |place| place.of_next);
         let whole = Place { number: row.seq, of_next: 0 };
         let Some(events) = &row.events else {
+            // Nobody can say whose it was.
+            if !self.caller.everywhere() {
+                return;
+            }
             let data = json!({ "why": "it was of an item that is not kept any more" });
             write(piece, "gap", &whole.text(&self.mirror), &data.to_string());
             self.told = Some(row.seq);
@@ -246,7 +264,16 @@ fn write(piece: &mut String, kind: &str, id: &str, data: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::access::TABLE;
+    use super::super::caller::tests::caller_of;
+    use super::super::tests::Bench;
     use super::*;
+    use crate::mirror::control::{Event, add_events};
+
+    fn caller(queues: &[&str]) -> Caller {
+        let rule = TABLE.iter().find(|rule| rule.path == "/api/v1/events").unwrap();
+        caller_of(rule.need, queues)
+    }
 
     #[test]
     fn places_are_read_as_they_are_written() {
@@ -269,6 +296,60 @@ mod tests {
             }
         }
         assert_eq!(short("0197ab3c-7d51-7c3e-9d0e-0b5f3c1f2a11"), "3c1f2a11");
+    }
+
+    async fn telling(bench: &Bench, caller: Caller, queue: &str) -> Telling {
+        let listener = bench.api.feed.listen(None, None).await.unwrap().unwrap();
+        let wish = Wish { types: Vec::new(), queues: vec![queue.to_owned()] };
+        let quiet = Duration::from_millis(30);
+        Telling { listener, caller, wish, mirror: "m".to_owned(), spot: None, told: Some(0), quiet }
+    }
+
+    async fn pause(bench: &Bench, queue: &str) {
+        let event = Event {
+            kind: format!("queue.paused.{queue}"),
+            at: crate::item::Timestamp::UNIX_EPOCH,
+            body: json!({ "queue": queue }),
+        };
+        let written = bench.api.mirror.write(move |tx| Box::pin(async move { add_events(tx, &[event]).await }));
+        written.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stream_says_that_it_lives_while_others_are_busy() {
+        let bench = Bench::new().await;
+        let mut telling = telling(&bench, caller(&["*"]), "invoices").await;
+        let feed = tokio::spawn(bench.api.feed.clone().run());
+        // Fewer than a place is told for by itself.
+        let others = async {
+            for _ in 0..900 {
+                pause(&bench, "scans").await;
+            }
+        };
+        let piece = tokio::select! {
+            piece = telling.next() => piece.unwrap(),
+            () = others => panic!("nothing was said all that time"),
+        };
+        assert!(piece.starts_with(": nothing happened\nid: m-"), "{piece}");
+        pause(&bench, "invoices").await;
+        let mut heard = String::new();
+        while !heard.contains("data:") {
+            heard = telling.next().await.unwrap();
+        }
+        assert!(heard.contains("event: queue.paused"), "{heard}");
+        feed.abort();
+    }
+
+    #[tokio::test]
+    async fn who_may_see_some_queues_hears_of_no_gap_in_others() {
+        let bench = Bench::new().await;
+        let gap = WaitingChange { seq: 7, events: None };
+        for (queues, told) in [(&["*"][..], true), (&["invoices"], false)] {
+            let mut telling = telling(&bench, caller(queues), "*").await;
+            let mut piece = String::new();
+            telling.tell(&mut piece, &gap);
+            assert_eq!(piece.starts_with("event: gap"), told, "{piece}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::lanes::now;
 use crate::mirror::keys::{self, Mark, Told, Used};
 
 /// The header that gives the key, and the one that says an answer was given before.
-pub(super) const KEY: &str = "idempotency-key";
+const KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The longest key, in characters.
@@ -98,6 +98,19 @@ async fn once(api: Api, request: Request, next: Next) -> Result<Response, Proble
         answer
     };
     to_its_end(work).await
+}
+
+/// For answers with a secret: they would be kept under the key, and the secret with them.
+///
+/// # Errors
+/// Where the request has a key.
+pub(super) fn has_none(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(KEY) {
+        let detail =
+            "the answer has a secret, which is shown once, so this cannot be answered twice; leave Idempotency-Key out";
+        return Err(Problem::bad_request(detail, Vec::new()));
+    }
+    Ok(())
 }
 
 /// What is answered to a key that was used before.

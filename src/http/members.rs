@@ -185,6 +185,15 @@ impl Reader {
         self.faults.extend(problem.into_faults());
     }
 
+    /// The same of what was read of one member.
+    pub(super) fn adopt_below(&mut self, name: &str, problem: Problem) {
+        let below = problem.into_faults().into_iter().map(|fault| {
+            let pointer = format!("/{name}{}", fault.pointer.unwrap_or_default());
+            Fault { pointer: Some(pointer), ..fault }
+        });
+        self.faults.extend(below);
+    }
+
     /// Something is wrong at a place inside the body, whose steps a `/` parts.
     pub(super) fn fault_at(&mut self, place: &str, detail: String) {
         self.faults.push(Fault { parameter: None, pointer: Some(format!("/{place}")), detail });

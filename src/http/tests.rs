@@ -15,6 +15,7 @@ use crate::outward::send::{Allowed, Sender};
 use crate::status::{Attention, Broker, Held, QueueSeen};
 
 mod contract;
+mod webhooks;
 
 const ID: &str = "00000000-0000-0000-0000-000000000001";
 

@@ -16,7 +16,7 @@ use super::caller::Caller;
 use super::control::to_its_end;
 use super::extract::{Parameters, Segment, shown};
 use super::gate::{hash, new_secret};
-use super::idempotency::KEY;
+use super::idempotency;
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::{List, Timed};
@@ -70,11 +70,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: JsonBody,
 ) -> Result<Response, Problem> {
-    if headers.contains_key(KEY) {
-        // Its answer would be kept, and with it the secret.
-        let detail = "a token's secret is kept nowhere, so this cannot be answered twice; leave Idempotency-Key out";
-        return Err(Problem::bad_request(detail, Vec::new()));
-    }
+    idempotency::has_none(&headers)?;
     let mut reader = body.open(MEMBERS)?;
     let who = caller.actor(reader.text("by"))?;
     let wanted = read(&mut reader, now());

@@ -78,7 +78,7 @@ pub(super) struct WebhookView {
     state: &'static str,
     /// Messages that wait for it.
     waiting: u64,
-    /// Events that were not kept for it, because too many waited; it is told of them as a gap.
+    /// Events that were not kept for it, because too many waited or it was disabled, the least it can be; it is told of them as a gap.
     missed: u64,
     /// Attempts in a row that failed.
     failures: u32,

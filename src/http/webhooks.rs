@@ -4,7 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use url::Url;
@@ -14,6 +14,7 @@ use super::call::{Call, JsonBody};
 use super::caller::Caller;
 use super::control::to_its_end;
 use super::extract::{PageQuery, Parameters, Segment, shown};
+use super::idempotency;
 use super::members::Reader;
 use super::problem::Problem;
 use super::view::List;
@@ -45,7 +46,7 @@ const ROTATION: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
     responses((status = 200, description = "All of them, in one page", body = List<WebhookView>)))]
 pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Result<Json<List<WebhookView>>, Problem> {
     parameters.done()?;
-    let (targets, now) = (api.mirror.targets().await?, now());
+    let (targets, now) = (api.mirror.targets(None).await?, now());
     let items = api.mirror.webhooks().await?.into_iter().map(|webhook| {
         let target = targets.iter().find(|(target, _)| target.id == webhook.id).cloned();
         WebhookView::new(webhook, target, now)
@@ -71,7 +72,13 @@ pub(super) async fn one(
     request_body = NewWebhookBody,
     responses((status = 201, description = "It is there, with its secret", body = WebhookView),
         (status = 409, description = "`too_many_webhooks`")))]
-pub(super) async fn create(State(api): State<Api>, caller: Caller, body: JsonBody) -> Result<Response, Problem> {
+pub(super) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    idempotency::has_none(&headers)?;
     let mut reader = body.open(NEW)?;
     let url = url(&api, &mut reader);
     if url.is_none() && !reader.has_faults() {
@@ -148,6 +155,9 @@ pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
         now: now(),
     };
     reader.done()?;
+    if change.secret.is_some() {
+        idempotency::has_none(&call.headers)?;
+    }
     let secret = change.secret.clone();
     let (own, id) = (api.clone(), call.id.clone());
     let detail = json!({
@@ -172,7 +182,6 @@ pub(super) async fn change(call: Call) -> Result<Json<WebhookView>, Problem> {
 async fn alter(tx: &mut Tx, id: &str, change: Change, entry: &Entry) -> Result<bool, MirrorError> {
     let Some(mut webhook) = webhooks::load_webhook(tx, id).await? else { return Ok(false) };
     let was_disabled = webhook.disabled.is_some();
-    let disabled_at = webhook.changed.0;
     let another = change.url.as_ref().is_some_and(|url| *url != webhook.url);
     webhook.url = change.url.unwrap_or(webhook.url);
     webhook.wish.types = change.types.unwrap_or(webhook.wish.types);
@@ -191,12 +200,10 @@ async fn alter(tx: &mut Tx, id: &str, change: Change, entry: &Entry) -> Result<b
     match (was_disabled, webhook.disabled.is_some()) {
         (true, false) => {
             changes::follow(tx, changes::Reader::Outward).await?;
-            // What it was not told of meanwhile is not known; that it was not is.
-            outward::miss(tx, id, 1, disabled_at).await?;
             outward::resume_target(tx, id).await?;
         }
         (false, true) => {
-            outward::forget_outgoing(tx, id).await?;
+            outward::forget_outgoing(tx, id, change.now).await?;
         }
         // Another place has another chance.
         _ if another => outward::resume_target(tx, id).await?,
@@ -252,7 +259,13 @@ pub(super) async fn test(call: Call) -> Result<Json<TestView>, Problem> {
         body: json!({ "webhook": webhook.id, "by": who }).to_string(),
     };
     let outward = call.api.outward.clone();
-    let sent = to_its_end(async move { way::test(&outward, &webhook, message).await }).await??;
+    let entry = entry(&call.caller, who, "webhook.test", &call.id, json!(null));
+    let sent = to_its_end(async move {
+        // The daemon sends on somebody's word, however it goes.
+        outward.mirror.audit(entry).await?;
+        way::test(&outward, &webhook, message).await
+    });
+    let sent = sent.await??;
     Ok(Json(sent.into()))
 }
 
@@ -311,7 +324,7 @@ pub(super) async fn deliveries(
 
 async fn shown_as_it_is(api: &Api, id: &str) -> Result<WebhookView, Problem> {
     let Some(webhook) = api.mirror.webhook(id).await? else { return Err(no_such_webhook(id)) };
-    let target = api.mirror.targets().await?.into_iter().find(|(target, _)| target.id == id);
+    let target = api.mirror.targets(Some(id)).await?.pop();
     Ok(WebhookView::new(webhook, target, now()))
 }
 

@@ -26,6 +26,9 @@ pub const TYPES: &[&str] = &[
     "item.request_refused",
     "item.ignored_header",
     "control.revision",
+    "control.action_done",
+    "control.action_stopped",
+    "control.action_cancelled",
     "control.drift",
     "control.webhook_paused",
     "queue.paused",
@@ -92,7 +95,7 @@ pub fn fits(pattern: &str, text: &str) -> bool {
 /// What is wrong with a pattern for types: one that fits no type there is would be silence.
 #[must_use]
 pub fn wrong_type(pattern: &str) -> Option<String> {
-    if TYPES.iter().any(|kind| fits(pattern, kind)) {
+    if pattern.chars().count() <= LONGEST && TYPES.iter().any(|kind| fits(pattern, kind)) {
         return None;
     }
     let shown: String = pattern.chars().take(LONGEST).collect();
@@ -168,14 +171,41 @@ mod tests {
 
     #[test]
     fn a_pattern_that_would_be_silence_is_wrong() {
+        let stars = "*".repeat(LONGEST + 1);
+        let stars = stars.as_str();
         for (pattern, right) in
-            [("item.*", true), ("*", true), ("item.exeption.*", false), ("", false), ("sla.late", true)]
+            [("item.*", true), ("*", true), ("item.exeption.*", false), ("", false), ("sla.late", true), (stars, false)]
         {
             assert_eq!(wrong_type(pattern).is_none(), right, "{pattern}");
         }
         for (pattern, right) in [("a.*", true), ("*", true), ("", false), ("A", false), ("a b", false)] {
             assert_eq!(wrong_queue(pattern).is_none(), right, "{pattern}");
         }
-        assert!(crate::item::Kind::ALL.iter().all(|kind| TYPES.contains(&format!("item.exception.{kind}").as_str())));
+    }
+
+    /// Of the table in docs/events.md: `item.queued.<key>`, `item.exception.<kind>.<key>`, `control.a`, `.b`.
+    #[test]
+    fn the_types_are_those_of_the_documents() {
+        let text = include_str!("../../docs/events.md");
+        let rows = text.lines().skip_while(|line| !line.starts_with("| routing key")).skip(2);
+        let mut told = std::collections::BTreeSet::new();
+        for row in rows.take_while(|line| line.starts_with('|')) {
+            let column = row.trim_start_matches('|').split('|').next().unwrap();
+            let mut domain = String::new();
+            for name in column.split('`').skip(1).step_by(2) {
+                let name = name.trim_end_matches(".<key>");
+                match name.split_once('.').unwrap() {
+                    ("", rest) => drop(told.insert(format!("{domain}.{rest}"))),
+                    (of, "exception.<kind>") => {
+                        told.extend(crate::item::Kind::ALL.iter().map(|kind| format!("{of}.exception.{kind}")));
+                    }
+                    (of, _) => {
+                        of.clone_into(&mut domain);
+                        told.insert(name.to_owned());
+                    }
+                }
+            }
+        }
+        assert_eq!(told, TYPES.iter().map(ToString::to_string).collect());
     }
 }

@@ -102,10 +102,12 @@ impl Limit {
 
     /// When [`Self::release`] will have something; `None` while nothing is held back.
     #[must_use]
-    pub fn next(&self, rate: Rate) -> Option<Timestamp> {
+    pub fn next(&self, rate: Rate, now: Timestamp) -> Option<Timestamp> {
         self.held.as_ref()?;
         let times = usize::try_from(rate.times).unwrap_or(usize::MAX);
-        let oldest = self.sent.len().checked_sub(times).and_then(|index| self.sent.get(index));
+        // Those ahead of now count for nothing: the clock was set back.
+        let sent: Vec<Timestamp> = self.sent.iter().copied().filter(|sent| *sent <= now).collect();
+        let oldest = sent.len().checked_sub(times).and_then(|index| sent.get(index));
         Some(oldest.map_or(Timestamp::MIN, |oldest| oldest.checked_add(rate.within).unwrap_or(Timestamp::MAX)))
     }
 
@@ -184,16 +186,16 @@ mod tests {
     fn what_is_held_back_is_told_without_another_event() {
         let mut limit = Limit::default();
         let rate = rate(1, 60);
-        assert_eq!(limit.next(rate), None);
+        assert_eq!(limit.next(rate, at(0)), None);
         assert!(limit.offer(rate, at(0), told(0)).is_some());
-        assert_eq!((limit.next(rate), limit.release(rate, at(100))), (None, None));
+        assert_eq!((limit.next(rate, at(100)), limit.release(rate, at(100))), (None, None));
         for second in [1, 2, 3] {
             assert_eq!(limit.offer(rate, at(second), told(second)), None);
         }
-        assert_eq!((limit.next(rate), limit.release(rate, at(59))), (Some(at(60)), None));
+        assert_eq!((limit.next(rate, at(59)), limit.release(rate, at(59))), (Some(at(60)), None));
         let due = limit.release(rate, at(60)).unwrap();
         assert_eq!((due.event, due.more, due.since), (told(3), 2, Some(at(1))));
-        assert_eq!(limit.next(rate), None);
+        assert_eq!(limit.next(rate, at(60)), None);
         // It took a place like any other.
         assert_eq!(limit.offer(rate, at(61), told(61)), None);
     }
@@ -207,6 +209,7 @@ mod tests {
         let text = serde_json::to_string(&limit).unwrap();
         let mut again: Limit = serde_json::from_str(&text).unwrap();
         assert_eq!(again, limit);
+        assert!(again.next(rate, at(10)).is_some_and(|next| next <= at(10)), "{again:?}");
         assert_eq!(again.offer(rate, at(10), told(10)).map(|due| due.more), Some(1));
     }
 }

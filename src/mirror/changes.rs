@@ -24,6 +24,13 @@ pub(super) const WAITING: &str = "SELECT changes.seq, changes.item, items.queue,
 /// Everything up to this number everybody has who has to have it.
 pub(super) const HAD: &str = "(SELECT coalesce(min(seq), 0) FROM readers)";
 
+/// Both ends of the feed. One aggregate per question: with two of them SQLite walks through all rows.
+pub(super) const ENDS: &str = "SELECT (SELECT min(seq) FROM changes), (SELECT max(seq) FROM changes)";
+
+/// The newest number, where the reader does not have it.
+pub(super) const NEWER: &str = "SELECT newest FROM (SELECT (SELECT max(seq) FROM changes) AS newest) \
+     WHERE newest > coalesce((SELECT seq FROM readers WHERE name = $1), 0)";
+
 /// Changes that stay for whoever comes back, though everybody has them who has to.
 pub const TAIL: i64 = 10_000;
 
@@ -113,7 +120,7 @@ pub async fn leave(tx: &mut Tx, reader: Reader) -> Result<(), MirrorError> {
 /// # Errors
 /// Where SQL fails.
 pub async fn trim(tx: &mut Tx, most: i64) -> Result<bool, MirrorError> {
-    let sql = format!("SELECT min(seq), max(seq), {HAD} FROM changes");
+    let sql = format!("{ENDS}, {HAD}");
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *tx).await;
     let row = row.map_err(failed("find the oldest change"))?;
     let number = |index: usize| row.try_get::<Option<i64>, _>(index).map_err(failed("find the oldest change"));
@@ -191,9 +198,7 @@ impl Mirror {
     /// # Errors
     /// Where SQL fails.
     pub async fn newest_change(&self, reader: Reader) -> Result<Option<i64>, MirrorError> {
-        let sql =
-            "SELECT max(seq) FROM changes HAVING max(seq) > coalesce((SELECT seq FROM readers WHERE name = $1), 0)";
-        let newest = sqlx::query_scalar(sql).bind(reader.name()).fetch_optional(self.reads());
+        let newest = sqlx::query_scalar(NEWER).bind(reader.name()).fetch_optional(self.reads());
         newest.await.map_err(self.failed("find the newest change"))
     }
 

@@ -1,6 +1,6 @@
 //! What is sent outward over HTTP and by mail: what waits to be sent to whom, how that went, and the limits of notices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -100,7 +100,9 @@ pub(super) async fn add_target(tx: &mut Tx, id: &str) -> Result<(), MirrorError>
 pub async fn add_outgoing(tx: &mut Tx, target: &str, messages: &[Message], now: Timestamp) -> Result<(), MirrorError> {
     let Some(first) = messages.first() else { return Ok(()) };
     add_target(tx, target).await?;
-    let sql = "SELECT missed, (SELECT count(*) FROM outgoing WHERE target = $1) FROM targets WHERE id = $1";
+    // Where some were missed nothing more is kept, so nothing needs to be counted.
+    let sql = "SELECT missed, CASE WHEN missed > 0 THEN 0 ELSE (SELECT count(*) FROM outgoing WHERE target = $1) END \
+               FROM targets WHERE id = $1";
     let row = sqlx::query(sql).bind(target).fetch_one(&mut *tx).await.map_err(failed("count what waits"))?;
     let read = || Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?));
     let (missed, waiting) = read().map_err(failed("count what waits"))?;
@@ -134,18 +136,26 @@ pub async fn miss(tx: &mut Tx, target: &str, count: i64, since: Timestamp) -> Re
     done.map(|_| ()).map_err(failed("count what is missed"))
 }
 
-/// What was missed is told by `gap`, which waits from now on; nothing changes where something waits still or nothing was missed.
+/// What was missed by now is told by a message made of how many that are and since when, which waits from now on; nothing changes where
+/// something waits still or nothing was missed.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn tell_gap(tx: &mut Tx, target: &str, gap: &Message) -> Result<bool, MirrorError> {
-    let sql = "UPDATE targets SET missed = 0, missed_since = NULL WHERE id = $1 AND missed > 0 \
+pub async fn tell_gap(
+    tx: &mut Tx,
+    target: &str,
+    gap: impl FnOnce(u64, Option<Timestamp>) -> Message,
+) -> Result<bool, MirrorError> {
+    let found = load_target(tx, target).await?.filter(|target| target.missed > 0);
+    let Some(found) = found else { return Ok(false) };
+    let gap = gap(found.missed, found.missed_since);
+    let sql = "UPDATE targets SET missed = 0, missed_since = NULL WHERE id = $1 \
                AND NOT EXISTS (SELECT 1 FROM outgoing WHERE target = $1)";
     let done = sqlx::query(sql).bind(target).execute(&mut *tx).await.map_err(failed("tell what is missed"))?;
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    add_outgoing(tx, target, std::slice::from_ref(gap), gap.at).await?;
+    add_outgoing(tx, target, &[gap.clone()], gap.at).await?;
     Ok(true)
 }
 
@@ -158,13 +168,52 @@ pub async fn remove_outgoing(tx: &mut Tx, seq: i64) -> Result<(), MirrorError> {
     done.map(|_| ()).map_err(failed("remove what was sent"))
 }
 
-/// Nothing waits for it any more. Answers how many did.
+/// A webhook that is disabled from now on: what waits for it is forgotten, and counted as missed from the oldest of it on. Where nothing
+/// waits one is counted, for what it is not told of from now on is not known.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn forget_outgoing(tx: &mut Tx, target: &str) -> Result<u64, MirrorError> {
-    let done = sqlx::query("DELETE FROM outgoing WHERE target = $1").bind(target).execute(tx).await;
-    Ok(done.map_err(failed("remove what waits"))?.rows_affected())
+pub async fn forget_outgoing(tx: &mut Tx, target: &str, now: Timestamp) -> Result<(), MirrorError> {
+    let (count, oldest) = forget(tx, target, Timestamp::MAX).await?;
+    miss(tx, target, count.max(1), oldest.unwrap_or(now)).await
+}
+
+/// Forgets what happened before this and waits for a target. Answers how many that were.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn give_up_before(tx: &mut Tx, target: &str, before: Timestamp) -> Result<i64, MirrorError> {
+    Ok(forget(tx, target, before).await?.0)
+}
+
+async fn forget(tx: &mut Tx, target: &str, before: Timestamp) -> Result<(i64, Option<Timestamp>), MirrorError> {
+    let failed = || failed("forget what waits");
+    let sql = "SELECT count(*), min(at) FROM outgoing WHERE target = $1 AND at < $2";
+    let row = sqlx::query(sql).bind(target).bind(micros(before)).fetch_one(&mut *tx).await.map_err(failed())?;
+    let read = || Ok((row.try_get::<i64, _>(0)?, row.try_get::<Option<i64>, _>(1)?.map(timestamp)));
+    let found = read().map_err(failed())?;
+    let sql = "DELETE FROM outgoing WHERE target = $1 AND at < $2";
+    sqlx::query(sql).bind(target).bind(micros(before)).execute(tx).await.map_err(failed())?;
+    Ok(found)
+}
+
+/// Whoever is written to by mail is tried at once: there is a mail server, perhaps another one.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn retry_mails(tx: &mut Tx) -> Result<(), MirrorError> {
+    let done = sqlx::query("UPDATE targets SET next_at = NULL WHERE id LIKE 'mailto:%'").execute(tx).await;
+    done.map(|_| ()).map_err(failed("try mails again"))
+}
+
+/// How it stands with a target in this transaction.
+///
+/// # Errors
+/// Where SQL fails or it cannot be read.
+pub async fn load_target(tx: &mut Tx, id: &str) -> Result<Option<Target>, MirrorError> {
+    let sql = format!("SELECT {TARGET} FROM targets WHERE id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_optional(tx).await;
+    row.map_err(failed("read a target"))?.as_ref().map(target).transpose()
 }
 
 /// A target that failed or was given up is tried again, at once.
@@ -244,18 +293,34 @@ pub async fn save_notices(tx: &mut Tx, states: &BTreeMap<String, String>) -> Res
     Ok(())
 }
 
-/// Forgets where rules stood that are gone, and targets of notices that nothing waits for.
+/// Forgets where rules stood that are gone, and targets of notices that no rule names (`named`) and nothing waits for.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn forget_notices(tx: &mut Tx, rules: &[String]) -> Result<(), MirrorError> {
+pub async fn forget_notices(tx: &mut Tx, rules: &[String], named: &BTreeSet<String>) -> Result<(), MirrorError> {
     for rule in rules {
         let gone = sqlx::query("DELETE FROM notices WHERE rule = $1").bind(rule).execute(&mut *tx).await;
         gone.map_err(failed("forget a limit"))?;
     }
-    let idle =
-        "DELETE FROM targets WHERE id LIKE '%:%' AND NOT EXISTS (SELECT 1 FROM outgoing WHERE target = targets.id)";
-    sqlx::query(idle).execute(tx).await.map(|_| ()).map_err(failed("forget targets"))
+    let idle = "SELECT id FROM targets WHERE id LIKE '%:%' AND missed = 0 \
+                AND NOT EXISTS (SELECT 1 FROM outgoing WHERE target = targets.id)";
+    let idle: Vec<String> = sqlx::query_scalar(idle).fetch_all(&mut *tx).await.map_err(failed("find idle targets"))?;
+    for target in idle.iter().filter(|target| !named.contains(*target)) {
+        remove_target(tx, target).await?;
+    }
+    Ok(())
+}
+
+/// Takes a target away with all that is its.
+pub(super) async fn remove_target(tx: &mut Tx, id: &str) -> Result<(), MirrorError> {
+    for sql in [
+        "DELETE FROM targets WHERE id = $1",
+        "DELETE FROM outgoing WHERE target = $1",
+        "DELETE FROM deliveries WHERE target = $1",
+    ] {
+        sqlx::query(sql).bind(id).execute(&mut *tx).await.map_err(failed("remove a target"))?;
+    }
+    Ok(())
 }
 
 const TARGET: &str = "id, failures, failing_since, next_at, last_error, last_ok_at, paused_at, missed, missed_since";
@@ -273,21 +338,32 @@ pub(super) const NEXT: &str =
     "SELECT seq, id, type, at, body FROM outgoing WHERE target = $1 AND seq > $2 ORDER BY seq LIMIT $3";
 
 impl Mirror {
-    /// Every target, and how many messages wait for it.
+    /// Every target, and how many messages wait for it; or this one alone.
     ///
     /// # Errors
     /// Where SQL fails or one cannot be read.
-    pub async fn targets(&self) -> Result<Vec<(Target, u64)>, MirrorError> {
+    pub async fn targets(&self, one: Option<&str>) -> Result<Vec<(Target, u64)>, MirrorError> {
+        let which = if one.is_some() { "id = $1" } else { "$1 IS NULL" };
         let sql = format!(
-            "SELECT {TARGET}, (SELECT count(*) FROM outgoing WHERE target = targets.id) FROM targets ORDER BY id"
+            "SELECT {TARGET}, (SELECT count(*) FROM outgoing WHERE target = targets.id) FROM targets WHERE {which} ORDER BY id"
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(self.views()).await;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(one).fetch_all(self.views()).await;
         let rows = rows.map_err(self.failed("read targets"))?;
         let read = |row: &SqliteRow| {
             let waiting: i64 = row.try_get(9).map_err(failed("read targets"))?;
             Ok((target(row)?, waiting.unsigned_abs()))
         };
         rows.iter().map(read).collect()
+    }
+
+    /// Those to whom notices go that took nothing at least twice in a row.
+    ///
+    /// # Errors
+    /// Where SQL fails or one cannot be read.
+    pub async fn failing_notices(&self) -> Result<Vec<Target>, MirrorError> {
+        let sql = format!("SELECT {TARGET} FROM targets WHERE failures >= 2 AND id LIKE '%:%' ORDER BY id");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(self.reads()).await;
+        rows.map_err(self.failed("read targets"))?.iter().map(target).collect()
     }
 
     /// Targets that can be tried now.

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::items::failed;
-use super::outward::add_target;
+use super::outward::{add_target, remove_target};
 use super::{Mirror, MirrorError, Tx, micros, timestamp};
 use crate::item::Timestamp;
 use crate::item::listening::Wish;
@@ -102,13 +102,7 @@ pub async fn any_enabled(tx: &mut Tx) -> Result<bool, MirrorError> {
 pub async fn remove_webhook(tx: &mut Tx, id: &str) -> Result<bool, MirrorError> {
     let gone = sqlx::query("DELETE FROM webhooks WHERE id = $1").bind(id).execute(&mut *tx).await;
     let gone = gone.map_err(failed("remove a webhook"))?.rows_affected() == 1;
-    for sql in [
-        "DELETE FROM targets WHERE id = $1",
-        "DELETE FROM outgoing WHERE target = $1",
-        "DELETE FROM deliveries WHERE target = $1",
-    ] {
-        sqlx::query(sql).bind(id).execute(&mut *tx).await.map_err(failed("remove a webhook"))?;
-    }
+    remove_target(tx, id).await?;
     Ok(gone)
 }
 

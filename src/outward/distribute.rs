@@ -6,12 +6,12 @@
 //!
 //! | crash after | what is left | what happens then |
 //! |---|---|---|
-//! | read | rows that are not had | read again |
+//! | read | rows that are not had | read again, and up to 2,000 of which nothing was wanted: who came meanwhile may hear those too |
 //! | distributed | messages that wait | the courier looks for itself when it starts |
 //!
 //! While there is neither a webhook nor a rule nothing is read, and no row waits for this reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -134,8 +134,8 @@ impl Distributor {
         let full = rows.len() == ROWS as usize;
         let now = now();
         let due = self.limits.as_ref().is_some_and(|limits| {
-            rules_by_name(&definitions).any(|(name, _, rule)| {
-                limits.get(&name).and_then(|limit| limit.next(rule.at_most)).is_some_and(|at| at <= now)
+            rules_by_name(&definitions).any(|(name, .., rule)| {
+                limits.get(&name).and_then(|limit| limit.next(rule.at_most, now)).is_some_and(|at| at <= now)
             })
         });
         if !rows.is_empty() || due {
@@ -149,7 +149,7 @@ impl Distributor {
             return Ok(Round::More);
         }
         let next = self
-            .next_release(&definitions)
+            .next_release(&definitions, now)
             .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default().max(GATHER));
         Ok(Round::All(next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)))
     }
@@ -169,13 +169,13 @@ impl Distributor {
             return Ok(());
         }
         let kept: BTreeMap<String, String> = self.outward.mirror.notices().await?;
-        let names: BTreeMap<String, &Notice> = rules_by_name(definitions).map(|(name, _, rule)| (name, rule)).collect();
-        let gone: Vec<String> = kept.keys().filter(|name| !names.contains_key(*name)).cloned().collect();
-        self.write(move |tx| Box::pin(async move { outward::forget_notices(tx, &gone).await })).await?;
+        let names: BTreeSet<String> = rules_by_name(definitions).map(|(name, ..)| name).collect();
+        let named: BTreeSet<String> = rules(definitions).map(|(.., rule)| rule.to.to_string()).collect();
+        let gone: Vec<String> = kept.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        self.write(move |tx| Box::pin(async move { outward::forget_notices(tx, &gone, &named).await })).await?;
         // What cannot be read is a limit that lets everything out once more.
         let limit = |(name, state): (String, String)| Some((name, serde_json::from_str(&state).ok()?));
-        self.limits = Some(kept.into_iter().filter_map(limit).filter(|(name, _)| names.contains_key(name)).collect());
-        super::courier::tell_of_missing_mail(&self.outward, definitions);
+        self.limits = Some(kept.into_iter().filter_map(limit).filter(|(name, _)| names.contains(name)).collect());
         self.definitions = Some(std::sync::Arc::clone(definitions));
         Ok(())
     }
@@ -242,25 +242,25 @@ impl Distributor {
         let known = |name: &str| limits.and_then(|limits| limits.get(name)).cloned().unwrap_or_default();
         for event in events {
             let Some(definition) = event.queue.as_ref().and_then(|queue| definitions.get(queue)) else { continue };
-            for rule in &definition.notify {
+            for (place, rule) in definition.notify.iter().enumerate() {
                 let Some(occasion) = notice::occasion(rule, event) else { continue };
                 let name = name(definition, rule);
                 let limit = notices.moved.entry(name.clone()).or_insert_with(|| known(&name));
                 if let Some(due) = limit.offer(rule.at_most, now, Told::of(event)) {
-                    let message = text::notice(definition, &occasion, &due, now);
+                    let message = text::notice(definition, place, &occasion, &due, now);
                     notices.messages.entry(rule.to.to_string()).or_default().push(message);
                 }
             }
         }
-        for (name, definition, rule) in rules_by_name(definitions) {
+        for (name, definition, place, rule) in rules_by_name(definitions) {
             let limit = notices.moved.get(&name).cloned().unwrap_or_else(|| known(&name));
-            if limit.next(rule.at_most).is_none_or(|at| at > now) {
+            if limit.next(rule.at_most, now).is_none_or(|at| at > now) {
                 continue;
             }
             let mut limit = limit;
             if let Some(due) = limit.release(rule.at_most, now) {
                 let occasion = occasion_of(rule, &due.event);
-                let message = text::notice(definition, &occasion, &due, now);
+                let message = text::notice(definition, place, &occasion, &due, now);
                 notices.messages.entry(rule.to.to_string()).or_default().push(message);
                 notices.moved.insert(name, limit);
             }
@@ -268,9 +268,9 @@ impl Distributor {
         notices
     }
 
-    fn next_release(&self, definitions: &Definitions) -> Option<Timestamp> {
+    fn next_release(&self, definitions: &Definitions, now: Timestamp) -> Option<Timestamp> {
         let limits = self.limits.as_ref()?;
-        rules_by_name(definitions).filter_map(|(name, _, rule)| limits.get(&name)?.next(rule.at_most)).min()
+        rules_by_name(definitions).filter_map(|(name, .., rule)| limits.get(&name)?.next(rule.at_most, now)).min()
     }
 }
 
@@ -284,17 +284,19 @@ async fn stay(tx: &mut Tx) -> Result<bool, MirrorError> {
     Ok(any)
 }
 
-/// Also of retired queues: their items end as others do.
-fn rules(definitions: &Definitions) -> impl Iterator<Item = (&QueueDefinition, &Notice)> {
+/// With their places among the rules of their queues. Also of retired queues: their items end as others do.
+pub(super) fn rules(definitions: &Definitions) -> impl Iterator<Item = (&QueueDefinition, usize, &Notice)> {
     let all = definitions.queues.values().chain(definitions.retired.values());
-    all.flat_map(|definition| definition.notify.iter().map(move |rule| (&**definition, rule)))
+    all.flat_map(|definition| {
+        definition.notify.iter().enumerate().map(move |(place, rule)| (&**definition, place, rule))
+    })
 }
 
-fn rules_by_name(definitions: &Definitions) -> impl Iterator<Item = (String, &QueueDefinition, &Notice)> {
-    rules(definitions).map(|(definition, rule)| (name(definition, rule), definition, rule))
+fn rules_by_name(definitions: &Definitions) -> impl Iterator<Item = (String, &QueueDefinition, usize, &Notice)> {
+    rules(definitions).map(|(definition, place, rule)| (name(definition, rule), definition, place, rule))
 }
 
-/// A rule is the same as long as it is about the same and for the same.
+/// A rule is the same as long as it is about the same and for the same; a queue has no two of those.
 fn name(definition: &QueueDefinition, rule: &Notice) -> String {
     format!("{} {} {:?}", definition.key, rule.to, rule.on)
 }

@@ -97,6 +97,10 @@ mod tests {
     fn one_recipient_and_nothing_else() {
         assert_eq!(recipient("mailto:ops@example.com").unwrap().to_string(), "ops@example.com");
         assert_eq!(recipient("mailto:ops@example.com?bcc=evil@example.com").unwrap().to_string(), "ops@example.com");
+        // What a definition lets through.
+        for right in ["o'brien+ops@mail.example.com", "a.b_c-d@x", "{x}!#$&*/=^`|~@example.com"] {
+            assert_eq!(recipient(&format!("mailto:{right}")).unwrap().to_string(), right);
+        }
         for wrong in ["mailto:", "mailto:a", "mailto:a@b,c@d", "mailto:a@b\r\nBcc: c@d"] {
             assert!(recipient(wrong).is_err(), "{wrong}");
         }

@@ -5,15 +5,17 @@
 //! ```
 //!
 //! Decisions are pure and stand beside the runners: what is signed how (`sign`), which addresses nobody makes the daemon speak to
-//! (`address`), what follows an attempt (`backoff`), what is said (`text`); which events are wanted and how many notices may be told is
-//! the item's own business (`item::listening`, `item::notice`).
+//! (`address`), what follows an attempt (`backoff`), what is said (`text`), what queues are shown with (`attend`); which events are
+//! wanted and how many notices may be told is the item's own business (`item::listening`, `item::notice`).
 
 mod address;
+mod attend;
 pub mod backoff;
 mod courier;
 mod distribute;
 mod mail;
 pub mod send;
+mod settle;
 pub mod sign;
 pub mod text;
 

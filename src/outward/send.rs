@@ -174,6 +174,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// The innermost cause says most.
 fn in_words(error: &reqwest::Error) -> String {
+    if error.is_timeout() && error.is_connect() {
+        return format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+    }
     if error.is_timeout() {
         return format!("no answer within {} s", TIMEOUT.as_secs());
     }

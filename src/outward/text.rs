@@ -23,20 +23,20 @@ pub fn body(message: &Message) -> String {
     format!("{{\"type\":{kind},\"timestamp\":\"{}\",\"data\":{}}}", message.at, message.body)
 }
 
-/// A message that tells a webhook of so many events that were not kept for it.
+/// A message that tells a target of so many that were not kept for it.
 #[must_use]
 pub fn gap(id: &str, missed: u64, since: Option<Timestamp>, now: Timestamp) -> Message {
     let body = json!({
         "missed": missed,
         "since": since.map(|since| since.to_string()),
-        "why": "so many waited that these were not kept; read anew what you keep a copy of",
+        "why": "these were not kept until they could be sent; read anew what you keep a copy of",
     });
     Message { id: id.to_owned(), kind: GAP.to_owned(), at: now, body: body.to_string() }
 }
 
-/// A notice of a queue's rule.
+/// A notice of a queue's rule, which stands at this place among them: rules that tell of the same event are told apart by it.
 #[must_use]
-pub fn notice(definition: &QueueDefinition, occasion: &str, due: &Due, now: Timestamp) -> Message {
+pub fn notice(definition: &QueueDefinition, rule: usize, occasion: &str, due: &Due, now: Timestamp) -> Message {
     let event: Value = serde_json::from_str(&due.event.body).unwrap_or(Value::Null);
     let body = json!({
         "queue": definition.key,
@@ -47,13 +47,23 @@ pub fn notice(definition: &QueueDefinition, occasion: &str, due: &Due, now: Time
         "more": due.more,
         "more_since": due.since.map(|since| since.to_string()),
     });
-    Message { id: format!("{}/notice", due.event.id), kind: NOTICE.to_owned(), at: now, body: body.to_string() }
+    let id = format!("{}/notice/{rule}", due.event.id);
+    Message { id, kind: NOTICE.to_owned(), at: now, body: body.to_string() }
 }
 
-/// Subject and text of the mail that a notice is.
+/// Subject and text of the mail that a notice is, or a gap among notices.
 #[must_use]
 pub fn mail(message: &Message) -> (String, String) {
     let body: Value = serde_json::from_str(&message.body).unwrap_or(Value::Null);
+    if message.kind == GAP {
+        let missed = body["missed"].as_u64().unwrap_or(0);
+        let since = body["since"].as_str().map(|since| format!(" since {}", one_line(since))).unwrap_or_default();
+        let text = format!(
+            "Notices not sent: {missed}{since}. Too many waited for this address.\n\n\
+             What they would have told, the exceptions and late items of your queues say.\n"
+        );
+        return (format!("[warrend] notices not sent: {missed}"), text);
+    }
     let text = |value: &Value| match value {
         Value::String(text) => one_line(text),
         Value::Null => String::new(),
@@ -99,19 +109,35 @@ mod tests {
     #[test]
     fn a_notice_for_people() {
         let queue = QueueDefinition::with_defaults("a");
-        let (subject, text) = mail(&notice(&queue, "exception (it)", &due(41), Timestamp::UNIX_EPOCH));
+        let (subject, text) = mail(&notice(&queue, 0, "exception (it)", &due(41), Timestamp::UNIX_EPOCH));
         assert_eq!(subject, "[warrend] a: exception (it), and 41 more");
         assert!(text.contains("And 41 more since 1970-01-01T00:00:00Z"), "{text}");
         assert!(text.lines().any(|line| line == "reference: R  Bcc: evil@example.com"), "{text}");
-        let (subject, text) = mail(&notice(&queue, "late", &due(0), Timestamp::UNIX_EPOCH));
+        let (subject, text) = mail(&notice(&queue, 0, "late", &due(0), Timestamp::UNIX_EPOCH));
         assert!(subject.ends_with(": late") && !text.contains("more"), "{subject} {text}");
+    }
+
+    #[test]
+    fn a_gap_for_people_says_what_is_missing() {
+        let (subject, text) = mail(&gap("g", 41, Some(Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH));
+        assert_eq!(subject, "[warrend] notices not sent: 41");
+        assert!(text.starts_with("Notices not sent: 41 since 1970-01-01T00:00:00Z. Too many waited"), "{text}");
+        let (_, text) = mail(&gap("g", 1, None, Timestamp::UNIX_EPOCH));
+        assert!(text.starts_with("Notices not sent: 1. Too many waited"), "{text}");
+    }
+
+    #[test]
+    fn rules_that_tell_of_one_event_send_no_repeats() {
+        let (queue, now) = (QueueDefinition::with_defaults("a"), Timestamp::UNIX_EPOCH);
+        let ids: Vec<String> = (0..2).map(|rule| notice(&queue, rule, "late", &due(0), now).id).collect();
+        assert_eq!(ids, ["x/1/notice/0", "x/1/notice/1"]);
     }
 
     #[test]
     fn bodies_are_json() {
         let queue = QueueDefinition::with_defaults("a");
         let now = Timestamp::UNIX_EPOCH;
-        for message in [notice(&queue, "late", &due(1), now), gap("g", 3, Some(now), now), gap("g", 3, None, now)] {
+        for message in [notice(&queue, 0, "late", &due(1), now), gap("g", 3, Some(now), now), gap("g", 3, None, now)] {
             let body: Value = serde_json::from_str(&body(&message)).unwrap();
             assert_eq!(
                 (body["type"].as_str(), body["timestamp"].as_str()),

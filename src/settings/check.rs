@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -307,21 +309,18 @@ fn boolean(text: &str) -> Result<bool, Wrong> {
     }
 }
 
-/// As Standard Webhooks writes secrets. That it is one is checked again by whoever signs; here it is checked so that nothing goes
-/// out unsigned because of a slip.
+/// As Standard Webhooks writes secrets, and as whoever signs reads them: nothing goes out unsigned because of a slip.
 fn secret(text: &str) -> Result<Option<Secret>, Wrong> {
     let cure =
         "write whsec_ and 24 to 64 random bytes in base64, like the output of: echo whsec_$(openssl rand -base64 32)";
     if text.is_empty() {
         return Ok(None);
     }
-    let valid = |c: u8| c.is_ascii_alphanumeric() || b"+/=".contains(&c);
-    match text.strip_prefix("whsec_") {
-        Some(rest) if (32..=88).contains(&rest.len()) && rest.len() % 4 == 0 && rest.bytes().all(valid) => {
-            Ok(Some(Secret::new(text.to_owned())))
-        }
-        _ => Err(wrong("this is no secret for signatures", cure)),
+    let bytes = text.strip_prefix("whsec_").and_then(|rest| STANDARD.decode(rest).ok());
+    if bytes.is_some_and(|bytes| (24..=64).contains(&bytes.len())) {
+        return Ok(Some(Secret::new(text.to_owned())));
     }
+    Err(wrong("this is no secret for signatures", cure))
 }
 
 fn smtp_url(text: &str) -> Result<Option<SecretUrls>, Wrong> {
@@ -339,4 +338,29 @@ fn path(text: &str) -> Result<PathBuf, Wrong> {
         return Err(wrong("this names no directory", "write a path, like config/queues"));
     }
     Ok(PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outward::sign;
+
+    #[test]
+    fn a_secret_that_is_accepted_signs() {
+        let of = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![7; bytes]));
+        for (text, good) in [
+            (of(24), true),
+            (of(32), true),
+            (of(64), true),
+            (of(66), false),
+            (of(23), false),
+            (of(22), false),
+            (format!("whsec_=={}", "A".repeat(30)), false),
+            ("A".repeat(32), false),
+        ] {
+            let accepted = secret(&text).is_ok_and(|secret| secret.is_some());
+            assert_eq!((accepted, sign::key(&text).is_some()), (good, good), "{text}");
+        }
+        assert!(secret("").unwrap_or_default().is_none());
+    }
 }

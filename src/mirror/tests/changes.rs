@@ -173,3 +173,36 @@ async fn changes_are_read_without_looking_at_what_is_not_told() {
     assert!(plan[2].starts_with("SEARCH items USING INDEX") && plan.len() == 4, "{plan:#?}");
     assert_eq!(plan[3], "SEARCH events USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN", "{plan:#?}");
 }
+
+/// They are asked for with each batch, in the one writer too.
+#[tokio::test]
+async fn the_ends_of_the_feed_are_found_without_walking_through_it() {
+    let bench = Bench::new().await;
+    for (sql, ends) in [(changes::ENDS, 2), (changes::NEWER, 1)] {
+        let plan = plan(&bench.mirror, sql).await;
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN changes")), "{sql}: {plan:#?}");
+        assert_eq!(plan.iter().filter(|step| step.as_str() == "SEARCH changes").count(), ends, "{sql}: {plan:#?}");
+    }
+}
+
+/// What an older version left: rows of items in the feed, and words of control beside it.
+#[tokio::test]
+async fn what_an_older_version_had_to_tell_is_in_the_feed() {
+    let sql = include_str!("../../../migrations/sqlite/0011_feed.sql");
+    let mut db = SqliteConnectOptions::new().filename(":memory:").connect().await.unwrap();
+    for before in MIGRATIONS.iter().filter(|migration| migration.version < 11) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(before.sql.as_str().to_owned())).execute(&mut db).await.unwrap();
+    }
+    let told = "INSERT INTO changes (item, revision) VALUES ('gone', 1), ('x', 1), ('x', 2); DELETE FROM changes WHERE item = 'gone'; \
+         INSERT INTO events (id, type, at, body) VALUES ('e1', 'control.drift', 1, '{}'), ('e2', 'control.drift', 2, '{}')";
+    sqlx::raw_sql(told).execute(&mut db).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut db).await.unwrap();
+    let rows: Vec<(i64, String, i64)> =
+        sqlx::query_as("SELECT seq, item, revision FROM changes ORDER BY seq").fetch_all(&mut db).await.unwrap();
+    let rows: Vec<_> = rows.iter().map(|(seq, item, revision)| (*seq, item.as_str(), *revision)).collect();
+    assert_eq!(rows, [(2, "x", 1), (3, "x", 2), (4, "", 1), (5, "", 2)]);
+    // All of it wq.events does not have yet.
+    let had: i64 =
+        sqlx::query_scalar("SELECT seq FROM readers WHERE name = 'broker'").fetch_one(&mut db).await.unwrap();
+    assert_eq!(had, 1);
+}

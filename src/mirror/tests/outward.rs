@@ -72,21 +72,80 @@ async fn too_many_are_counted_and_told_as_one_gap_once_the_rest_is_sent() {
     add(&bench, "wh_a", messages(0, MOST_WAITING - 1)).await;
     add(&bench, "wh_a", messages(MOST_WAITING - 1, 5)).await;
     add(&bench, "wh_a", messages(MOST_WAITING + 4, 2)).await;
-    let (target, waiting) = bench.mirror.targets().await.unwrap().remove(0);
+    let (target, waiting) = bench.mirror.targets(None).await.unwrap().remove(0);
     assert_eq!((target.missed, target.missed_since, waiting), (6, Some(at(MOST_WAITING)), MOST_WAITING as u64));
-    let gap = messages(77, 1).remove(0);
-    let tell = || {
-        let gap = gap.clone();
-        bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::tell_gap(tx, "wh_a", &gap).await }))
+    let gap = |missed: u64, since: Option<Timestamp>| Message {
+        body: format!("{missed} since {}", since.unwrap()),
+        ..messages(77, 1).remove(0)
     };
+    let tell =
+        || bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::tell_gap(tx, "wh_a", gap).await }));
     assert!(!tell().await.unwrap(), "what waits goes first");
     bench.write("DELETE FROM outgoing").await.unwrap();
     assert_eq!(bench.mirror.due_targets(at(1)).await.unwrap().len(), 1, "a gap is to be told");
+    // Whoever looked by now counts too few.
+    add(&bench, "wh_a", messages(MOST_WAITING + 6, 40)).await;
     assert!(tell().await.unwrap());
     assert!(!tell().await.unwrap(), "once");
     add(&bench, "wh_a", messages(100, 1)).await;
     let told = bench.mirror.outgoing("wh_a", 0, 9).await.unwrap();
     assert_eq!(told.iter().map(|waiting| waiting.message.id.as_str()).collect::<Vec<_>>(), ["77", "100"]);
+    assert_eq!(told[0].message.body, format!("46 since {}", at(MOST_WAITING)));
+}
+
+#[tokio::test]
+async fn what_waits_for_one_that_is_disabled_is_missed_from_the_oldest_on() {
+    let bench = Bench::new().await;
+    for id in ["wh_a", "wh_b", "wh_c"] {
+        save(&bench, webhook(id)).await;
+    }
+    add(&bench, "wh_a", messages(100, 500)).await;
+    add(&bench, "wh_c", messages(100, 1)).await;
+    for id in ["wh_a", "wh_b"] {
+        let forgotten = bench.mirror.write(move |tx: &mut Tx| Box::pin(outward::forget_outgoing(tx, id, at(9_000))));
+        forgotten.await.unwrap();
+    }
+    let targets = bench.mirror.targets(None).await.unwrap();
+    let missed: Vec<_> =
+        targets.iter().map(|(target, waiting)| (target.missed, target.missed_since, *waiting)).collect();
+    // Where nothing waited: it is not told of what comes.
+    assert_eq!(missed, [(500, Some(at(100)), 0), (1, Some(at(9_000)), 0), (0, None, 1)]);
+    let one = bench.mirror.targets(Some("wh_c")).await.unwrap();
+    assert_eq!(one.iter().map(|(target, _)| target.id.as_str()).collect::<Vec<_>>(), ["wh_c"]);
+}
+
+#[tokio::test]
+async fn targets_of_notices_go_with_their_rules_once_nothing_is_to_be_told() {
+    let bench = Bench::new().await;
+    save(&bench, webhook("wh_a")).await;
+    for target in ["mailto:named@b", "mailto:idle@b", "mailto:waits@b", "https://missed/"] {
+        add(&bench, target, messages(1, 2)).await;
+        let delivery = Delivery {
+            seq: 0,
+            event: "1".to_owned(),
+            kind: "notice".to_owned(),
+            at: at(1),
+            attempt: 1,
+            status: None,
+            error: None,
+            took_ms: 1,
+        };
+        let noted = bench
+            .mirror
+            .write(move |tx: &mut Tx| Box::pin(async move { outward::add_delivery(tx, target, &delivery).await }));
+        noted.await.unwrap();
+    }
+    bench.write("DELETE FROM outgoing WHERE target <> 'mailto:waits@b'").await.unwrap();
+    bench.write("UPDATE targets SET missed = 1 WHERE id = 'https://missed/'").await.unwrap();
+    let named = std::collections::BTreeSet::from(["mailto:named@b".to_owned()]);
+    let forgotten =
+        bench.mirror.write(move |tx: &mut Tx| Box::pin(async move { outward::forget_notices(tx, &[], &named).await }));
+    forgotten.await.unwrap();
+    let left = bench.mirror.targets(None).await.unwrap();
+    let left: Vec<&str> = left.iter().map(|(target, _)| target.id.as_str()).collect();
+    assert_eq!(left, ["https://missed/", "mailto:named@b", "mailto:waits@b", "wh_a"]);
+    assert!(bench.mirror.deliveries("mailto:idle@b", i64::MAX, 9).await.unwrap().is_empty());
+    assert_eq!(bench.mirror.deliveries("mailto:named@b", i64::MAX, 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

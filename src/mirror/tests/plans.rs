@@ -1,6 +1,6 @@
 //! What is asked often is answered from an index, however much waits.
 
-use super::super::actions::{OPEN, SEEN, WAITING};
+use super::super::actions::{ANY_WAITS, OPEN, SEEN, WAITING};
 use super::super::audit::{AuditFilter, page};
 use super::super::breakers::{TRIED, WORKING};
 use super::super::chained::children_sql;
@@ -165,6 +165,8 @@ async fn jobs_ask_indexes_alone() {
     for (sql, expected) in [
         (OPEN.to_owned(), "USING INDEX actions_open"),
         (WAITING.to_owned(), "USING INDEX action_items_waiting"),
+        (WAITING.to_owned(), "SEARCH items USING INTEGER PRIMARY KEY (rowid=?)"),
+        (ANY_WAITS.to_owned(), "action_items_waiting"),
         (SEEN.to_owned(), "SEARCH action_items USING PRIMARY KEY (action=? AND seq>? AND seq<?)"),
         (SEEN.to_owned(), "SEARCH items USING INTEGER PRIMARY KEY (rowid=?)"),
         (alike(Some("a")), "INDEX items_by_fingerprint (queue=? AND fingerprint=? AND seq>? AND seq<?)"),

@@ -85,3 +85,51 @@ async fn a_rule_that_wants_a_mail_server_says_that_there_is_none() {
         .await;
     assert!(daemon.log().contains("smtp.url is not set"));
 }
+
+#[tokio::test]
+async fn a_notice_that_is_a_day_old_is_given_up_and_its_queue_shows_so_until_one_is_taken() {
+    let hook = Receiver::start().await;
+    hook.answers(503, std::time::Duration::ZERO);
+    let yaml = format!(
+        "queue: a\nschema: {{type: object}}\nnotify: [{{on: [exception], to: '{}', at_most: 100/1h}}]\n",
+        hook.url
+    );
+    let mut daemon = daemon("notify give up")
+        .queues(&yaml)
+        .setting("WEBHOOKS__ALLOW_PRIVATE", "true")
+        .setting("WEBHOOKS__ALLOW_HTTP", "true")
+        .start()
+        .await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("a", "old", &json!([1])).await;
+    let failed = async |daemon: &Daemon, times: i64| {
+        daemon
+            .wait_until("it is noted", async |daemon: &Daemon| {
+                daemon.count("SELECT max(failures) FROM targets").await >= times
+            })
+            .await;
+    };
+    failed(&daemon, 1).await;
+    daemon.alter("UPDATE outgoing SET at = 1; UPDATE targets SET failures = 20, next_at = 1").await;
+    failed(&daemon, 21).await;
+    assert_eq!(daemon.count("SELECT count(*) FROM outgoing").await, 0);
+    // A restart changes nothing of it.
+    assert!(daemon.stop().success());
+    daemon.start_again().await;
+    let shown = async |daemon: &Daemon| daemon.queue("a").await["attention"].to_string();
+    daemon.wait_until("it is shown", async |daemon: &Daemon| shown(daemon).await.contains("notify_not_taken")).await;
+    let said = shown(&daemon).await;
+    assert!(said.contains("127.0.0.1: it answered 503") && !said.contains("/hook"), "{said}");
+    let log = daemon.log();
+    assert!(log.contains("notices were not taken and are given up") && !log.contains("/hook"), "{log}");
+    // The next one is taken.
+    hook.answers(204, std::time::Duration::ZERO);
+    let tried = hook.received().len();
+    daemon.alter("UPDATE targets SET next_at = 1").await;
+    client.send("a", "new", &json!([1])).await;
+    let told = hook.wait_for(tried + 1).await;
+    assert_eq!(told[tried].body()["data"]["event"]["data"]["reference"], "new");
+    daemon
+        .wait_until("it is shown no more", async |daemon: &Daemon| !shown(daemon).await.contains("notify_not_taken"))
+        .await;
+}

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::daemon::{Daemon, daemon};
+use crate::support::daemon::{Daemon, PATIENCE, daemon};
 use crate::support::listener::{Heard, Listener};
 
 const QUEUES: &str = "queue: a\n---\nqueue: b\n";
@@ -58,7 +58,48 @@ async fn who_comes_back_has_missed_nothing_and_hears_nothing_twice() {
     // The query says the same where no header does.
     let mut asked = Listener::open(&daemon, &format!("?type=item.queued&queue=a&after={}", heard[7].id), None).await;
     assert_eq!(references(&asked.take(1).await), [11]);
-    assert!(asked.hears_within(Duration::from_millis(300)).await.is_none());
+    // What comes next says that nothing came before it.
+    enqueue(&daemon, "a", 12..13).await;
+    assert_eq!((references(&asked.take(1).await), references(&again.take(1).await)), (vec![12], vec![12]));
+}
+
+/// It asks, takes nothing while thousands happen, and then reads on.
+#[tokio::test]
+async fn one_that_sleeps_misses_nothing_or_is_told_that_it_did() {
+    const ITEMS: u32 = 6_000;
+    let daemon = daemon("sse asleep").queues("queue: a\npaused: {dispatch: true}\n").start().await;
+    let mut witness = Listener::open(&daemon, "?type=item.queued", None).await;
+    let address: std::net::SocketAddr = daemon.url().trim_start_matches("http://").parse().expect("an address");
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a small buffer");
+    let mut asleep = socket.connect(address).await.expect("a connection");
+    let request = format!("GET /api/v1/events?type=item.queued HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    asleep.write_all(request.as_bytes()).await.expect("asked");
+    // Its head says that the stream began.
+    asleep.readable().await.expect("an answer");
+    for n in (0..ITEMS).step_by(1_000) {
+        let items: Vec<Value> =
+            (n..n + 1_000).map(|n| json!({"payload": {"n": n}, "reference": n.to_string()})).collect();
+        let (status, answer) = daemon.post("/api/v1/queues/a/items", &json!(items)).await;
+        assert!((200..300).contains(&status), "{answer}");
+    }
+    assert_eq!(references(&witness.take(ITEMS as usize).await), (0..ITEMS).collect::<Vec<_>>());
+    let mut text = String::new();
+    let last = format!("\"reference\":\"{}\"", ITEMS - 1);
+    let mut bytes = [0; 65_536];
+    while !text.contains(&last) && !text.contains("event: reset") {
+        let read = tokio::time::timeout(PATIENCE, asleep.read(&mut bytes)).await.expect("it goes on").expect("bytes");
+        assert!(read > 0, "the stream ended after {} bytes", text.len());
+        text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    let heard: Vec<u32> = text
+        .split("\"reference\":\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().expect("a number").parse().expect("a number"))
+        .collect();
+    println!("asleep, it heard {} of {ITEMS}", heard.len());
+    let whole = heard.iter().copied().eq(0..u32::try_from(heard.len()).expect("a number"));
+    assert!(whole && (heard.len() == ITEMS as usize || text.contains("event: reset")), "{heard:?}");
 }
 
 #[tokio::test]

@@ -195,3 +195,87 @@ async fn nothing_inside_is_spoken_to_unless_that_is_allowed() {
         assert!(status == 400 && problem.to_string().contains(fault), "{body}: {problem}");
     }
 }
+
+/// Waits until it is shown in this state.
+async fn until(daemon: &Daemon, webhook: &Value, state: &str) -> Value {
+    daemon.wait_until(state, async |daemon: &Daemon| daemon.get(&path(webhook)).await["state"] == state).await;
+    daemon.get(&path(webhook)).await
+}
+
+#[tokio::test]
+async fn one_that_took_nothing_for_a_day_is_paused_and_told_and_goes_on_when_it_is_resumed() {
+    let daemon = setup("hooks pause").start().await;
+    let receiver = Receiver::start().await;
+    receiver.answers(503, Duration::ZERO);
+    let webhook = add(&daemon, json!({"url": receiver.url, "events": ["item.queued"]})).await;
+    enqueue(&daemon, "a", "one").await;
+    until(&daemon, &webhook, "failing").await;
+    // As after the last of its waits.
+    daemon.alter("UPDATE targets SET failures = 7, next_at = 1").await;
+    let shown = until(&daemon, &webhook, "paused").await;
+    assert!(!shown["paused_at"].is_null() && shown["next_at"].is_null(), "{shown}");
+    assert!(shown["last_error"].as_str().expect("an error").contains("503"), "{shown}");
+    let told = "SELECT count(*) FROM events WHERE type = 'control.webhook_paused' AND body LIKE '%\"disabled\":false%'";
+    assert_eq!(daemon.count(told).await, 1);
+    // What comes meanwhile waits, and nobody is asked to take it.
+    let tried = receiver.received().len();
+    receiver.answers(204, Duration::ZERO);
+    enqueue(&daemon, "a", "two").await;
+    let (status, _) = daemon.post(&format!("{}/resume", path(&webhook)), &json!({"by": "ann"})).await;
+    assert_eq!(status, 200);
+    let received = receiver.wait_for(tried + 2).await;
+    let references: Vec<Value> = received[tried..].iter().map(|one| one.body()["data"]["reference"].clone()).collect();
+    assert_eq!(references, ["one", "two"]);
+    assert_eq!(received[0].id(), received[tried].id());
+    let shown = until(&daemon, &webhook, "ok").await;
+    assert_eq!((&shown["failures"], &shown["paused_at"]), (&json!(0), &Value::Null), "{shown}");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_left_alone_for_as_long_as_it_asks() {
+    let daemon = setup("hooks wish").start().await;
+    let receiver = Receiver::start().await;
+    receiver.answers(429, Duration::ZERO);
+    receiver.wishes(7_200);
+    let webhook = add(&daemon, json!({"url": receiver.url, "events": ["item.queued"]})).await;
+    let before = jiff::Timestamp::now();
+    enqueue(&daemon, "a", "one").await;
+    let shown = until(&daemon, &webhook, "failing").await;
+    let next: jiff::Timestamp = shown["next_at"].as_str().expect("a time").parse().expect("a time");
+    assert!(next.duration_since(before) >= jiff::SignedDuration::from_secs(7_200), "{shown}");
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_too_many_wait_for_is_told_as_a_gap_behind_the_rest() {
+    let daemon = setup("hooks gap").start().await;
+    let receiver = Receiver::start().await;
+    receiver.answers(503, Duration::ZERO);
+    let webhook = add(&daemon, json!({"url": receiver.url, "events": ["item.queued"]})).await;
+    enqueue(&daemon, "a", "first").await;
+    until(&daemon, &webhook, "failing").await;
+    daemon
+        .alter(
+            "UPDATE targets SET failures = 3, next_at = 9000000000000000; \
+             INSERT INTO outgoing (target, id, type, at, body) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
+             WHERE n < 10000) SELECT targets.id, 'filler', 'item.queued', 1, '{}' FROM n, targets",
+        )
+        .await;
+    for reference in ["missed 1", "missed 2"] {
+        enqueue(&daemon, "a", reference).await;
+    }
+    daemon
+        .wait_until("they are counted", async |daemon: &Daemon| daemon.get(&path(&webhook)).await["missed"] == 2)
+        .await;
+    let tried = receiver.received().len();
+    receiver.answers(204, Duration::ZERO);
+    daemon.alter("DELETE FROM outgoing WHERE id = 'filler'; UPDATE targets SET next_at = 1").await;
+    let told = receiver.wait_for(tried + 2).await[tried..].to_vec();
+    assert_eq!(told[0].body()["data"]["reference"], "first");
+    assert_eq!((told[1].kind().as_str(), &told[1].body()["data"]["missed"]), ("gap", &json!(2)), "{told:?}");
+    assert!(!told[1].body()["data"]["since"].is_null(), "{told:?}");
+    // From now on it is told again.
+    enqueue(&daemon, "a", "next").await;
+    assert_eq!(receiver.wait_for(tried + 3).await[tried + 2].body()["data"]["reference"], "next");
+    assert_eq!(until(&daemon, &webhook, "ok").await["missed"], 0);
+}

@@ -3,7 +3,6 @@
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -59,11 +58,6 @@ impl Listener {
             taken.push(self.next().await.expect("the stream goes on"));
         }
         taken
-    }
-
-    /// Whether anything comes within this time.
-    pub async fn hears_within(&mut self, span: Duration) -> Option<Heard> {
-        tokio::time::timeout(span, self.next()).await.ok().flatten()
     }
 
     async fn read(&mut self) -> bool {

@@ -57,6 +57,7 @@ impl Received {
 struct Shared {
     received: Arc<Mutex<Vec<Received>>>,
     answer: Arc<Mutex<(u16, Duration)>>,
+    wish: Arc<Mutex<Option<u64>>>,
 }
 
 /// An endpoint.
@@ -69,7 +70,8 @@ impl Receiver {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/hook", listener.local_addr().expect("its address"));
-        let shared = Shared { received: Arc::default(), answer: Arc::new(Mutex::new((204, Duration::ZERO))) };
+        let answer = Arc::new(Mutex::new((204, Duration::ZERO)));
+        let shared = Shared { received: Arc::default(), answer, wish: Arc::default() };
         let router = Router::new().fallback(take).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, shared }
@@ -78,6 +80,11 @@ impl Receiver {
     /// What it answers from now on, and after how long.
     pub fn answers(&self, status: u16, after: Duration) {
         *self.shared.answer.lock().expect("no panic") = (status, after);
+    }
+
+    /// It asks to be left alone for so many seconds.
+    pub fn wishes(&self, seconds: u64) {
+        *self.shared.wish.lock().expect("no panic") = Some(seconds);
     }
 
     pub fn received(&self) -> Vec<Received> {
@@ -98,17 +105,18 @@ impl Receiver {
     }
 }
 
-async fn take(
-    State(shared): State<Shared>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> (StatusCode, [(&'static str, &'static str); 1]) {
+async fn take(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> (StatusCode, HeaderMap) {
     let text = String::from_utf8(body.to_vec()).expect("a body is text");
     shared.received.lock().expect("no panic").push(Received { headers, text });
     let (status, after) = *shared.answer.lock().expect("no panic");
     tokio::time::sleep(after).await;
+    let mut headers = HeaderMap::new();
     // Where a redirect would lead to; nobody is to go there.
-    (StatusCode::from_u16(status).expect("a status"), [("location", "/elsewhere")])
+    headers.insert("location", "/elsewhere".parse().expect("a value"));
+    if let Some(seconds) = *shared.wish.lock().expect("no panic") {
+        headers.insert("retry-after", seconds.into());
+    }
+    (StatusCode::from_u16(status).expect("a status"), headers)
 }
 
 /// A mail server that takes everything.
