@@ -202,13 +202,7 @@ fn wanted(plan: &Plan, item: &Item, queue: &Queue<'_>, carried: &Carried) -> Res
 }
 
 /// Tries it at a moment.
-pub(super) fn try_one(
-    item: &Item,
-    queue: &Queue<'_>,
-    plan: &Plan,
-    carried: &Carried,
-    now: Timestamp,
-) -> Tried {
+pub(super) fn try_one(item: &Item, queue: &Queue<'_>, plan: &Plan, carried: &Carried, now: Timestamp) -> Tried {
     let (verb, priority, payload) = match wanted(plan, item, queue, carried) {
         Ok(wanted) => wanted,
         Err(Not { code, reason }) => return Tried::not(Outcome::Refused, code, vec![reason]),

@@ -276,10 +276,16 @@ fn read_filter(reader: &mut Reader) -> ItemFilter {
     filter.states = words(&mut members, "state", known, &State::WORDS);
     let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.word()).collect();
     filter.kinds = words(&mut members, "kind", Kind::from_word, &kinds);
-    if let Some(labels) = members.value::<BTreeMap<String, String>>("label", "an object of texts, like {\"site\": \"oslo\"}") {
+    if let Some(labels) =
+        members.value::<BTreeMap<String, String>>("label", "an object of texts, like {\"site\": \"oslo\"}")
+    {
         let long = |text: &String| text.chars().count() > LONGEST_FILTER;
-        if labels.is_empty() || labels.len() > MOST_LABELS || labels.iter().any(|(name, value)| long(name) || long(value)) {
-            let text = format!("label has to be 1 to {MOST_LABELS} names and values of at most {LONGEST_FILTER} characters");
+        if labels.is_empty()
+            || labels.len() > MOST_LABELS
+            || labels.iter().any(|(name, value)| long(name) || long(value))
+        {
+            let text =
+                format!("label has to be 1 to {MOST_LABELS} names and values of at most {LONGEST_FILTER} characters");
             members.fault("label", text);
         }
         filter.labels = labels.into_iter().collect();

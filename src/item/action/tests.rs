@@ -99,7 +99,16 @@ fn a_preview_counts_all_and_shows_some() {
     let reasons = vec!["å".repeat(10_000); 100];
     let (item, queue, state) = ("1".to_owned(), "a".to_owned(), "on_hold".to_owned());
     let code = Some("schema".to_owned());
-    preview.add(Sample { item, queue, reference: None, state, would: Outcome::Invalid, code, reasons, diff: Vec::new() });
+    preview.add(Sample {
+        item,
+        queue,
+        reference: None,
+        state,
+        would: Outcome::Invalid,
+        code,
+        reasons,
+        diff: Vec::new(),
+    });
     assert!(serde_json::to_string(&preview).unwrap().len() < 10_000);
     assert!(preview.samples[0].reasons.len() == REASONS && preview.reasons[0].example.ends_with("å…"));
 }
