@@ -1,4 +1,4 @@
-//! Claims beside what goes on around them: people, who hangs up, and answers that are none.
+//! Claims beside what goes on around them: breakers, people, who hangs up, and answers that are none.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,12 +20,51 @@ async fn outcome(daemon: &Daemon, claimed: &Value, kind: &str) -> (u16, Value) {
     daemon.post(&path(&claimed["items"][0], "outcome"), &body).await
 }
 
+async fn until_breaker(daemon: &Daemon, state: &str) {
+    daemon
+        .wait_until(&format!("the breaker is {state}"), async |daemon: &Daemon| {
+            daemon.queue("a").await["breaker"]["state"] == state
+        })
+        .await;
+}
+
 async fn until_state(daemon: &Daemon, queue: &str, reference: &str, state: &str) {
     daemon
         .wait_until(&format!("{reference} is {state}"), async |daemon: &Daemon| {
             daemon.item(queue, reference).await["state"] == state
         })
         .await;
+}
+
+#[tokio::test]
+async fn an_open_breaker_gives_nothing_out_and_then_one_item_to_one_alone() {
+    let yaml = "queue: a\nretry: {it: {limit: 0}}\nbreaker: {after: 2, pause: 3s}\n";
+    let daemon = daemon("claim breaker").queues(yaml).start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    for number in 0..6 {
+        client.send("a", &format!("r-{number}"), &json!({})).await;
+    }
+    for _ in 0..2 {
+        let (status, claimed) = claim(&daemon, "a", "ann", "60s").await;
+        assert_eq!(status, 200, "{claimed}");
+        assert_eq!(outcome(&daemon, &claimed, "it_exception").await.0, 200);
+    }
+    until_breaker(&daemon, "open").await;
+    assert_eq!(claim(&daemon, "a", "ann", "0s").await.0, 204);
+    assert_eq!(claim(&daemon, "a", "ann", "300ms").await.0, 204);
+    // Who waits gets the one that is tried, and nobody else gets another.
+    let (status, tried) = claim(&daemon, "a", "ann", "60s").await;
+    assert_eq!((status, &tried["items"][0]["reference"]), (200, &json!("r-2")), "{tried}");
+    until_breaker(&daemon, "trying").await;
+    assert_eq!(claim(&daemon, "a", "bob", "1s").await.0, 204);
+    assert_eq!(outcome(&daemon, &tried, "it_exception").await.0, 200);
+    until_breaker(&daemon, "open").await;
+    let (status, tried) = claim(&daemon, "a", "ann", "60s").await;
+    assert_eq!(status, 200, "{tried}");
+    assert_eq!(outcome(&daemon, &tried, "processed").await.0, 200);
+    until_breaker(&daemon, "closed").await;
+    let (first, second) = tokio::join!(claim(&daemon, "a", "ann", "60s"), claim(&daemon, "a", "bob", "60s"));
+    assert_eq!((first.0, second.0), (200, 200));
 }
 
 /// A request under way, that can be hung up.
