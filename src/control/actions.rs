@@ -64,9 +64,9 @@ pub async fn run(context: Context, stop: CancellationToken) {
     let mut due = Due { forget: now(), settle: now() };
     loop {
         if recalls.has_changed().unwrap_or(false) {
+            recalls.mark_unchanged();
             due.settle = now();
         }
-        recalls.mark_unchanged();
         let passed = tokio::select! {
             () = stop.cancelled() => return,
             passed = pass(&context, &mut due) => passed,
@@ -81,7 +81,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = context.wakes.actions.notified() => {}
-            Ok(()) = recalls.changed() => {}
+            Ok(()) = recalls.changed() => due.settle = now(),
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -487,7 +487,7 @@ async fn an_undo_that_is_cancelled_leaves_its_action_to_another() {
     // As if its ramp had stopped it.
     let id = job["id"].as_str().expect("an id");
     daemon.alter(&format!("UPDATE actions SET state = 'stopped' WHERE id = '{id}'")).await;
-    let (status, undo) = daemon.post(&format!("{ACTIONS}/{id}/undo"), &json!({"rate": "1/h"})).await;
+    let (status, undo) = ask(&daemon, &job, "undo").await;
     assert_eq!(status, 202, "{undo}");
     let undo = until(&daemon, &undo, "done").await;
     assert_eq!((&undo["counts"]["done"], state(&daemon, &items[0]).await.as_str()), (&json!(1), "queued"));
