@@ -36,12 +36,11 @@ struct Line<'r> {
 impl Refused {
     /// Goes on behind so many bytes of an earlier run; with none it begins anew.
     pub(super) fn new(path: PathBuf, bytes: u64, delimiter: char) -> Result<Self, Failed> {
-        let file = match bytes {
-            0 => {
-                journal::remove(&path)?;
-                None
-            }
-            _ => Some(journal::open_behind(&path, bytes, "--again begins anew")?),
+        let file = if bytes == 0 {
+            journal::remove(&path)?;
+            None
+        } else {
+            Some(journal::open_behind(&path, bytes, "--again begins anew")?)
         };
         Ok(Self { path, file, bytes, heading: Vec::new(), delimiter })
     }
