@@ -26,7 +26,7 @@ pub(super) struct Refused {
 
 /// A row that came as JSON, with every digit and member it had.
 #[derive(Serialize)]
-struct Line<'r> {
+struct Kept<'r> {
     line: u64,
     code: &'r str,
     reasons: &'r [String],
@@ -101,7 +101,7 @@ fn as_json(row: &Row, code: &str, reasons: &[String]) -> serde_json::Result<Stri
             &*text
         }
     };
-    let line = serde_json::to_string(&Line { line: row.line, code, reasons, row: row_of })?;
+    let line = serde_json::to_string(&Kept { line: row.line, code, reasons, row: row_of })?;
     Ok(on_one_line(&line).chain(['\n']).collect())
 }
 
