@@ -26,7 +26,7 @@ pub(super) struct Refused {
 
 /// A row that came as JSON, with every digit and member it had.
 #[derive(Serialize)]
-struct Line<'r> {
+struct Kept<'r> {
     line: u64,
     code: &'r str,
     reasons: &'r [String],
@@ -36,12 +36,11 @@ struct Line<'r> {
 impl Refused {
     /// Goes on behind so many bytes of an earlier run; with none it begins anew.
     pub(super) fn new(path: PathBuf, bytes: u64, delimiter: char) -> Result<Self, Failed> {
-        let file = match bytes {
-            0 => {
-                journal::remove(&path)?;
-                None
-            }
-            _ => Some(journal::open_behind(&path, bytes, "--again begins anew")?),
+        let file = if bytes == 0 {
+            journal::remove(&path)?;
+            None
+        } else {
+            Some(journal::open_behind(&path, bytes, "--again begins anew")?)
         };
         Ok(Self { path, file, bytes, heading: Vec::new(), delimiter })
     }
@@ -102,7 +101,7 @@ fn as_json(row: &Row, code: &str, reasons: &[String]) -> serde_json::Result<Stri
             &*text
         }
     };
-    let line = serde_json::to_string(&Line { line: row.line, code, reasons, row: row_of })?;
+    let line = serde_json::to_string(&Kept { line: row.line, code, reasons, row: row_of })?;
     Ok(on_one_line(&line).chain(['\n']).collect())
 }
 

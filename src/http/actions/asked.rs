@@ -259,12 +259,9 @@ fn read_ids(reader: &mut Reader) -> Vec<ItemId> {
 fn read_filter(reader: &mut Reader) -> ItemFilter {
     let mut filter = ItemFilter::default();
     let Some(raw) = reader.value::<Box<RawValue>>("filter", "an object") else { return filter };
-    let mut members = match Reader::of(raw.get().as_bytes(), FILTER) {
-        Ok(members) => members,
-        Err(_) => {
-            reader.fault("filter", format!("filter is {}, and has to be an object", shown(raw.get())));
-            return filter;
-        }
+    let Ok(mut members) = Reader::of(raw.get().as_bytes(), FILTER) else {
+        reader.fault("filter", format!("filter is {}, and has to be an object", shown(raw.get())));
+        return filter;
     };
     filter.queue = filter_text(&mut members, "queue");
     filter.reference = filter_text(&mut members, "reference");

@@ -63,6 +63,7 @@ async fn what_a_disabled_one_misses_begins_with_the_oldest_that_waited() {
 
 #[tokio::test]
 async fn a_test_stands_in_the_audit_log() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let bench = Bench::new().await;
     let path = bench.webhook(r#"{"url": "https://localhost:1/"}"#).await;
     let tested = bench.ask("POST", &format!("{path}/test"), "", r#"{"by": "ann"}"#).await.json();

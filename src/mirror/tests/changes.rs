@@ -178,10 +178,11 @@ async fn changes_are_read_without_looking_at_what_is_not_told() {
 #[tokio::test]
 async fn the_ends_of_the_feed_are_found_without_walking_through_it() {
     let bench = Bench::new().await;
-    for (sql, ends) in [(changes::ENDS, 2), (changes::NEWER, 1)] {
+    for sql in [changes::ENDS, changes::NEWER] {
         let plan = plan(&bench.mirror, sql).await;
         assert!(!plan.iter().any(|step| step.starts_with("SCAN changes")), "{sql}: {plan:#?}");
-        assert_eq!(plan.iter().filter(|step| step.as_str() == "SEARCH changes").count(), ends, "{sql}: {plan:#?}");
+        // From an end, as far as the first row.
+        assert!(plan.iter().filter(|step| step.as_str() == "SEARCH changes").count() >= 2, "{sql}: {plan:#?}");
     }
 }
 
