@@ -62,6 +62,11 @@ impl Client {
         Ok(Self { base, http })
     }
 
+    /// Where the daemon is.
+    pub(super) fn base(&self) -> &str {
+        self.base.as_str()
+    }
+
     /// A client of the daemon that listens at `address` on this machine.
     pub(super) fn listening_at(address: SocketAddr, tls: bool, shown: Shown) -> Result<Self, Failed> {
         let mut address = address;

@@ -3,8 +3,7 @@
 //! Order of effects, per page: append it to the file, then note in the journal how far the file is good and where the next page
 //! starts. What a run that broke off left behind that is cut away when it goes on.
 
-use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -71,6 +70,8 @@ enum Format {
 /// How far an export came.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Journal {
+    /// Where from: a cursor of another daemon's would be read as one's own.
+    daemon: String,
     /// What is exported, and how.
     query: String,
     /// Where the next page starts.
@@ -110,26 +111,10 @@ async fn pages(
     path: &Path,
 ) -> Result<(), Failed> {
     let journal_path = journal::beside(path, ".export.json")?;
-    let fresh = Journal { query: format!("{what} {query:?}"), cursor: None, bytes: 0 };
-    let mut state = match journal::read::<Journal>(&journal_path)? {
-        Some(before) if args.resume && before.query != fresh.query => {
-            return Err(Failed::new(
-                Exit::Usage,
-                format!("the export that broke off asked for something else ({})", journal_path.display()),
-            ));
-        }
-        Some(before) if args.resume => before,
-        _ => fresh,
-    };
-    let opened = File::options().write(true).create(true).truncate(false).open(path).and_then(|mut file| {
-        if file.metadata()?.len() < state.bytes {
-            return Err(std::io::Error::other("it is shorter than the journal says; without --resume it begins anew"));
-        }
-        file.set_len(state.bytes)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(file)
-    });
-    let mut file = opened.map_err(|error| cannot("write", path, &error))?;
+    let fresh =
+        Journal { daemon: client.base().to_owned(), query: format!("{what} {query:?}"), cursor: None, bytes: 0 };
+    let mut state = begin(fresh, args.resume, &journal_path)?;
+    let mut file = journal::open_behind(path, state.bytes, "without --resume it begins anew")?;
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bytes} {elapsed}") {
         bar.set_style(style);
@@ -165,4 +150,49 @@ async fn pages(
     }
     bar.finish_and_clear();
     journal::remove(&journal_path)
+}
+
+/// The journal to go on with.
+fn begin(fresh: Journal, resume: bool, path: &Path) -> Result<Journal, Failed> {
+    if !resume {
+        // It tells of a file that is about to be cut to nothing.
+        journal::remove(path)?;
+        return Ok(fresh);
+    }
+    match journal::read::<Journal>(path)? {
+        None => Ok(fresh),
+        Some(before) if (&before.daemon, &before.query) == (&fresh.daemon, &fresh.query) => Ok(before),
+        Some(before) => Err(Failed::new(
+            Exit::Usage,
+            format!(
+                "the export that broke off asked for something else, or another daemon ({}; {})",
+                before.daemon,
+                path.display()
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(daemon: &str, query: &str, bytes: u64) -> Journal {
+        Journal { daemon: daemon.to_owned(), query: query.to_owned(), cursor: None, bytes }
+    }
+
+    #[test]
+    fn a_journal_is_of_one_daemon_and_ends_where_an_export_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let begin = |daemon: &str, query: &str, resume| begin(state(daemon, query, 0), resume, &path);
+        journal::write(&path, &state("http://a/", "q", 7)).ok().unwrap();
+        assert_eq!(begin("http://a/", "q", true).ok().unwrap().bytes, 7);
+        for (daemon, query) in [("http://a/", "r"), ("http://b/", "q")] {
+            assert_eq!(begin(daemon, query, true).err().unwrap().exit, Exit::Usage);
+        }
+        assert_eq!(begin("http://a/", "q", false).ok().unwrap().bytes, 0);
+        assert!(!path.exists());
+        assert_eq!(begin("http://a/", "q", true).ok().unwrap().bytes, 0);
+    }
 }

@@ -4,7 +4,7 @@
 //! may not be written, it lies in the user's folder for state.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -63,6 +63,20 @@ pub(super) fn write(path: &Path, journal: &impl Serialize) -> Result<(), Failed>
         fs::rename(&fresh, path)
     });
     written.map_err(|error: std::io::Error| cannot("write", path, &error))
+}
+
+/// The file that a journal tells of, to be written on behind so many bytes; what stands behind them is cut away. With none it
+/// begins anew. `anew` says how to where the file is shorter.
+pub(super) fn open_behind(path: &Path, bytes: u64, anew: &str) -> Result<File, Failed> {
+    let opened = File::options().write(true).create(bytes == 0).truncate(false).open(path).and_then(|mut file| {
+        if file.metadata()?.len() < bytes {
+            return Err(std::io::Error::other(format!("it is shorter than the journal says; {anew}")));
+        }
+        file.set_len(bytes)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(file)
+    });
+    opened.map_err(|error| cannot("write", path, &error))
 }
 
 /// It is over.

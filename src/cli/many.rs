@@ -14,6 +14,7 @@ use super::client::Client;
 use super::exit::{Exit, Failed};
 use super::items::label;
 use super::output::{self, Column, Output, one_line, print, table, text};
+use super::who;
 use crate::item::{Kind, State};
 
 const HEADING: &str = "Many items at once";
@@ -191,11 +192,12 @@ impl Many {
             return finish(&job, output, client).await;
         }
         print(&preview(&job))?;
+        let by = json!({ "by": who() }).to_string();
         if !agreed()? {
-            client.post(&["items", "actions", &text(&job["id"]), "cancel"], "{}".to_owned()).await?;
+            client.post(&["items", "actions", &text(&job["id"]), "cancel"], by).await?;
             return Err(Failed::new(Exit::Failure, "nothing was done"));
         }
-        let (_, job) = client.post(&["items", "actions", &text(&job["id"]), "run"], "{}".to_owned()).await?;
+        let (_, job) = client.post(&["items", "actions", &text(&job["id"]), "run"], by).await?;
         finish(&follow(client, &job).await?, output, client).await
     }
 }

@@ -23,6 +23,10 @@ pub(super) const PATTERN_ROOM: usize = 256 << 20;
 /// Mistakes of one schema that are told.
 const MAX_MISTAKES: usize = 20;
 
+/// Ways in which one payload breaks a schema that are told, and characters of each: a message may quote the whole payload.
+const MAX_VIOLATIONS: usize = 100;
+const MAX_VIOLATION: usize = 300;
+
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 
 /// A compiled JSON Schema 2020-12.
@@ -115,12 +119,14 @@ impl PayloadSchema {
         &self.source
     }
 
-    /// Every way in which `payload` breaks the schema; empty where it is valid. Nothing is told of what stands at the `hidden`
-    /// paths.
+    /// The ways in which `payload` breaks the schema, the first hundred of them; empty where it is valid. Nothing is told of
+    /// what stands at the `hidden` paths.
     #[must_use]
     pub fn violations(&self, payload: &Value, hidden: &[String]) -> Vec<String> {
-        self.validator
+        let mut violations: Vec<String> = self
+            .validator
             .iter_errors(payload)
+            .take(MAX_VIOLATIONS + 1)
             .map(|error| {
                 let path = error.instance_path().as_str().to_owned();
                 // The message quotes the value, or what of it is wrong.
@@ -135,10 +141,23 @@ impl PayloadSchema {
                     _ => error.masked_with(mask::MARK).to_string(),
                 };
                 let path = mask::open_part(&path, hidden);
-                if path.is_empty() { said } else { format!("{path}: {said}") }
+                cut(if path.is_empty() { said } else { format!("{path}: {said}") })
             })
-            .collect()
+            .collect();
+        if violations.len() > MAX_VIOLATIONS {
+            violations.truncate(MAX_VIOLATIONS);
+            violations.push("and more".to_owned());
+        }
+        violations
     }
+}
+
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_VIOLATION) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// A reference that leads nowhere, and which one it is.
@@ -182,5 +201,22 @@ fn names(cause: &str, reference: &str) -> bool {
 impl fmt::Debug for PayloadSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PayloadSchema").field(&self.source).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_payload_is_bounded() {
+        let schema = PayloadSchema::compile(json!({"maxItems": 3, "items": {"type": "number"}})).unwrap();
+        let few = schema.violations(&json!([1, "a", "b"]), &[]);
+        assert_eq!(few, ["/1: \"a\" is not of type \"number\"", "/2: \"b\" is not of type \"number\""]);
+        let many = schema.violations(&json!(vec!["ü".repeat(1000); 20_000]), &[]);
+        assert_eq!((many.len(), many.last().map(String::as_str)), (MAX_VIOLATIONS + 1, Some("and more")));
+        assert!(many.iter().all(|text| text.chars().count() <= MAX_VIOLATION + 1), "{many:#?}");
     }
 }

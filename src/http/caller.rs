@@ -187,6 +187,10 @@ impl Caller {
     /// Waits until what was shown is good no more: revoked or expired. For answers that go on for long.
     pub(super) async fn gone(&self) {
         let Some(end) = self.who.expires_at else { return self.who.gone.cancelled().await };
+        // A sleep of nothing still waits for the clock's next tick, and whoever only looks would miss it.
+        if end <= now() {
+            return;
+        }
         let left = end.duration_since(now());
         let left = std::time::Duration::try_from(left).unwrap_or_default();
         tokio::select! {
@@ -299,6 +303,10 @@ fn no_such_method(parts: &Parts, path: &str) -> Response {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
     use super::*;
     use crate::who::Role;
 
@@ -308,5 +316,20 @@ pub(super) mod tests {
         let rights = Rights { roles: Role::ALL.into_iter().collect(), queues, reveal: false };
         let who = Who::new("ann".to_owned(), Kind::Token, vec![rights], None, None);
         Caller { who: Arc::new(who), need, from: None }
+    }
+
+    #[tokio::test]
+    async fn whoever_looks_sees_that_a_token_expired_or_was_revoked() {
+        let caller = |expires_at: Option<Timestamp>| {
+            let who = Who::new("t".to_owned(), Kind::Oidc, Vec::new(), None, expires_at);
+            Caller { who: Arc::new(who), need: Need::Items, from: None }
+        };
+        let over = caller(now().checked_sub(Duration::from_millis(1)).ok());
+        assert!(over.gone().now_or_never().is_some());
+        let good = caller(now().checked_add(Duration::from_hours(1)).ok());
+        assert!(good.gone().now_or_never().is_none());
+        good.who.gone.cancel();
+        assert!(good.gone().now_or_never().is_some());
+        assert!(caller(None).gone().now_or_never().is_none());
     }
 }

@@ -33,6 +33,7 @@ use crate::item::{Item, ItemId, Kind, Lane, Timestamp};
 use crate::lanes::intake::{self, Admission};
 use crate::lanes::now;
 use crate::mirror::keys::Told;
+use crate::rows::Mark;
 
 body! {
     /// A new item.
@@ -94,19 +95,23 @@ pub(super) async fn enqueue(
         return many::take(many::Request { api, key, caller, form, parameters, headers, begun: Bytes::new(), upload })
             .await;
     }
-    // An object is one item and an array many: the first byte tells.
-    let mut begun: Vec<u8> = Vec::new();
-    while !begun.iter().any(|byte| !byte.is_ascii_whitespace()) {
-        match upload.next().await {
-            Some(piece) => begun.extend_from_slice(&piece.map_err(|error| broken_off(&error))?),
-            None => break,
-        }
+    // An object is one item and an array many: the first byte tells. Each piece is looked at once, however many come.
+    let (mut mark, mut begun, mut first) = (Mark::default(), Vec::new(), None);
+    while first.is_none() {
+        let Some(piece) = upload.next().await else {
+            begun.extend_from_slice(mark.rest());
+            break;
+        };
+        let piece = piece.map_err(|error| broken_off(&error))?;
+        let (held, piece) = mark.pass(&piece);
+        first = held.iter().chain(piece).copied().find(|byte| !byte.is_ascii_whitespace());
+        begun.extend_from_slice(held);
+        begun.extend_from_slice(piece);
         if begun.len() > MAX_BODY {
             return Err(Problem::too_large(MAX_BODY));
         }
     }
-    let mark = begun.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&begun);
-    if mark.trim_ascii_start().first() == Some(&b'[') {
+    if first == Some(b'[') {
         let begun = Bytes::from(begun);
         return many::take(many::Request { api, key, caller, form, parameters, headers, begun, upload }).await;
     }
@@ -347,11 +352,15 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_refused() {
+        let wide = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(1_000_000));
+        assert!(read(wide.as_bytes()).unwrap_err().reasons()[0].contains("more than 1000 members"));
         let deep = format!(r#"{{"payload": {}"#, "[".repeat(100_000));
         for body in ["", "[]", "7", "{", "{]", "null", "\u{0}", r#"{"payload": 1} x"#, deep.as_str()] {
             assert_eq!(faults(body), Vec::<String>::new(), "{body:.20}");
         }
         assert_eq!(read(b"\xff").unwrap_err().status(), StatusCode::BAD_REQUEST);
+        let found = faults(&format!("{{{}\"payload\":1}}", "\"a\":1,".repeat(500)));
+        assert_eq!((found.len(), found[100].as_str()), (101, "and 400 more"));
     }
 
     #[test]

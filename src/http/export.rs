@@ -21,13 +21,12 @@ use super::caller::Caller;
 use super::extract::{FilterQuery, Parameters, shown};
 use super::items::read_filter;
 use super::many::flag;
-use super::mask::masked;
 use super::members::compact;
 use super::problem::Problem;
 use super::view::ItemView;
 use super::words::FormatWord;
 use crate::item::attempts::attempts as attempts_of;
-use crate::item::mask::Shown;
+use crate::item::mask::{Shown, masked};
 use crate::item::{Item, ItemId};
 use crate::lanes::now;
 use crate::mirror::{ItemCursor, ItemFilter, MAX_PAGE, MirrorError, Sort};
@@ -269,7 +268,7 @@ fn columns(what: What) -> Vec<&'static str> {
 
 fn heading(what: What) -> String {
     let mut text = String::new();
-    line(columns(what), &mut text);
+    line(columns(what), ',', &mut text);
     text
 }
 
@@ -381,7 +380,7 @@ impl Pages {
         let columns = columns(self.what);
         for row in rows {
             match self.format {
-                Format::Csv { raw } => line(columns.iter().map(|column| row.cell(column, raw)), &mut text),
+                Format::Csv { raw } => line(columns.iter().map(|column| row.cell(column, raw)), ',', &mut text),
                 Format::Ndjson => {
                     // In the order of the columns, which a map does not keep.
                     for (n, column) in columns.iter().enumerate() {

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -63,8 +63,10 @@ impl Drop for Turn {
 
 /// The layer.
 pub(super) async fn layer(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) || !request.headers().contains_key(KEY)
-    {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    // Where no route is, anybody may ask, and nothing is done: no body is read for it and nothing noted.
+    let somewhere = request.extensions().get::<MatchedPath>().is_some();
+    if !changes || !somewhere || !request.headers().contains_key(KEY) {
         return next.run(request).await;
     }
     once(api, request, next).await.unwrap_or_else(IntoResponse::into_response)
@@ -141,7 +143,7 @@ fn again(key: &str, print: &str, used: Used) -> Result<Response, Problem> {
 
 /// Keeps the answer, unless it may be another one next time or is too long.
 async fn keep(api: &Api, mark: &Arc<Mark>, answer: Response) -> Response {
-    if mark.is_kept() || !is_final(answer.status()) {
+    if mark.is_kept() || !is_final(answer.status(), mark.is_noted()) {
         return answer;
     }
     let (parts, body) = answer.into_parts();
@@ -169,9 +171,10 @@ pub(super) fn told(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Told
     Told { status: status.as_u16(), headers: headers.collect(), body: body.to_vec() }
 }
 
-/// Not so where the daemon failed, or before the work began.
-fn is_final(status: StatusCode) -> bool {
-    !status.is_server_error() && !matches!(status.as_u16(), 400 | 401 | 403 | 408 | 413 | 415 | 429)
+/// Not so where the daemon failed. A refusal that changed nothing (`noted` is what did) may be another answer once the queue is
+/// resumed or its definition mended, and is harmless to judge again.
+fn is_final(status: StatusCode, noted: bool) -> bool {
+    !status.is_server_error() && (status.is_success() || noted)
 }
 
 /// The whole body, or, of one that is longer than what is kept, a body that streams on.
@@ -277,6 +280,22 @@ mod tests {
             print(Method::POST, "/a", &[], "body "),
         ] {
             assert_ne!(other, base);
+        }
+    }
+
+    #[test]
+    fn answers_are_final_where_something_was_done() {
+        for (status, noted, is) in [
+            (200, false, true),
+            (204, true, true),
+            (409, false, false),
+            (422, false, false),
+            (404, false, false),
+            (409, true, true),
+            (401, true, true),
+            (503, true, false),
+        ] {
+            assert_eq!(is_final(StatusCode::from_u16(status).unwrap(), noted), is, "{status} {noted}");
         }
     }
 

@@ -19,7 +19,7 @@ use super::control::to_its_end;
 use super::enqueue::{Form, broken_off, open, read, wake};
 use super::extract::{Parameters, shown};
 use super::problem::{Fault, Problem};
-use super::results::{Frame, Judged, Tally, members, views, whole_answer};
+use super::results::{Frame, Judged, Tally, members, reference_told, views, whole_answer};
 use super::spool::Spool;
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
@@ -34,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Rows that come in as one transaction.
 const MOST_WHOLE: usize = 10_000;
 
-/// Bytes that are read at once into rows.
-const PIECE: usize = 64 * 1024;
+/// Bytes that are read at once into rows. A cell of one byte may become a name of a thousand.
+const PIECE: usize = 16 * 1024;
 
 /// What is still read of a body that was given up, so that its sender comes to reading the answer.
 const DRAIN_BYTES: usize = 64 * 1024 * 1024;
@@ -223,13 +223,15 @@ impl Taking {
             let index = self.read;
             self.read += 1;
             let item = row.item.and_then(|item| read(item.as_bytes()).map_err(Problem::reasons));
-            let reference = item.as_ref().ok().and_then(|item| item.reference.clone());
+            // What is wrong with a row is held like a row.
+            self.bytes += item.as_ref().err().map_or(0, |faults| faults.iter().map(String::len).sum());
+            let reference = item.as_ref().ok().and_then(|item| item.reference.as_deref()).map(reference_told);
             self.batch.push(Pending { index, line: row.line, reference, item });
             if self.whole {
                 if self.batch.len() > MOST_WHOLE || self.bytes > MAX_BODY {
                     return Err(Problem::too_much(format!(
-                        "with atomic=true or an Idempotency-Key at most {MOST_WHOLE} rows with {MAX_BODY} bytes come in at once; \
-                         send them in parts"
+                        "with atomic=true or an Idempotency-Key at most {MOST_WHOLE} rows with {MAX_BODY} bytes come in at once, what is \
+                         wrong with them counted; send them in parts"
                     )));
                 }
             } else if self.batch.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
@@ -243,7 +245,7 @@ impl Taking {
     async fn commit(&mut self) -> Result<(), Problem> {
         if self.terms == Terms::Rehearsal && self.rehearsed.len() > MOST_REHEARSED {
             return Err(Problem::too_much(format!(
-                "a dry run remembers at most {MOST_REHEARSED} references; send the rows in parts (what repeats from part to part is not seen then)"
+                "a dry run remembers at most {MOST_REHEARSED} rows with a reference; send the rows in parts (what repeats from part to part is not seen then)"
             )));
         }
         let batch = std::mem::take(&mut self.batch);

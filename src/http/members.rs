@@ -14,10 +14,14 @@ use super::extract::shown;
 use super::problem::{Fault, Problem};
 use crate::item::Timestamp;
 use crate::item::door::PriorityWish;
+use crate::rows::MOST_FAULTS;
 use crate::units::{format_duration, parse_duration};
 
 /// What a payload is of that is written as JSON.
 const JSON: &str = "application/json";
+
+/// Members of an object; far more than anything here takes.
+const MOST_MEMBERS: usize = 1000;
 
 fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -41,6 +45,9 @@ impl<'de> Deserialize<'de> for Members {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
+                    if members.len() == MOST_MEMBERS {
+                        return Err(serde::de::Error::custom(format!("it has more than {MOST_MEMBERS} members")));
+                    }
                     members.push(member);
                 }
                 Ok(Members(members))
@@ -178,6 +185,15 @@ impl Reader {
         self.faults.extend(problem.into_faults());
     }
 
+    /// The same of what was read of one member.
+    pub(super) fn adopt_below(&mut self, name: &str, problem: Problem) {
+        let below = problem.into_faults().into_iter().map(|fault| {
+            let pointer = format!("/{name}{}", fault.pointer.unwrap_or_default());
+            Fault { pointer: Some(pointer), ..fault }
+        });
+        self.faults.extend(below);
+    }
+
     /// Something is wrong at a place inside the body, whose steps a `/` parts.
     pub(super) fn fault_at(&mut self, place: &str, detail: String) {
         self.faults.push(Fault { parameter: None, pointer: Some(format!("/{place}")), detail });
@@ -298,10 +314,15 @@ impl Reader {
             };
             self.fault(&shown(&name), detail);
         }
+        let count = self.faults.len();
+        if count > MOST_FAULTS {
+            self.faults.truncate(MOST_FAULTS);
+            self.faults.push(Fault::plain(format!("and {} more", count - MOST_FAULTS)));
+        }
         match self.faults.as_slice() {
             [] => Ok(()),
             [fault] => Err(Problem::bad_request(fault.detail.clone(), self.faults)),
-            faults => Err(Problem::bad_request(format!("{} fields are wrong", faults.len()), self.faults)),
+            _ => Err(Problem::bad_request(format!("{count} fields are wrong"), self.faults)),
         }
     }
 }

@@ -59,7 +59,6 @@ mod leases;
 mod limits;
 mod listener;
 mod many;
-mod mask;
 mod members;
 mod oidc;
 mod openapi;

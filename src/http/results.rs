@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::idempotency::told;
 use crate::item::ItemId;
+use crate::item::door::LONGEST_SHORT;
 use crate::lanes::many::{Terms, Verdict};
 use crate::mirror::keys::Told;
 
@@ -38,6 +39,9 @@ pub(super) struct RowView {
     pub reasons: Vec<String>,
 }
 
+/// Bytes of reasons that are told of one batch.
+const MOST_REASONS: usize = 4 * 1024 * 1024;
+
 /// A row on its way through the door.
 #[derive(Debug, Clone)]
 pub(super) struct Judged {
@@ -48,8 +52,25 @@ pub(super) struct Judged {
     pub unread: Option<Vec<String>>,
 }
 
+/// A row's reference as the answer repeats it: one that is too long for an item is cut.
+pub(super) fn reference_told(reference: &str) -> String {
+    reference.chars().take(LONGEST_SHORT).collect()
+}
+
+/// What became of a batch. The same rows are always told in the same words.
 pub(super) fn views(told: &[Judged], verdicts: &[Verdict], terms: Terms) -> Vec<RowView> {
     let mut verdicts = verdicts.iter();
+    let mut room = MOST_REASONS;
+    let mut fitting = |reasons: &Vec<String>| {
+        let long: usize = reasons.iter().map(String::len).sum();
+        match room.checked_sub(long) {
+            Some(left) => {
+                room = left;
+                reasons.clone()
+            }
+            None => vec!["what is wrong with it is too much to tell beside that of the rows before".to_owned()],
+        }
+    };
     let row = |judged: &Judged| {
         let Judged { index, line, reference, .. } = judged.clone();
         RowView { index, line, reference, status: "refused", id: None, kind: None, code: None, reasons: Vec::new() }
@@ -58,11 +79,11 @@ pub(super) fn views(told: &[Judged], verdicts: &[Verdict], terms: Terms) -> Vec<
     let id = |id: &ItemId| (terms != Terms::Rehearsal).then(|| id.to_string());
     told.iter()
         .map(|judged| match (&judged.unread, judged.unread.is_none().then(|| verdicts.next()).flatten()) {
-            (Some(reasons), _) => RowView { code: Some("unreadable"), reasons: reasons.clone(), ..row(judged) },
+            (Some(reasons), _) => RowView { code: Some("unreadable"), reasons: fitting(reasons), ..row(judged) },
             (None, Some(Verdict::Created(item))) => RowView { status: "created", id: id(item), ..row(judged) },
             (None, Some(Verdict::Same(item))) => RowView { status: "same", id: id(item), ..row(judged) },
             (None, Some(Verdict::Refused { kind, code, reasons })) => {
-                RowView { kind: Some(kind.word()), code: Some(code), reasons: reasons.clone(), ..row(judged) }
+                RowView { kind: Some(kind.word()), code: Some(code), reasons: fitting(reasons), ..row(judged) }
             }
             (None, None) => RowView {
                 code: Some("unreadable"),
@@ -132,4 +153,24 @@ pub(super) fn members(tally: Tally, terms: Terms) -> String {
     let Tally { created, same, refused } = tally;
     let dry_run = terms == Terms::Rehearsal;
     format!("\"dry_run\":{dry_run},\"created\":{created},\"same\":{same},\"refused\":{refused}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_batch_is_bounded_and_always_the_same() {
+        let judged = |index| Judged { index, line: index + 1, reference: None, unread: Some(vec!["x".repeat(30_000)]) };
+        let told: Vec<Judged> = (0..1000).map(judged).collect();
+        let tell = || {
+            let answer = whole_answer(&views(&told, &[], Terms::Each), Terms::Each, true, false).unwrap();
+            String::from_utf8(answer.body).unwrap()
+        };
+        let answer = tell();
+        assert!(answer.len() < MOST_REASONS + 1000 * 250, "{}", answer.len());
+        assert_eq!(answer.matches("too much to tell").count(), 1000 - MOST_REASONS / 30_000);
+        assert_eq!(answer, tell());
+        assert_eq!(reference_told(&"ü".repeat(300)).chars().count(), LONGEST_SHORT);
+    }
 }

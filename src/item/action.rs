@@ -8,7 +8,7 @@ use super::document::Difference;
 use super::door::PriorityWish;
 use super::request::{Changes, Order, Verb};
 use super::words::words;
-use super::{Item, State, Timestamp};
+use super::{Item, Place, State, Timestamp};
 
 words! {
     /// What a job does to each of its items.
@@ -234,12 +234,20 @@ pub struct Sample {
 /// Samples of each kind: of what would be done, and of what would not.
 const SAMPLES: usize = 10;
 
+/// Reasons of one item that a preview keeps, and characters of each.
+const REASONS: usize = 20;
+const LONGEST: usize = 200;
+
 /// Queues told apart.
 const QUEUES: usize = 200;
 
 impl Preview {
     /// Adds one item.
-    pub fn add(&mut self, sample: Sample) {
+    pub fn add(&mut self, mut sample: Sample) {
+        sample.reasons.truncate(REASONS);
+        for reason in &mut sample.reasons {
+            *reason = cut(std::mem::take(reason), LONGEST);
+        }
         self.would.total += 1;
         *self.would.of(sample.would) += 1;
         if self.queues.len() < QUEUES || self.queues.contains_key(&sample.queue) {
@@ -333,8 +341,11 @@ pub struct Not {
 /// # Errors
 /// Why it cannot be taken back.
 pub fn undo(former: &Former, item: &Item, after: u32, has_body: bool) -> Result<(Verb, Option<PriorityWish>), Not> {
-    // Dispatch counts a change: what was only handed out since is as it was left.
-    let handed_out = item.state == State::Queued && item.attempt == former.attempt + 1 && item.revision == after + 1;
+    // Dispatch counts a change: what was only handed out since is as it was left. What was edited was not out afterwards, so
+    // that it is out now is that change; its attempt counts as before where it had been taken back for the edit.
+    let is_out = matches!(item.place, Place::Claimed | Place::Broker);
+    let is_next = item.attempt == former.attempt + 1 || (is_out && matches!(former.way, Way::Edit { .. }));
+    let handed_out = item.state == State::Queued && item.revision == after + 1 && is_next;
     if item.revision != after && !handed_out {
         let reason = format!("it changed since (revision {} then, {} now)", after, item.revision);
         return Err(Not { code: "changed_since", reason });
@@ -355,6 +366,15 @@ pub fn undo(former: &Former, item: &Item, after: u32, has_body: bool) -> Result<
             (Verb::Edit(Box::new(Changes { priority: None, ..changes.clone() })), priority)
         }
     })
+}
+
+/// A text, or so many characters of it where it has more.
+#[must_use]
+pub fn cut(text: String, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// The line's `why` of a job's order: what somebody said, and which job it is.

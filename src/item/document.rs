@@ -4,7 +4,10 @@
 //! text. Only white space between tokens goes. (A tree of numbers read as floats would make `12.10` into `12.1`, and large
 //! integers into others.) Of a member that stands twice in an object the last one counts.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+
+use super::action::cut;
 
 /// Levels a document may have.
 const DEEPEST: usize = 128;
@@ -110,24 +113,24 @@ impl Node {
                 one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.means(b))
             }
             (Self::Object(one), Self::Object(two)) => {
-                let covers = |one: &[(String, Self)], two: &Self, whole: &Self| {
-                    one.iter().all(|(name, _)| match (whole.member(name), two.member(name)) {
-                        (Some(a), Some(b)) => a.means(b),
-                        _ => false,
-                    })
-                };
-                covers(one, other, self) && two.iter().all(|(name, _)| self.member(name).is_some())
+                let (one, two) = (that_count(one), that_count(two));
+                let same = |(name, a): (&&str, &&Self)| two.get(name).is_some_and(|b| a.means(b));
+                one.len() == two.len() && one.iter().all(same)
             }
             _ => false,
         }
     }
 
-    pub(super) fn get(&self, pointer: &[String]) -> Option<&Self> {
-        pointer.iter().try_fold(self, |node, step| match node {
-            Self::Object(_) => node.member(step),
+    pub(super) fn child(&self, step: &str) -> Option<&Self> {
+        match self {
+            Self::Object(_) => self.member(step),
             Self::List(list) => list.get(index(step)?),
             Self::Leaf(_) => None,
-        })
+        }
+    }
+
+    pub(super) fn get(&self, pointer: &[String]) -> Option<&Self> {
+        pointer.iter().try_fold(self, |node, step| node.child(step))
     }
 
     pub(super) fn get_mut(&mut self, pointer: &[String]) -> Option<&mut Self> {
@@ -138,9 +141,14 @@ impl Node {
         })
     }
 
-    pub(super) fn add(&mut self, pointer: &[String], value: Self) -> bool {
-        if pointer.len() + value.depth() > 2 * DEEPEST {
+    /// Puts a value at a place: over what is there, or, where it `inserts`, before an element and as a new member. Answers
+    /// whether it can stand there.
+    pub(super) fn put(&mut self, pointer: &[String], value: Self, inserts: bool) -> bool {
+        if pointer.len() + value.depth() > DEEPEST {
             return false;
+        }
+        if !inserts {
+            return self.get_mut(pointer).map(|node| *node = value).is_some();
         }
         let Some((last, parents)) = pointer.split_last() else {
             *self = value;
@@ -183,21 +191,42 @@ impl Node {
     #[must_use]
     pub fn merged(self, patch: &Self) -> Self {
         let Self::Object(changes) = patch else { return patch.clone() };
-        let mut members = match self {
+        let mut before = match self {
             Self::Object(members) => members,
             _ => Vec::new(),
         };
-        for (name, change) in changes {
-            if matches!(change, Self::Leaf(leaf) if leaf == "null") {
-                members.retain(|(member, _)| member != name);
-                continue;
+        // Each member is looked at once, however many there are: this runs in the one transaction that writes.
+        let mut left = that_count(changes);
+        let mut members = Vec::with_capacity(before.len() + left.len());
+        let counts: Vec<bool> = {
+            let mut seen = HashSet::new();
+            let mut counts: Vec<bool> = before.iter().rev().map(|(name, _)| seen.insert(name.as_str())).collect();
+            counts.reverse();
+            counts
+        };
+        let mut met = HashSet::new();
+        for ((name, node), counts) in before.drain(..).zip(counts) {
+            match left.get_key_value(name.as_str()) {
+                Some((_, change)) if change.is_null() => {}
+                Some((known, change)) if counts => {
+                    met.insert(*known);
+                    members.push((name, node.merged(change)));
+                }
+                _ => members.push((name, node)),
             }
-            match members.iter_mut().rfind(|(member, _)| member == name) {
-                Some((_, node)) => *node = std::mem::replace(node, Self::Leaf(String::new())).merged(change),
-                None => members.push((name.clone(), Self::Object(Vec::new()).merged(change))),
+        }
+        left.retain(|name, change| !met.contains(name) && !change.is_null());
+        for (name, change) in changes {
+            // In the order in which they are written; of one that stands twice the last.
+            if left.get(name.as_str()).is_some_and(|last| std::ptr::eq(*last, change)) {
+                members.push((name.clone(), Self::Object(Vec::new()).merged(change)));
             }
         }
         Self::Object(members)
+    }
+
+    fn is_null(&self) -> bool {
+        matches!(self, Self::Leaf(leaf) if leaf == "null")
     }
 
     /// What differs between this and another document, at most `most` places.
@@ -209,36 +238,52 @@ impl Node {
     }
 }
 
+/// An object's members by name; of one that stands twice the last.
+fn that_count(members: &[(String, Node)]) -> HashMap<&str, &Node> {
+    members.iter().map(|(name, node)| (name.as_str(), node)).collect()
+}
+
 fn differ(before: &Node, after: &Node, path: &mut String, most: usize, found: &mut Vec<Difference>) {
-    if before == after || found.len() >= most {
+    if found.len() >= most || before == after {
         return;
     }
+    // Answers whether there is room for more.
     let mut below = |step: &str, pair: (Option<&Node>, Option<&Node>)| {
         let length = path.len();
         let _ = write!(path, "/{}", step.replace('~', "~0").replace('/', "~1"));
         match pair {
             (Some(before), Some(after)) => differ(before, after, path, most, found),
             (None, None) => {}
-            (before, after) if found.len() < most => {
+            (before, after) => {
                 let (before, after) = (before.map(shown), after.map(shown));
                 found.push(Difference { path: path.clone(), before, after });
             }
-            _ => {}
         }
         path.truncate(length);
+        found.len() < most
     };
     match (before, after) {
         (Node::Object(one), Node::Object(two)) => {
-            for (name, _) in one {
-                below(name, (before.member(name), after.member(name)));
+            let (old, new) = (that_count(one), that_count(two));
+            let counts = |known: &HashMap<&str, &Node>, name: &str, node: &Node| {
+                known.get(name).is_some_and(|last| std::ptr::eq(*last, node))
+            };
+            for (name, node) in one.iter().filter(|(name, node)| counts(&old, name, node)) {
+                if !below(name, (Some(node), new.get(name.as_str()).copied())) {
+                    return;
+                }
             }
-            for (name, node) in two.iter().filter(|(name, _)| before.member(name).is_none()) {
-                below(name, (None, Some(node)));
+            for (name, node) in two.iter().filter(|(name, node)| counts(&new, name, node)) {
+                if !old.contains_key(name.as_str()) && !below(name, (None, Some(node))) {
+                    return;
+                }
             }
         }
         (Node::List(one), Node::List(two)) => {
             for index in 0..one.len().max(two.len()) {
-                below(&index.to_string(), (one.get(index), two.get(index)));
+                if !below(&index.to_string(), (one.get(index), two.get(index))) {
+                    return;
+                }
             }
         }
         _ => found.push(Difference { path: path.clone(), before: Some(shown(before)), after: Some(shown(after)) }),
@@ -246,8 +291,7 @@ fn differ(before: &Node, after: &Node, path: &mut String, most: usize, found: &m
 }
 
 pub(super) fn shown(node: &Node) -> String {
-    let text = node.write();
-    if text.chars().count() <= SHOWN { text } else { text.chars().take(SHOWN).chain(['…']).collect() }
+    cut(node.write(), SHOWN)
 }
 
 fn same_leaf(one: &str, two: &str) -> bool {

@@ -9,6 +9,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::definition::QueueDefinition;
+
 /// What stands where a value is hidden.
 pub const MARK: &str = "[masked]";
 
@@ -21,6 +23,17 @@ pub enum Shown {
     Part(Vec<u8>),
     /// Nothing: it is no JSON object or list, so nobody knows what stands where.
     Nothing,
+}
+
+/// What may be shown of a payload of a queue: whoever shows one asks here. Of a queue that nobody defines any more nobody knows
+/// what it hid, so nothing of it is.
+#[must_use]
+pub fn masked(definition: Option<&QueueDefinition>, payload: &[u8], reveal: bool) -> Shown {
+    match definition {
+        _ if reveal => Shown::Whole,
+        Some(definition) => mask(payload, &definition.mask),
+        None => Shown::Nothing,
+    }
 }
 
 /// What may be shown of a payload in whose queue these paths are hidden.
@@ -191,6 +204,22 @@ mod tests {
 
     fn paths(paths: &[&str]) -> Vec<String> {
         paths.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn where_nobody_knows_what_is_hidden_nothing_is_shown() {
+        let open = QueueDefinition::with_defaults("q");
+        let hiding = QueueDefinition { mask: vec!["/a".to_owned()], ..open.clone() };
+        for (definition, payload, reveal, expected) in [
+            (Some(&open), "x", false, Shown::Whole),
+            (Some(&hiding), "x", false, Shown::Nothing),
+            (Some(&hiding), "{\"a\":1}", false, Shown::Part(b"{\"a\":\"[masked]\"}".to_vec())),
+            (Some(&hiding), "{\"a\":1}", true, Shown::Whole),
+            (None, "{}", false, Shown::Nothing),
+            (None, "{}", true, Shown::Whole),
+        ] {
+            assert_eq!(super::masked(definition, payload.as_bytes(), reveal), expected);
+        }
     }
 
     fn masked(body: &str, hidden: &[&str]) -> String {

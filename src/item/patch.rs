@@ -1,7 +1,6 @@
 //! JSON Patch (RFC 6902): payloads changed by operations, the same for many items.
 
 use super::document::{Node, shown};
-use super::mask::touches;
 
 /// Operations one patch may have.
 pub const MOST_OPERATIONS: usize = 1_000;
@@ -51,9 +50,67 @@ pub struct Patch(Vec<Operation>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Misfit {
-    /// A `test` failed: the document is not what the patch was written for.
-    pub is_test: bool,
+    pub cause: Cause,
     pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A `test` failed: the document is not what the patch was written for.
+    Test,
+    /// What became of it would tell of something that is hidden.
+    Masked,
+    Unfit,
+}
+
+/// A document as it is shown where something of it is hidden. It changes with the document, so that it is known at each
+/// operation what may be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veil {
+    pub document: Node,
+    by_number: bool,
+}
+
+impl Veil {
+    /// `document`: what these paths, as definitions mask them, leave to be seen.
+    #[must_use]
+    pub fn of(document: Node, paths: &[String]) -> Self {
+        let by_number = paths.iter().any(|path| path.split('/').any(|step| step.parse::<usize>().is_ok()));
+        Self { document, by_number }
+    }
+
+    /// Whether it tells of something hidden how an operation ends, or what is there afterwards.
+    fn is_told_of(&self, whole: &Node, operation: &Operation) -> bool {
+        let differs = |place: &[String]| self.document.get(place) != whole.get(place);
+        // What stands behind in a list has another number then, and would be shown.
+        let shifts = |place: &[String]| {
+            let list = place.split_last().map_or(&[][..], |(_, list)| list);
+            self.by_number && matches!(whole.get(list), Some(Node::List(_))) && differs(list)
+        };
+        let below = |place: &[String]| self.is_hidden_above(whole, place);
+        match operation {
+            Operation::Test(place, _) => below(place) || differs(place),
+            Operation::Replace(place, _) => below(place),
+            Operation::Add(place, _) | Operation::Remove(place) => below(place) || shifts(place),
+            Operation::Copy(from, to) => below(from) || differs(from) || below(to) || shifts(to),
+            Operation::Move(from, to) => below(from) || differs(from) || shifts(from) || below(to) || shifts(to),
+        }
+    }
+
+    /// A place lies inside of what is hidden whole: not even whether it is there may be told.
+    fn is_hidden_above(&self, whole: &Node, place: &[String]) -> bool {
+        let (mut open, mut whole) = (&self.document, whole);
+        for step in place {
+            if matches!(open, Node::Leaf(_)) {
+                return open != whole;
+            }
+            match (open.child(step), whole.child(step)) {
+                (Some(one), Some(two)) => (open, whole) = (one, two),
+                _ => return false,
+            }
+        }
+        false
+    }
 }
 
 impl Patch {
@@ -81,77 +138,82 @@ impl Patch {
         if wrong.is_empty() { Ok(Self(read)) } else { Err(wrong) }
     }
 
-    /// Whether it reads, or moves to another place, what may be at these paths (as definitions mask them): a value could be told
-    /// by what becomes of it.
-    #[must_use]
-    pub fn reads(&self, paths: &[String]) -> bool {
-        let by_number = paths.iter().any(|path| path.split('/').any(|step| step.parse::<usize>().is_ok()));
-        self.0.iter().any(|operation| match operation {
-            Operation::Test(place, _) | Operation::Move(place, _) | Operation::Copy(place, _) => {
-                touches(&written(place), paths)
-            }
-            // What stands behind in a list has another number then.
-            Operation::Add(place, _) | Operation::Remove(place) if by_number => {
-                let list = place.split_last().map_or(&[][..], |(_, list)| list);
-                touches(&written(list), paths)
-            }
-            Operation::Add(..) | Operation::Remove(..) | Operation::Replace(..) => false,
-        })
-    }
-
     /// Applies it.
     ///
     /// # Errors
     /// The first operation that does not fit.
-    pub fn apply(&self, mut document: Node) -> Result<Node, Misfit> {
+    pub fn apply(&self, document: &mut Node, mut veil: Option<&mut Veil>) -> Result<(), Misfit> {
         let mut grown = 0;
         for (number, operation) in self.0.iter().enumerate() {
-            let misfit =
-                |text: String| Misfit { is_test: false, text: format!("operation {number} of the patch: {text}") };
-            let absent = |pointer: &Pointer| misfit(format!("there is nothing at '{}'", written(pointer)));
-            let mut add = |document: &mut Node, pointer: &Pointer, value: Node| {
-                grown += value.size();
-                if grown > LARGEST {
-                    return Err(misfit(format!("the payload would grow by more than {LARGEST} bytes")));
-                }
-                let place = || misfit(format!("nothing can be put at '{}'", written(pointer)));
-                if document.add(pointer, value) { Ok(()) } else { Err(place()) }
-            };
-            match operation {
-                Operation::Add(path, value) => add(&mut document, path, value.clone())?,
-                Operation::Remove(path) if path.is_empty() => document = Node::Leaf("null".to_owned()),
-                Operation::Remove(path) => drop(document.remove(path).ok_or_else(|| absent(path))?),
-                Operation::Replace(path, value) => {
-                    *document.get_mut(path).ok_or_else(|| absent(path))? = value.clone();
-                }
-                Operation::Move(from, path) => {
-                    if path.len() > from.len() && path.starts_with(from) {
-                        return Err(misfit("nothing can be moved into itself".to_owned()));
-                    }
-                    let value = document.get(from).cloned().ok_or_else(|| absent(from))?;
-                    if from != path {
-                        document.remove(from).ok_or_else(|| absent(from))?;
-                        add(&mut document, path, value)?;
-                    }
-                }
-                Operation::Copy(from, path) => {
-                    let value = document.get(from).cloned().ok_or_else(|| absent(from))?;
-                    add(&mut document, path, value)?;
-                }
-                Operation::Test(path, value) => {
-                    let found = document.get(path);
-                    if !found.is_some_and(|found| found.means(value)) {
-                        let found = found.map_or("nothing".to_owned(), shown);
-                        let (place, wanted) = (written(path), shown(value));
-                        let text = format!(
-                            "operation {number} of the patch tests '{place}' for {wanted}, and there is {found}"
-                        );
-                        return Err(Misfit { is_test: true, text });
-                    }
-                }
+            if veil.as_ref().is_some_and(|veil| veil.is_told_of(document, operation)) {
+                let text = format!("operation {number} of the patch would tell of what the queue masks");
+                return Err(Misfit { cause: Cause::Masked, text });
+            }
+            let misfit = |(cause, text)| Misfit { cause, text: format!("operation {number} of the patch{text}") };
+            operation.carry_out(document, &mut grown).map_err(misfit)?;
+            if let Some(veil) = &mut veil {
+                operation.carry_out(&mut veil.document, &mut 0).map_err(misfit)?;
             }
         }
-        Ok(document)
+        Ok(())
+    }
+}
+
+impl Operation {
+    /// `grown`: bytes that were added so far.
+    fn carry_out(&self, document: &mut Node, grown: &mut usize) -> Result<(), (Cause, String)> {
+        let misfit = |text: String| (Cause::Unfit, format!(": {text}"));
+        let absent = |pointer: &Pointer| misfit(format!("there is nothing at '{}'", written(pointer)));
+        let put = |document: &mut Node, pointer: &Pointer, value: Node, inserts: bool| {
+            let is_put = document.put(pointer, value, inserts);
+            is_put.then_some(()).ok_or_else(|| misfit(format!("nothing can be put at '{}'", written(pointer))))
+        };
+        let mut grow = |value: &Node| {
+            *grown += value.size();
+            let too_much = || misfit(format!("the payload would grow by more than {LARGEST} bytes"));
+            (*grown <= LARGEST).then_some(()).ok_or_else(too_much)
+        };
+        match self {
+            Self::Add(path, value) => {
+                grow(value)?;
+                put(document, path, value.clone(), true)
+            }
+            Self::Remove(path) if path.is_empty() => {
+                *document = Node::Leaf("null".to_owned());
+                Ok(())
+            }
+            Self::Remove(path) => document.remove(path).map(drop).ok_or_else(|| absent(path)),
+            Self::Replace(path, value) => {
+                document.get(path).ok_or_else(|| absent(path))?;
+                put(document, path, value.clone(), false)
+            }
+            Self::Move(from, path) => {
+                if path.len() > from.len() && path.starts_with(from) {
+                    return Err(misfit("nothing can be moved into itself".to_owned()));
+                }
+                document.get(from).ok_or_else(|| absent(from))?;
+                if from == path {
+                    return Ok(());
+                }
+                let value = document.remove(from).ok_or_else(|| absent(from))?;
+                put(document, path, value, true)
+            }
+            Self::Copy(from, path) => {
+                let value = document.get(from).ok_or_else(|| absent(from))?;
+                grow(value)?;
+                let value = value.clone();
+                put(document, path, value, true)
+            }
+            Self::Test(path, value) => {
+                let found = document.get(path);
+                if found.is_some_and(|found| found.means(value)) {
+                    return Ok(());
+                }
+                let found = found.map_or("nothing".to_owned(), shown);
+                let text = format!(" tests '{}' for {}, and there is {found}", written(path), shown(value));
+                Err((Cause::Test, text))
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{State, Timestamp};
 
 /// The steps where nobody names others.
 pub const STEPS: [u32; 7] = [1, 2, 5, 20, 100, 500, 2_500];
@@ -199,6 +199,19 @@ pub enum Now {
     Failed(Option<String>),
 }
 
+impl Now {
+    /// Of the state an item is in; `None` where it is gone. `is_as_left`: nothing happened to it since it went. Then nobody has
+    /// worked it, and what it failed of it had failed of before: it was restored to that.
+    #[must_use]
+    pub fn of(state: Option<State>, fingerprint: Option<String>, is_as_left: bool) -> Self {
+        match state {
+            Some(State::Exception(_)) if !is_as_left => Self::Failed(fingerprint),
+            Some(State::Queued | State::Processing) => Self::Open,
+            _ => Self::Ended,
+        }
+    }
+}
+
 impl Seen {
     fn came_back(&self) -> bool {
         matches!((&self.before, &self.now), (Some(before), Now::Failed(Some(now))) if before == now)
@@ -254,6 +267,22 @@ mod tests {
         assert!(ramp.is_rest() && ramp.has_to_look());
         assert_eq!(batch(None, Some(&ramp)), BATCH);
         assert_eq!(batch(Rate::read("50/s"), Some(&ramp)), 10);
+    }
+
+    #[test]
+    fn what_was_restored_to_a_failure_has_not_failed_again() {
+        let failed = Some(State::Exception(crate::item::Kind::It));
+        let fingerprint = || Some("f".to_owned());
+        for (state, is_as_left, expected) in [
+            (failed, true, Now::Ended),
+            (failed, false, Now::Failed(fingerprint())),
+            (Some(State::Queued), true, Now::Open),
+            (Some(State::Processing), false, Now::Open),
+            (Some(State::OnHold), true, Now::Ended),
+            (None, false, Now::Ended),
+        ] {
+            assert_eq!(Now::of(state, fingerprint(), is_as_left), expected, "{state:?} {is_as_left}");
+        }
     }
 
     #[test]

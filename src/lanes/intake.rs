@@ -291,15 +291,23 @@ async fn admit_all(
     at: Timestamp,
     say: impl FnMut(Said<'_>) + Send,
 ) -> Result<Vec<Item>, MirrorError> {
-    judge_all(tx, candidates, refusals, &HashMap::new(), at, say).await?.write(tx).await
+    judge_all(tx, candidates, refusals, &Rehearsed::default(), at, say).await?.write(tx).await
 }
 
-/// As [`admit_all`], and what follows is not written yet. `rehearsed` is what would be there too, by its reference.
+/// What a rehearsal would have admitted: of a reference one item where it is unique, else one of each content.
+pub(super) type Rehearsed = HashMap<(String, String), Known>;
+
+/// Under what a rehearsal remembers an item.
+pub(super) fn remembered(unique: bool, reference: &str, content_hash: &str) -> (String, String) {
+    (reference.to_owned(), if unique { String::new() } else { content_hash.to_owned() })
+}
+
+/// As [`admit_all`], and what follows is not written yet. `rehearsed` is what would be there too.
 pub(super) async fn judge_all<'c>(
     tx: &mut Tx,
     candidates: &'c [Candidate],
     refusals: Refusals,
-    rehearsed: &HashMap<String, Vec<Known>>,
+    rehearsed: &Rehearsed,
     at: Timestamp,
     mut say: impl FnMut(Said<'_>) + Send,
 ) -> Result<Book<'c>, MirrorError> {
@@ -319,10 +327,11 @@ pub(super) async fn judge_all<'c>(
         let identity = candidate.identity();
         let known = identity.as_ref().and_then(|identity| before.get_mut(identity));
         let spent = identity.as_ref().and_then(|identity| spent.get(identity));
-        let rehearsed =
-            identity.as_ref().and_then(|(_, reference)| rehearsed.get(reference)).map_or(&[][..], Vec::as_slice);
+        let rehearsed = identity.as_ref().filter(|_| !rehearsed.is_empty()).and_then(|(_, reference)| {
+            rehearsed.get(&remembered(candidate.definition.unique, reference, &candidate.content_hash))
+        });
         match decide(candidate, spent, known.as_deref().map_or(&[], Vec::as_slice), rehearsed) {
-            Decision::Same(id) if rehearsed.iter().any(|rehearsed| rehearsed.id == id) => {
+            Decision::Same(id) if rehearsed.is_some_and(|rehearsed| rehearsed.id == id) => {
                 say(Said::Same(&Item { id, ..candidate.item(at) }));
             }
             Decision::Same(id) => match (known.and_then(|items| items.iter_mut().find(|item| item.id == id)), spent) {
@@ -378,10 +387,13 @@ enum Decision {
     Refuse(Kind, Vec<Problem>),
 }
 
-fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item], rehearsed: &[Known]) -> Decision {
+fn decide(candidate: &Candidate, spent: Option<&Spent>, known: &[Item], rehearsed: Option<&Known>) -> Decision {
+    // Where a reference is not unique there may be many under it, and only the same content is looked for.
+    let content = Some(candidate.content_hash.as_str());
+    let known = known.iter().filter(|item| candidate.definition.unique || item.content_hash.as_deref() == content);
     // What is gone was there before everything that is there.
-    let known = spent.map(Spent::known).into_iter().chain(known.iter().map(Known::of));
-    let known: Vec<Known> = known.chain(rehearsed.iter().cloned()).collect();
+    let known = spent.map(Spent::known).into_iter().chain(known.map(Known::of));
+    let known: Vec<Known> = known.chain(rehearsed.cloned()).collect();
     let identity =
         door::identify(candidate.definition.unique, &known, &candidate.content_hash, candidate.arrival.redelivered);
     match identity {

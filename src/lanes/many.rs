@@ -12,13 +12,12 @@
 //!
 //! Under an idempotency key the answer is kept in the transaction of the batch; a request that has one is one batch.
 //!
-//! All or nothing is one batch. A rehearsal is decided over like the rest and not written; it carries along what it would have
-//! admitted, so that later batches meet it.
+//! All or nothing is one batch. A rehearsal is decided over like the rest, beside the writer, and not written; it carries along
+//! what it would have admitted, so that later batches meet it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::intake::{Candidate, Refusals, Said, judge_all};
+use super::intake::{self, Candidate, Refusals, Said, judge_all, remembered};
 use super::now;
 use crate::definition::QueueDefinition;
 use crate::failpoint;
@@ -33,7 +32,7 @@ pub const BATCH_ROWS: usize = 500;
 /// Bytes of rows that close a batch early.
 pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Rows with a reference that a rehearsal remembers at most.
+/// Rows that a rehearsal remembers at most: those with a reference, without repetitions.
 pub const MOST_REHEARSED: usize = 100_000;
 
 /// What becomes of a batch.
@@ -61,9 +60,9 @@ pub enum Verdict {
     },
 }
 
-/// What a rehearsal would have admitted, by reference.
+/// What a rehearsal would have admitted.
 #[derive(Debug, Default)]
-pub struct Rehearsed(HashMap<String, Vec<Known>>);
+pub struct Rehearsed(intake::Rehearsed);
 
 impl Rehearsed {
     #[must_use]
@@ -99,57 +98,65 @@ pub async fn enqueue(
             Candidate::new(Arc::clone(definition), Arc::new(arrival))
         })
         .collect();
-    let done = mirror
+    if terms == Terms::Rehearsal {
+        let unique = definition.unique;
+        return mirror
+            .look(move |tx: &mut Tx| Box::pin(async move { rehearse(tx, &candidates, unique, rehearsed).await }))
+            .await;
+    }
+    let verdicts = mirror
         .write(move |tx: &mut Tx| {
             Box::pin(async move {
-                let (verdicts, rehearsed, kept) = decide(tx, &candidates, terms, rehearsed).await?;
+                let (verdicts, kept) = decide(tx, &candidates, terms).await?;
                 if let (Some(mark), true) = (mark, kept)
                     && let Some(told) = tell(&verdicts)
                 {
                     keys::keep(tx, &mark, &told).await?;
                 }
-                Ok((verdicts, rehearsed))
+                Ok(verdicts)
             })
         })
         .await?;
-    if terms != Terms::Rehearsal {
-        failpoint::reach("many.committed").await;
-    }
-    Ok(done)
+    failpoint::reach("many.committed").await;
+    Ok((verdicts, Rehearsed::default()))
 }
 
 /// Also whether something of it is kept.
-async fn decide(
+async fn decide(tx: &mut Tx, candidates: &[Candidate], terms: Terms) -> Result<(Vec<Verdict>, bool), MirrorError> {
+    let mut verdicts = Vec::with_capacity(candidates.len());
+    let nothing = intake::Rehearsed::default();
+    let book = judge_all(tx, candidates, Refusals::Drop, &nothing, now(), |said| verdicts.push(said.into())).await?;
+    let refused = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused { .. }));
+    let kept = terms == Terms::Each || !refused;
+    if kept {
+        // What is refused here is not kept, so nothing chains.
+        book.write(tx).await?;
+    }
+    Ok((verdicts, kept))
+}
+
+async fn rehearse(
     tx: &mut Tx,
     candidates: &[Candidate],
-    terms: Terms,
+    unique: bool,
     mut rehearsed: Rehearsed,
-) -> Result<(Vec<Verdict>, Rehearsed, bool), MirrorError> {
+) -> Result<(Vec<Verdict>, Rehearsed), MirrorError> {
     let mut verdicts = Vec::with_capacity(candidates.len());
     let mut admitted = Vec::new();
-    let book = judge_all(tx, candidates, Refusals::Drop, &rehearsed.0, now(), |said| {
-        if let (Terms::Rehearsal, Said::Admitted(item)) = (terms, &said) {
-            admitted.extend(known(item));
+    judge_all(tx, candidates, Refusals::Drop, &rehearsed.0, now(), |said| {
+        if let Said::Admitted(item) = &said {
+            admitted.extend(known(item, unique));
         }
         verdicts.push(said.into());
     })
     .await?;
-    let refused = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused { .. }));
-    match terms {
-        Terms::Rehearsal => {
-            for (reference, known) in admitted {
-                rehearsed.0.entry(reference).or_default().push(known);
-            }
-        }
-        Terms::AllOrNothing if refused => return Ok((verdicts, rehearsed, false)),
-        // What is refused here is not kept, so nothing chains.
-        Terms::Each | Terms::AllOrNothing => drop(book.write(tx).await?),
-    }
-    Ok((verdicts, rehearsed, terms != Terms::Rehearsal))
+    rehearsed.0.extend(admitted);
+    Ok((verdicts, rehearsed))
 }
 
-fn known(item: &Item) -> Option<(String, Known)> {
-    Some((item.reference.clone()?, Known::of(item)))
+fn known(item: &Item, unique: bool) -> Option<((String, String), Known)> {
+    let content_hash = item.content_hash.as_deref().unwrap_or_default();
+    Some((remembered(unique, item.reference.as_deref()?, content_hash), Known::of(item)))
 }
 
 impl From<Said<'_>> for Verdict {
@@ -254,5 +261,33 @@ mod tests {
             }
             assert_eq!(said, done, "unique: {unique}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_rehearsal_counts_what_it_remembers_and_waits_for_no_writer() {
+        let bench = bench(false).await;
+        let (begun, hold) = (tokio::sync::oneshot::channel(), tokio::sync::oneshot::channel::<()>());
+        let mirror = bench.mirror.clone();
+        let writer = tokio::spawn(async move {
+            let work = mirror.write(move |_| {
+                Box::pin(async move {
+                    let _ = begun.0.send(());
+                    let _ = hold.1.await;
+                    Ok(())
+                })
+            });
+            work.await
+        });
+        begun.1.await.unwrap();
+        let rows: Vec<String> = (0..1000).map(|n| format!("vendor={}", n % 900)).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        let sent = bench.send(&rows, Terms::Rehearsal, Rehearsed::default());
+        let (told, rehearsed) = tokio::time::timeout(std::time::Duration::from_secs(60), sent).await.unwrap();
+        assert_eq!(told.iter().filter(|told| *told == "same").count(), 100);
+        assert_eq!(rehearsed.len(), 900);
+        let (told, rehearsed) = bench.send(&["vendor=899", "vendor=900"], Terms::Rehearsal, rehearsed).await;
+        assert_eq!((told, rehearsed.len()), (vec!["same".to_owned(), "created".to_owned()], 901));
+        drop(hold.0);
+        writer.await.unwrap().unwrap();
     }
 }

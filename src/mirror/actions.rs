@@ -123,14 +123,15 @@ pub async fn save(tx: &mut Tx, job: &Job) -> Result<(), MirrorError> {
         .map_err(failed("change a job"))
 }
 
-/// Ends a job whose row cannot be read.
+/// Ends a job whose row cannot be read. Answers whether it was not over.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn break_off(tx: &mut Tx, seq: i64) -> Result<(), MirrorError> {
-    let ended =
-        sqlx::query("UPDATE actions SET state = 'cancelled', ended_at = at WHERE seq = $1").bind(seq).execute(tx);
-    ended.await.map(|_| ()).map_err(failed("end a job"))
+pub async fn break_off(tx: &mut Tx, seq: i64, now: Timestamp) -> Result<bool, MirrorError> {
+    let sql = "UPDATE actions SET state = 'cancelled', ended_at = $2 \
+               WHERE seq = $1 AND state IN ('collecting', 'previewing', 'running')";
+    let ended = sqlx::query(sql).bind(seq).bind(micros(now)).execute(tx);
+    ended.await.map(|done| done.rows_affected() > 0).map_err(failed("end a job"))
 }
 
 /// The job of this number.

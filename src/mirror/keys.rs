@@ -34,6 +34,8 @@ pub struct Mark {
     pub since: Timestamp,
     /// Its work kept the answer itself.
     kept: AtomicBool,
+    /// Something was done for it.
+    noted: AtomicBool,
 }
 
 /// An answer as it went out.
@@ -59,7 +61,13 @@ tokio::task_local! {
 impl Mark {
     #[must_use]
     pub const fn new(caller: String, key: String, request: String, at: Timestamp, since: Timestamp) -> Self {
-        Self { caller, key, request, at, since, kept: AtomicBool::new(false) }
+        Self { caller, key, request, at, since, kept: AtomicBool::new(false), noted: AtomicBool::new(false) }
+    }
+
+    /// Its key went into a transaction that did something, which need not have been committed.
+    #[must_use]
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Relaxed)
     }
 
     /// Its work kept the answer in its own transaction.
@@ -113,6 +121,7 @@ pub async fn put(tx: &mut Tx, mark: &Mark) -> Result<(), MirrorError> {
     .execute(tx)
     .await
     .map_err(failed("note an idempotency key"))?;
+    mark.noted.store(true, Ordering::Relaxed);
     Ok(())
 }
 

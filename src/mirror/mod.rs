@@ -199,6 +199,18 @@ impl Mirror {
             .await
     }
 
+    /// Runs `work` over one state of the mirror, on a connection that cannot write. No writer waits for it.
+    ///
+    /// # Errors
+    /// What `work` answered, or why the mirror cannot be read.
+    pub async fn look<T, W>(&self, work: W) -> Result<T, MirrorError>
+    where
+        W: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, MirrorError>>,
+    {
+        let mut tx = self.views.begin().await.map_err(self.failed("be read"))?;
+        work(&mut tx).await
+    }
+
     /// Counts what was committed. It says nothing of what: whoever is woken by it looks for itself.
     #[must_use]
     pub fn commits(&self) -> tokio::sync::watch::Receiver<u64> {

@@ -13,7 +13,8 @@ use jiff::tz::TimeZone;
 
 use super::dates::{self, DateOrder};
 use super::foreign::{self, Foreign};
-use super::shown;
+use super::table::LONGEST_NAME;
+use super::{first_of, shown};
 
 /// Members of an item that are texts.
 const TEXTS: [&str; 2] = ["reference", "name"];
@@ -133,7 +134,7 @@ pub fn read_map(text: &str) -> Result<Vec<Mapped>, Vec<String>> {
             Err(fault) => faults.push(format!("'{}': {fault}", shown(&entry))),
         }
     }
-    if faults.is_empty() { Ok(map) } else { Err(faults) }
+    if faults.is_empty() { Ok(map) } else { Err(first_of(faults)) }
 }
 
 fn read_entry(entry: &str) -> Result<Mapped, String> {
@@ -146,6 +147,9 @@ fn read_entry(entry: &str) -> Result<Mapped, String> {
     };
     if column.is_empty() || (target.is_empty() && cell.is_none()) {
         return Err(FORM.to_owned());
+    }
+    if target.chars().count() > LONGEST_NAME {
+        return Err(format!("a target has at most {LONGEST_NAME} characters"));
     }
     let target = match target.as_str() {
         "" => None,
@@ -233,13 +237,11 @@ impl Columns {
             heading: heading.to_vec(),
             columns: self.clone(),
         };
+        let columns: HashSet<&String> = heading.iter().collect();
+        let there = list(heading);
         for mapped in &self.map {
-            if !heading.contains(&mapped.column) {
-                faults.push(format!(
-                    "there is no column '{}' to map; there are {}",
-                    shown(&mapped.column),
-                    list(heading)
-                ));
+            if !columns.contains(&mapped.column) {
+                faults.push(format!("there is no column '{}' to map; there are {there}", shown(&mapped.column)));
             }
         }
         let foreign = self.foreign.map(|foreign| foreign.read(heading)).unwrap_or_default();

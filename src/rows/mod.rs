@@ -16,6 +16,9 @@ use columns::Columns;
 /// Bytes one row may have. More than any payload a queue takes by default, and what one request may have.
 pub const LONGEST_ROW: usize = 20 * 1024 * 1024;
 
+/// Faults of one row, or of a heading, that are told.
+pub const MOST_FAULTS: usize = 100;
+
 /// One row of the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -110,6 +113,16 @@ impl Reader {
     }
 }
 
+/// The first of many faults, and how many more there are.
+fn first_of(mut faults: Vec<String>) -> Vec<String> {
+    let more = faults.len().saturating_sub(MOST_FAULTS);
+    if more > 0 {
+        faults.truncate(MOST_FAULTS);
+        faults.push(format!("and {more} more"));
+    }
+    faults
+}
+
 /// A text of the input cut to what a message can hold.
 fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
@@ -121,7 +134,7 @@ fn shown(text: &str) -> String {
 
 /// Passes over a byte order mark at the beginning of what is read, in however many pieces it comes.
 #[derive(Debug, Default)]
-struct Mark {
+pub struct Mark {
     /// Bytes of the mark seen so far; more than the mark has once it is decided.
     seen: usize,
 }
@@ -129,8 +142,8 @@ struct Mark {
 impl Mark {
     const BYTES: &'static [u8] = b"\xef\xbb\xbf";
 
-    /// What of `bytes` is content. Bytes held back that turned out to be none of a mark come first, as `true`.
-    fn pass<'b>(&mut self, bytes: &'b [u8]) -> (&'static [u8], &'b [u8]) {
+    /// What of `bytes` is content, behind the bytes that were held back and turned out to be no mark.
+    pub fn pass<'b>(&mut self, bytes: &'b [u8]) -> (&'static [u8], &'b [u8]) {
         let mut taken = 0;
         while self.seen < Self::BYTES.len() && taken < bytes.len() {
             if bytes[taken] != Self::BYTES[self.seen] {
@@ -148,7 +161,7 @@ impl Mark {
     }
 
     /// Bytes held back when the input ended.
-    fn rest(&mut self) -> &'static [u8] {
+    pub fn rest(&mut self) -> &'static [u8] {
         let held = if self.seen <= Self::BYTES.len() { &Self::BYTES[..self.seen] } else { &[] };
         self.seen = usize::MAX;
         held

@@ -3,10 +3,13 @@
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use super::columns::{Columns, Plan};
-use super::{Broken, LONGEST_ROW, Mark, Row, shown};
+use super::{Broken, LONGEST_ROW, Mark, Row, first_of, shown};
 
 /// Columns a table may have.
 const MOST_COLUMNS: usize = 10_000;
+
+/// Characters of a column's name: it is written into the JSON of every row.
+pub(super) const LONGEST_NAME: usize = 200;
 
 /// A table read so far.
 pub struct Table {
@@ -151,7 +154,14 @@ fn read_heading(columns: &Columns, line: u64, cells: &[&[u8]]) -> Result<(Vec<St
         let name = if other == '\t' { "tab".to_owned() } else { other.to_string() };
         return Err(Broken::new(line, format!("the heading is one column with '{name}' in it: say delimiter={name}")));
     }
-    let plan = columns.plan(&heading).map_err(|faults| Broken { line, faults })?;
+    let long = heading.iter().enumerate().filter(|(_, name)| name.chars().count() > LONGEST_NAME);
+    let long: Vec<String> = long
+        .map(|(index, name)| {
+            format!("the heading of column {} has more than {LONGEST_NAME} characters ({})", index + 1, shown(name))
+        })
+        .collect();
+    let plan = if long.is_empty() { columns.plan(&heading) } else { Err(long) };
+    let plan = plan.map_err(|faults| Broken { line, faults: first_of(faults) })?;
     Ok((heading, plan))
 }
 
@@ -179,5 +189,5 @@ fn row(plan: &mut Plan, heading: &[String], line: u64, cells: &[&[u8]]) -> Row {
         ));
     }
     let item = if faults.is_empty() { plan.item(&texts) } else { Err(faults) };
-    Row { line, item, cells: texts }
+    Row { line, item: item.map_err(first_of), cells: texts }
 }

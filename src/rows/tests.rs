@@ -265,6 +265,29 @@ fn uipaths_columns_and_specific_data() {
 }
 
 #[test]
+fn names_are_short_and_faults_are_not_told_without_end() {
+    // Each of these names would stand in the JSON of every row.
+    let input = format!("a,{},{}\n1,2,3\n", "b".repeat(200), "c".repeat(201));
+    let broken = rows(Reader::csv(csv("")), input.as_bytes()).unwrap_err();
+    assert!(broken.starts_with("line 1: the heading of column 3 has more than 200 characters (ccc"), "{broken}");
+    assert!(broken.len() < 200, "{broken}");
+    let long = read_map(&format!("a:payload.{}", "b".repeat(200))).unwrap_err();
+    assert!(long[0].ends_with("a target has at most 200 characters"), "{long:?}");
+
+    let heading: Vec<String> = (0..1000).map(|n| format!("c{n}")).collect();
+    let cells = |cell: &[u8]| [&vec![cell; 1000].join(&b','), &b"\n"[..]].concat();
+    let map: Vec<String> = heading.iter().map(|name| format!("{name}::number")).collect();
+    let input = [heading.join(",").as_bytes(), b"\n", &cells(b"\xff"), &cells(b"x")].concat();
+    let read = read(Reader::csv(csv(&map.join(","))), &input, input.len()).unwrap();
+    for row in read {
+        let faults = row.item.unwrap_err();
+        assert_eq!((faults.len(), faults[100].as_str()), (101, "and 900 more"));
+    }
+    let twice = format!("{}\n", vec!["a"; 1000].join(","));
+    assert!(rows(Reader::csv(csv("")), twice.as_bytes()).unwrap_err().ends_with("; and 899 more"));
+}
+
+#[test]
 fn dates_are_read_as_they_are_written_elsewhere() {
     let oslo = jiff::tz::TimeZone::get("Europe/Oslo").unwrap();
     let read = |text: &str, order| dates::read(text, order, &oslo).map(|time| time.to_string()).ok();

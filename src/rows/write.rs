@@ -1,13 +1,13 @@
-//! CSV, written as RFC 4180 has it.
+//! CSV, written as RFC 4180 has it, with a delimiter of one's own.
 
 /// Adds a row of cells.
-pub fn line<C: AsRef<str>>(cells: impl IntoIterator<Item = C>, out: &mut String) {
+pub fn line<C: AsRef<str>>(cells: impl IntoIterator<Item = C>, delimiter: char, out: &mut String) {
     for (n, cell) in cells.into_iter().enumerate() {
         let cell = cell.as_ref();
         if n > 0 {
-            out.push(',');
+            out.push(delimiter);
         }
-        if cell.contains([',', '"', '\r', '\n']) {
+        if cell.contains([delimiter, '"', '\r', '\n']) {
             out.push('"');
             out.push_str(&cell.replace('"', "\"\""));
             out.push('"');
@@ -34,9 +34,10 @@ mod tests {
     #[test]
     fn cells_are_quoted_where_they_have_to_be() {
         let mut out = String::new();
-        line(["a", "b,c", "say \"x\"", "two\nlines", ""], &mut out);
-        line(Vec::<String>::new(), &mut out);
-        assert_eq!(out, "a,\"b,c\",\"say \"\"x\"\"\",\"two\nlines\",\r\n\r\n");
+        line(["a", "b,c", "say \"x\"", "two\nlines", ""], ',', &mut out);
+        line(Vec::<String>::new(), ',', &mut out);
+        line(["b,c", "d;e"], ';', &mut out);
+        assert_eq!(out, "a,\"b,c\",\"say \"\"x\"\"\",\"two\nlines\",\r\n\r\nb,c;\"d;e\"\r\n");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Order of effects, per chunk of rows:
 //! 1. send it, named by an idempotency key that is made of the file's content, the queue, the options and its number;
-//! 2. append its refused rows to the file of refused rows;
+//! 2. append its refused rows to the file of refused rows, and have them written to disk;
 //! 3. note in the journal that it is done, and how far the file of refused rows is good.
 //!
 //! | broken off after | what is left | what `--resume` does |
@@ -159,6 +159,8 @@ fn zone(text: &str) -> Result<TimeZone, String> {
 struct Journal {
     sha256: String,
     queue: String,
+    /// Where the rows go: what is done there is not done elsewhere.
+    daemon: String,
     /// What else decides what the rows become.
     options: String,
     /// Makes a run that imports once more another one.
@@ -182,19 +184,34 @@ impl Journal {
     }
 
     fn is_of(&self, other: &Self) -> bool {
-        (&self.sha256, &self.queue, &self.options) == (&other.sha256, &other.queue, &other.options)
+        self.what() == other.what()
+    }
+
+    const fn what(&self) -> [&String; 4] {
+        [&self.sha256, &self.queue, &self.daemon, &self.options]
     }
 }
 
 pub(super) async fn run(args: &ImportArgs, client: &Client) -> Result<(), Failed> {
-    let mut done = Vec::new();
+    let (mut done, mut failed) = (Vec::new(), None);
     for file in &args.files {
-        done.push(import(args, client, file).await?);
+        match import(args, client, file).await {
+            Ok(summary) => done.push(summary),
+            Err(why) => {
+                failed = Some(why);
+                break;
+            }
+        }
     }
     let refused = done.iter().any(|summary| summary["refused"] != 0);
+    // What is done is told, also where a file behind it failed.
     match args.output {
+        _ if done.is_empty() => {}
         Summary::Json => print(&output::json(&Value::from(done)))?,
         Summary::Text => print(&done.iter().map(told).collect::<String>())?,
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     if refused { Err(Failed::new(Exit::Data, "some rows were refused")) } else { Ok(()) }
 }
@@ -227,13 +244,10 @@ async fn import(args: &ImportArgs, client: &Client, file: &Path) -> Result<Value
     let mut source = Source::open(file, &reading)?;
     let keeps = !args.dry_run && !args.atomic;
     let journal_path = journal::beside(file, ".import.json")?;
-    let mut state = begin(args, file, &journal_path)?;
+    let mut state = begin(args, client.base(), file, &journal_path)?;
     let end = if matches!(source.format, Format::Json | Format::Ndjson) { "ndjson" } else { "csv" };
     let refused_path = journal::beside(file, &format!(".refused.{end}"))?;
-    if state.refused_bytes == 0 {
-        journal::remove(&refused_path)?;
-    }
-    let mut refused = Refused::new(refused_path, state.refused_bytes);
+    let mut refused = Refused::new(refused_path, state.refused_bytes, char::from(source.delimiter))?;
     let bar = bar(file);
     let most = match (args.atomic, args.dry_run) {
         (true, _) => MOST_ATOMIC,
@@ -268,6 +282,7 @@ async fn import(args: &ImportArgs, client: &Client, file: &Path) -> Result<Value
         state.refused += sent.refused.len() as u64;
         state.refused_bytes = refused.bytes;
         if keeps {
+            refused.sync()?;
             journal::write(&journal_path, &state)?;
         }
         bar.set_message(format!("{} rows", state.rows));
@@ -284,19 +299,24 @@ async fn import(args: &ImportArgs, client: &Client, file: &Path) -> Result<Value
 }
 
 /// The journal to go on with.
-fn begin(args: &ImportArgs, file: &Path, path: &Path) -> Result<Journal, Failed> {
+fn begin(args: &ImportArgs, daemon: &str, file: &Path, path: &Path) -> Result<Journal, Failed> {
     let maps: Vec<&str> = args.map.iter().map(|map| map.text.as_str()).collect();
     let zone = args.time_zone.iana_name().unwrap_or_default();
     let mut fresh = Journal {
         sha256: digest(file)?,
         queue: args.queue.clone(),
-        options: format!("{:?} {maps:?} {:?} {zone} {:?}", args.format, args.delimiter, args.dates),
+        daemon: daemon.to_owned(),
+        options: format!("{:?} {maps:?} {:?} {zone} {:?} {}", args.format, args.delimiter, args.dates, args.atomic),
         ..Journal::default()
     };
     if args.again {
         fresh.again = Some(uuid::Uuid::now_v7().to_string());
-    }
-    if args.dry_run || args.atomic || args.again {
+        // What was noted of the run before tells of a file of refused rows that is about to go.
+        if args.atomic {
+            journal::remove(path)?;
+        } else {
+            journal::write(path, &fresh)?;
+        }
         return Ok(fresh);
     }
     let before: Option<Journal> = journal::read(path)?;
@@ -304,11 +324,13 @@ fn begin(args: &ImportArgs, file: &Path, path: &Path) -> Result<Journal, Failed>
         return match before {
             None => Ok(fresh),
             Some(before) if before.is_of(&fresh) => Ok(before),
-            Some(_) => Err(Failed::new(
+            Some(before) => Err(Failed::new(
                 Exit::Data,
                 format!(
-                    "the import that broke off was of another content of {}, or had other options ({}); with --again it begins anew",
+                    "the import that broke off was of another content of {}, into another queue or daemon ({}), or had other options ({}); \
+                     with --again it begins anew",
                     file.display(),
+                    before.daemon,
                     path.display()
                 ),
             )),
@@ -361,8 +383,7 @@ async fn send<'c>(args: &ImportArgs, client: &Client, chunk: &'c Chunk, key: &st
     for row in &chunk.rows {
         match &row.item {
             Ok(item) => {
-                // An element of an array may have lines; between tokens they mean nothing.
-                body.extend(item.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+                body.extend(on_one_line(item));
                 body.push('\n');
                 rows.push(row);
             }
@@ -403,9 +424,52 @@ async fn send<'c>(args: &ImportArgs, client: &Client, chunk: &'c Chunk, key: &st
     Ok(sent)
 }
 
+/// An element of an array may have lines; between tokens they mean nothing.
+fn on_one_line(json: &str) -> impl Iterator<Item = char> {
+    json.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c })
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        args: ImportArgs,
+    }
+
+    #[test]
+    fn what_broke_off_is_neither_lost_nor_taken_for_something_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, path) = (folder.path().join("f"), folder.path().join("j"));
+        std::fs::write(&file, "a\n1\n").unwrap();
+        let begin = |daemon: &str, words: &[&str]| {
+            let name = file.display().to_string();
+            let words = [&["import", &name, "--queue", "q"], words].concat();
+            begin(&Words::try_parse_from(words).unwrap().args, daemon, &file, &path)
+        };
+        let fresh = begin("http://a/", &[]).ok().unwrap();
+        assert_ne!(begin("http://a/", &["--atomic"]).ok().unwrap().key(1), fresh.key(1));
+        assert!(!path.exists());
+        journal::write(&path, &Journal { chunks: 2, refused_bytes: 9, ..fresh.clone() }).ok().unwrap();
+        for words in [&[][..], &["--dry-run"], &["--atomic"]] {
+            let failed = begin("http://a/", words).err().unwrap();
+            assert!(failed.message.contains("--resume goes on, --again begins anew"), "{}", failed.message);
+        }
+        for (daemon, words) in [("http://b/", &["--resume"][..]), ("http://a/", &["--resume", "--delimiter", ";"])] {
+            assert_eq!(begin(daemon, words).err().unwrap().exit, Exit::Data);
+        }
+        assert_eq!(begin("http://a/", &["--resume"]).ok().unwrap().chunks, 2);
+        // Begun anew, the run before is over, and this one can be gone on with from the start.
+        let again = begin("http://a/", &["--again"]).ok().unwrap();
+        assert_eq!(begin("http://a/", &["--resume"]).ok().unwrap(), again);
+        assert_ne!(again.key(1), fresh.key(1));
+        begin("http://a/", &["--again", "--atomic"]).ok().unwrap();
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_chunk_has_a_key_of_its_own_that_never_changes() {

@@ -41,6 +41,8 @@ pub(super) struct Source {
     reader: Reader,
     /// The format found.
     pub format: Format,
+    /// What stands between the cells of a table.
+    pub delimiter: u8,
     /// Rows that were read and belong to no chunk yet.
     rows: std::collections::VecDeque<Row>,
     over: bool,
@@ -60,12 +62,13 @@ impl Source {
         let mut head = Vec::new();
         file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(|error| cannot("read", path, &error))?;
         let file = File::open(path).map_err(|error| cannot("read", path, &error))?;
-        let (format, reader) = reader(reading, &head);
+        let (format, delimiter, reader) = reader(reading, &head);
         Ok(Self {
             path: path.to_owned(),
             file,
             reader,
             format,
+            delimiter,
             rows: std::collections::VecDeque::new(),
             over: false,
             read: 0,
@@ -134,8 +137,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The format, found by the first bytes where it is not said, and what reads it.
-fn reader(reading: &Reading, head: &[u8]) -> (Format, Reader) {
+/// The format and the delimiter, found by the first bytes where they are not said, and what reads it.
+fn reader(reading: &Reading, head: &[u8]) -> (Format, u8, Reader) {
     let text = String::from_utf8_lossy(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head)).into_owned();
     let delimiter = reading.delimiter.unwrap_or_else(|| delimiter(&text));
     let format = match (reading.format, text.trim_start().chars().next()) {
@@ -166,7 +169,7 @@ fn reader(reading: &Reading, head: &[u8]) -> (Format, Reader) {
         Format::Ndjson => Reader::ndjson(),
         _ => Reader::csv(Columns { delimiter, map: reading.map.clone(), foreign, dates }),
     };
-    (format, reader)
+    (format, delimiter, reader)
 }
 
 /// Spreadsheets write `;` where a comma stands in numbers.

@@ -4,23 +4,27 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::door::may_touch;
-use super::try_one::{Carried, Go, Plan, Tried, try_one};
-use super::{SOON, left_alone, tell_end};
+use super::door::Scope;
+use super::try_one::{Carried, Go, Plan, Queue, Tried, try_one};
+use super::{left_alone, tell_end};
 use crate::definition::Definitions;
 use crate::failpoint;
-use crate::item::action::{Deed, Outcome, Phase, Sample, Way};
+use crate::item::action::{Deed, Former, Outcome, Phase, Sample, Way, cut};
 use crate::item::lifecycle::people::{self, Verdict};
 use crate::item::ramp::{self, Look};
 use crate::item::request::Verb;
 use crate::item::{Item, ItemId, State, Timestamp};
 use crate::lanes::ledger::{Ledger, Written};
-use crate::lanes::{Context, orders};
+use crate::lanes::{self, Context, orders};
 use crate::mirror::actions::{self, Job, Left, Source, Told};
 use crate::mirror::{MirrorError, Tx, chained, items, requests};
 
-/// Bytes of payloads of one batch. The first item goes even if it alone has more.
+/// Bytes of one batch: of payloads as they are, of what is to become of them and of what does. The first item goes even if it
+/// alone has more.
 const BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long items are tried in one batch. The one writer does nothing else meanwhile.
+const LONGEST: Duration = Duration::from_millis(200);
 
 /// Items of a step that are looked at, the last of them.
 const LOOKED_AT: u32 = 2_500;
@@ -84,23 +88,34 @@ async fn act(tx: &mut Tx, definitions: Arc<Definitions>, seq: i64) -> Result<Don
     let ids: HashSet<ItemId> = set.iter().map(|(_, id)| *id).collect();
     ledger.take_in(items::by_id(tx, &ids).await?);
     let plan = Plan::of(job.wish.clone(), job.who.clone(), job.id.clone(), dry).map_err(MirrorError::Unreadable)?;
-    let mut known = load(tx, &job, &ledger, &mut set).await?;
+    let mut known = load(tx, &job, &ledger, &plan, &mut set).await?;
+    let scope = Scope::of(&job);
 
     let mut batch = Batch::default();
+    let mut bytes = 0;
     for (number, id) in &set {
-        let carried = known.remove(id).unwrap_or_default();
+        let took = u128::try_from(lanes::now().duration_since(now).as_millis()).unwrap_or_default();
+        if !batch.told.is_empty() && (bytes > BYTES || took >= LONGEST.as_millis()) {
+            break;
+        }
+        let mut carried = known.remove(id).unwrap_or_default();
         let Some(item) = ledger.item(*id) else {
             let gone = Some("it is not kept any more".to_owned());
             batch.told.push(left_alone(*number, Outcome::NotFound, None, gone, None));
             continue;
         };
-        if !may_touch(job.scope.as_deref(), &item.queue) {
+        if !scope.has(&item.queue) {
             let why = Some(format!("{} may not touch items of '{}'", job.who, item.queue));
             batch.told.push(left_alone(*number, Outcome::Refused, Some("forbidden"), why, Some(item.revision)));
             continue;
         }
         let definition = ledger.definition(&item.queue);
-        let tried = try_one(item, &definition, &plan, &carried, now);
+        if let (Source::Undo(of), Some(Left { kept: Some(_), .. })) = (&job.source, &carried.left) {
+            carried.former = actions::former_body(tx, of, *number).await?;
+        }
+        let queue = Queue { definition: &definition, is_defined: ledger.is_defined(&item.queue) };
+        let tried = try_one(item, &queue, &plan, &carried, now);
+        bytes += tried.made as u64;
         if dry {
             batch.told.push(told_of(*number, item, &tried));
             let sample = sample(item, tried);
@@ -126,6 +141,7 @@ async fn act(tx: &mut Tx, definitions: Arc<Definitions>, seq: i64) -> Result<Don
         }
         batch.told.push(told);
     }
+    set.truncate(batch.told.len());
     write(tx, job, ledger, batch, set, now).await
 }
 
@@ -156,7 +172,8 @@ async fn finish(tx: &mut Tx, job: &mut Job, now: Timestamp) -> Result<bool, Mirr
     if job.phase == Phase::Previewing {
         (job.phase, job.ended_at) = (Phase::Previewed, Some(now));
     } else if job.tally.waiting > 0 {
-        job.next_at = now.checked_add(SOON).ok();
+        // It is settled once they do not.
+        job.next_at = now.checked_add(super::LONGEST).ok();
     } else {
         (job.phase, job.ended_at) = (Phase::Done, Some(now));
         tell_end(tx, job, now).await?;
@@ -170,6 +187,7 @@ async fn load(
     tx: &mut Tx,
     job: &Job,
     ledger: &Ledger,
+    plan: &Plan,
     set: &mut Vec<(i64, ItemId)>,
 ) -> Result<HashMap<ItemId, Carried>, MirrorError> {
     let mut left: HashMap<i64, Left> = match (&job.source, set.first(), set.last()) {
@@ -185,7 +203,8 @@ async fn load(
     let (mut bytes, mut bodies, mut kept) = (0, Vec::new(), 0);
     for (number, id) in set.iter() {
         if let Some(item) = ledger.item(*id).filter(|item| takes_body(item, number)) {
-            bytes += item.size.unwrap_or_default();
+            let former = left.get(number).and_then(|left| left.kept);
+            bytes += item.size.unwrap_or_default() + plan.size() + former.unwrap_or_default();
             if bytes > BYTES && kept > 0 {
                 break;
             }
@@ -201,7 +220,8 @@ async fn load(
     };
     let mut payloads = if bodies.is_empty() { HashMap::new() } else { chained::payloads(tx, &bodies).await? };
     let carried = set.iter().map(|(number, id)| {
-        let carried = Carried { has: has.contains(id), body: payloads.remove(id), left: left.remove(number) };
+        let (body, left) = (payloads.remove(id), left.remove(number));
+        let carried = Carried { has: has.contains(id), body, left, former: None };
         (*id, carried)
     });
     Ok(carried.collect())
@@ -212,7 +232,7 @@ async fn load(
 struct Batch {
     told: Vec<Told>,
     payloads: Vec<(ItemId, Vec<u8>)>,
-    former: Vec<(i64, crate::item::action::Former, Option<Vec<u8>>)>,
+    former: Vec<(i64, Former, Option<Vec<u8>>)>,
 }
 
 impl Batch {
@@ -236,8 +256,10 @@ impl Batch {
             // It was tried a moment ago, on a copy of the same item.
             Verdict::Refused(_) => None,
         });
+        // Nothing else is taken back by a payload.
+        let is_edit = matches!(former.way, Way::Edit { .. });
         let body = match (&payload, carried.body) {
-            (Some(_), Some(body)) => {
+            (Some(_), Some(body)) if is_edit => {
                 let fits = body.len() <= LARGEST_FORMER && job.kept + body.len() as u64 <= MOST_FORMER;
                 Some(body).filter(|_| fits)
             }
@@ -286,14 +308,7 @@ async fn write(
 }
 
 fn told_of(seq: i64, item: &Item, tried: &Tried) -> Told {
-    let reason = (!tried.reasons.is_empty()).then(|| {
-        let text = tried.reasons.join("; ");
-        if text.chars().count() <= LONGEST_REASON {
-            text
-        } else {
-            text.chars().take(LONGEST_REASON).chain(['…']).collect()
-        }
-    });
+    let reason = (!tried.reasons.is_empty()).then(|| cut(tried.reasons.join("; "), LONGEST_REASON));
     left_alone(seq, tried.outcome, tried.code, reason, Some(item.revision))
 }
 

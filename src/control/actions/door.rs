@@ -51,11 +51,18 @@ pub enum Refusal {
     Mirror(#[from] MirrorError),
 }
 
-/// Whether a queue is one of those that may be touched, by their patterns.
-#[must_use]
-pub fn may_touch(scope: Option<&[String]>, queue: &str) -> bool {
-    let is_it = |pattern: &String| pattern.parse::<Pattern>().is_ok_and(|pattern| pattern.matches(queue));
-    scope.is_none_or(|patterns| patterns.iter().any(is_it))
+/// The queues that a job may touch; `None`: all.
+pub(super) struct Scope(Option<Vec<Pattern>>);
+
+impl Scope {
+    pub(super) fn of(job: &Job) -> Self {
+        let read = |patterns: &Vec<String>| patterns.iter().filter_map(|pattern| pattern.parse().ok()).collect();
+        Self(job.scope.as_ref().map(read))
+    }
+
+    pub(super) fn has(&self, queue: &str) -> bool {
+        self.0.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(queue)))
+    }
 }
 
 /// Begins a job.
@@ -73,7 +80,12 @@ pub async fn begin(mirror: &Mirror, wakes: &Wakes, asked: Asked) -> Result<Job, 
         }
     };
     let job = Job { scope, dry_run, rate, ramp, ..new(id, actor.who.clone(), wish, source, phase) };
-    let seq = add(mirror, job).await?;
+    if job.phase == Phase::Collecting {
+        // It may act from its first commit on, so everything that is to be known of it is in that.
+        let begun = mirror.write(move |tx: &mut Tx| Box::pin(insert(tx, job, actor, "action.begin")));
+        return Ok(told(wakes, begun.await?).await);
+    }
+    let seq = mirror.write(move |tx: &mut Tx| Box::pin(async move { actions::insert(tx, &job).await })).await?;
     let mut unknown = 0;
     for chunk in ids.chunks(CHUNK) {
         let (chunk, first) = (chunk.to_vec(), -1 - unknown);
@@ -94,10 +106,21 @@ pub async fn begin(mirror: &Mirror, wakes: &Wakes, asked: Asked) -> Result<Job, 
             Ok(job)
         })
     });
-    let job = begun.await?;
+    Ok(told(wakes, begun.await?).await)
+}
+
+/// Adds a job, and notes who asked.
+async fn insert(tx: &mut Tx, job: Job, actor: Actor, action: &'static str) -> Result<Job, MirrorError> {
+    let seq = actions::insert(tx, &job).await?;
+    note(tx, actor, action, &job).await?;
+    known(actions::by_seq(tx, seq).await?)
+}
+
+/// A job is begun.
+async fn told(wakes: &Wakes, job: Job) -> Job {
     failpoint::reach("actions.begun").await;
     wakes.actions.notify_one();
-    Ok(job)
+    job
 }
 
 fn new(id: String, who: String, wish: Wish, source: Source, phase: Phase) -> Job {
@@ -133,10 +156,6 @@ async fn note(tx: &mut Tx, actor: Actor, action: &'static str, job: &Job) -> Res
     audit::append(tx, &entry).await
 }
 
-async fn add(mirror: &Mirror, job: Job) -> Result<i64, MirrorError> {
-    mirror.write(move |tx: &mut Tx| Box::pin(async move { actions::insert(tx, &job).await })).await
-}
-
 fn known(job: Option<Job>) -> Result<Job, MirrorError> {
     job.ok_or_else(|| MirrorError::Unreadable("a job that was there a moment ago is gone".to_owned()))
 }
@@ -146,7 +165,8 @@ async fn receive(tx: &mut Tx, seq: i64, ids: Vec<ItemId>, first: i64) -> Result<
     let mut job = known(actions::by_seq(tx, seq).await?)?;
     let found = actions::find(tx, &ids).await?;
     // What somebody may not touch is not there for them.
-    let found: Vec<_> = found.into_iter().filter(|item| may_touch(job.scope.as_deref(), &item.queue)).collect();
+    let scope = Scope::of(&job);
+    let found: Vec<_> = found.into_iter().filter(|item| scope.has(&item.queue)).collect();
     let there: HashSet<ItemId> = found.iter().map(|item| item.id).collect();
     let unknown: Vec<ItemId> = ids.into_iter().filter(|id| !there.contains(id)).collect();
     let set: Vec<(i64, ItemId)> = found.iter().map(|item| (item.seq, item.id)).collect();
@@ -186,6 +206,7 @@ async fn change(
             actions::save(tx, &job).await?;
             note(tx, actor, word, &job).await?;
             if job.phase == Phase::Cancelled {
+                give_back(tx, &job).await?;
                 tell_end(tx, &job, now()).await?;
             }
             Ok(Ok(job))
@@ -237,6 +258,9 @@ pub async fn resume(mirror: &Mirror, wakes: &Wakes, id: &str, actor: Actor) -> R
         if job.phase != Phase::Stopped {
             return Err(format!("it is {}; only one that is stopped can be resumed", job.phase));
         }
+        if let Some(by) = &job.undone_by {
+            return Err(format!("it is undone by action {by}"));
+        }
         (job.phase, job.next_at, job.stopped, job.ended_at) = (Phase::Running, None, None, None);
         let acted = job.acted;
         if let Some(ramp) = &mut job.ramp {
@@ -266,19 +290,25 @@ pub async fn undo(mirror: &Mirror, wakes: &Wakes, of: &str, asked: Asked) -> Res
                 rate,
                 ..new(id.clone(), actor.who.clone(), wish, Source::Undo(of), Phase::Collecting)
             };
-            let seq = actions::insert(tx, &job).await?;
             if !dry_run {
                 former.undone_by = Some(id);
                 actions::save(tx, &former).await?;
             }
-            note(tx, actor, "action.undo", &job).await?;
-            Ok(Ok(known(actions::by_seq(tx, seq).await?)?))
+            Ok(Ok(insert(tx, job, actor, "action.undo").await?))
         })
     });
-    let job = begun.await??;
-    failpoint::reach("actions.begun").await;
-    wakes.actions.notify_one();
-    Ok(job)
+    Ok(told(wakes, begun.await??).await)
+}
+
+/// An undo that is over before it is through leaves its job to another one. What it took back has changed since, for that.
+pub(super) async fn give_back(tx: &mut Tx, job: &Job) -> Result<(), MirrorError> {
+    let Source::Undo(of) = &job.source else { return Ok(()) };
+    match actions::by_id(tx, of).await? {
+        Some(former) if former.undone_by.as_ref() == Some(&job.id) => {
+            actions::save(tx, &Job { undone_by: None, ..former }).await
+        }
+        _ => Ok(()),
+    }
 }
 
 fn may_be_undone(job: &Job) -> Result<(), String> {
@@ -306,6 +336,8 @@ mod tests {
 
     #[test]
     fn what_may_be_touched() {
+        let wish = Wish::of(Deed::Hold);
+        let job = new("1".to_owned(), "ann".to_owned(), wish, Source::Ids(1), Phase::Running);
         let scope = |patterns: &[&str]| Some(patterns.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>());
         for (patterns, queue, expected) in [
             (None, "a", true),
@@ -316,7 +348,8 @@ mod tests {
             (scope(&["*"]), "ab", true),
             (scope(&["x", "ab"]), "ab", true),
         ] {
-            assert_eq!(may_touch(patterns.as_deref(), queue), expected, "{patterns:?} {queue}");
+            let job = Job { scope: patterns, ..job.clone() };
+            assert_eq!(Scope::of(&job).has(queue), expected, "{:?} {queue}", job.scope);
         }
     }
 }

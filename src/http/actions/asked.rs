@@ -19,7 +19,7 @@ use crate::item::door::PriorityWish;
 use crate::item::patch::Patch;
 use crate::item::ramp::{PATIENCE, Ramp, Rate, STEPS};
 use crate::item::request::Changes;
-use crate::item::{ItemId, Kind, State, Timestamp};
+use crate::item::{ItemId, Kind, State};
 use crate::mirror::ItemFilter;
 use crate::units::{DURATION_FORM, parse_duration};
 
@@ -37,6 +37,9 @@ const LONGEST_TEXT: usize = 10_000;
 
 /// Characters of `q`, labels and references of a filter.
 const LONGEST_FILTER: usize = 200;
+
+/// Labels of a filter.
+const MOST_LABELS: usize = 20;
 
 /// Steps of a ramp.
 const MOST_STEPS: usize = 50;
@@ -254,85 +257,71 @@ fn read_ids(reader: &mut Reader) -> Vec<ItemId> {
 }
 
 fn read_filter(reader: &mut Reader) -> ItemFilter {
-    let members = reader.value::<BTreeMap<String, Value>>("filter", "an object").unwrap_or_default();
     let mut filter = ItemFilter::default();
-    for (key, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-        let mut fault =
-            |text: String| reader.fault_at(&format!("filter/{}", key.replace('~', "~0").replace('/', "~1")), text);
-        let text = || value.as_str().filter(|text| !text.is_empty() && text.chars().count() <= LONGEST_FILTER);
-        let wrong_text = || format!("{key} has to be a text of 1 to {LONGEST_FILTER} characters");
-        let time = || text().and_then(|text| text.parse::<Timestamp>().ok());
-        let no_time = || format!("{key} has to be an RFC 3339 time, like 2026-05-04T08:00:00Z");
-        match key.as_str() {
-            "queue" => {
-                filter.queue = text().map(str::to_owned).or_else(|| {
-                    fault(wrong_text());
-                    None
-                });
-            }
-            "reference" => {
-                filter.reference = text().map(str::to_owned).or_else(|| {
-                    fault(wrong_text());
-                    None
-                });
-            }
-            "q" => {
-                filter.q = text().map(str::to_owned).or_else(|| {
-                    fault(wrong_text());
-                    None
-                });
-            }
-            "fingerprint" => {
-                filter.fingerprint = text().map(str::to_owned).or_else(|| {
-                    fault(wrong_text());
-                    None
-                });
-            }
-            "due" => {
-                filter.due = time().or_else(|| {
-                    fault(no_time());
-                    None
-                });
-            }
-            "since" => {
-                filter.since = time().or_else(|| {
-                    fault(no_time());
-                    None
-                });
-            }
-            "state" => {
-                let known = |word: &str| State::WORDS.into_iter().find(|known| *known == word);
-                match words(value, known) {
-                    Ok(states) => filter.states = states,
-                    Err(word) => {
-                        fault(format!("state '{}' is not known; allowed: {}", shown(&word), State::WORDS.join(", ")));
-                    }
-                }
-            }
-            "kind" => match words(value, Kind::from_word) {
-                Ok(kinds) => filter.kinds = kinds,
-                Err(word) => {
-                    let allowed = Kind::ALL.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(", ");
-                    fault(format!("kind '{}' is not known; allowed: {allowed}", shown(&word)));
-                }
-            },
-            "label" => match serde_json::from_value::<BTreeMap<String, String>>(value.clone()) {
-                Ok(labels) => filter.labels = labels.into_iter().collect(),
-                Err(_) => fault("label has to be an object of texts, like {\"site\": \"oslo\"}".to_owned()),
-            },
-            _ => fault(format!("there is no filter '{}'; allowed: {}", shown(key), FILTER.join(", "))),
+    let Some(raw) = reader.value::<Box<RawValue>>("filter", "an object") else { return filter };
+    let Ok(mut members) = Reader::of(raw.get().as_bytes(), FILTER) else {
+        reader.fault("filter", format!("filter is {}, and has to be an object", shown(raw.get())));
+        return filter;
+    };
+    filter.queue = filter_text(&mut members, "queue");
+    filter.reference = filter_text(&mut members, "reference");
+    filter.q = filter_text(&mut members, "q");
+    filter.fingerprint = filter_text(&mut members, "fingerprint");
+    filter.due = members.time("due");
+    filter.since = members.time("since");
+    let known = |word: &str| State::WORDS.into_iter().find(|known| *known == word);
+    filter.states = words(&mut members, "state", known, &State::WORDS);
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.word()).collect();
+    filter.kinds = words(&mut members, "kind", Kind::from_word, &kinds);
+    if let Some(labels) =
+        members.value::<BTreeMap<String, String>>("label", "an object of texts, like {\"site\": \"oslo\"}")
+    {
+        let long = |text: &String| text.chars().count() > LONGEST_FILTER;
+        if labels.is_empty()
+            || labels.len() > MOST_LABELS
+            || labels.iter().any(|(name, value)| long(name) || long(value))
+        {
+            let text =
+                format!("label has to be 1 to {MOST_LABELS} names and values of at most {LONGEST_FILTER} characters");
+            members.fault("label", text);
         }
+        filter.labels = labels.into_iter().collect();
+    }
+    if let Err(problem) = members.done() {
+        reader.adopt_below("filter", problem);
     }
     filter
 }
 
+fn filter_text(members: &mut Reader, name: &str) -> Option<String> {
+    let text = members.text(name)?;
+    if text.is_empty() || text.chars().count() > LONGEST_FILTER {
+        members.fault(name, format!("{name} has to be a text of 1 to {LONGEST_FILTER} characters"));
+    }
+    Some(text)
+}
+
 /// A word, or an array of them.
-fn words<T>(value: &Value, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
-    let list = match value {
+fn words<T>(members: &mut Reader, name: &str, known: impl Fn(&str) -> Option<T>, allowed: &[&str]) -> Vec<T> {
+    let Some(value) = members.value::<Value>(name, "a word or an array of words") else { return Vec::new() };
+    let list = match &value {
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
-    list.iter().map(|word| word.as_str().and_then(&known).ok_or_else(|| super::view::plain(word))).collect()
+    // None at all is what a program says that found none, and not everything.
+    if list.is_empty() || list.len() > allowed.len() {
+        members.fault(name, format!("{name} has to be one or more of: {}", allowed.join(", ")));
+        return Vec::new();
+    }
+    let read = |word: &Value| word.as_str().and_then(&known).ok_or_else(|| super::view::plain(word));
+    match list.iter().map(read).collect() {
+        Ok(words) => words,
+        Err(word) => {
+            let word: String = word;
+            members.fault(name, format!("{name} '{}' is not known; allowed: {}", shown(&word), allowed.join(", ")));
+            Vec::new()
+        }
+    }
 }
 
 pub(super) fn rate(reader: &mut Reader) -> Option<Rate> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::definition::Paused;
 use crate::mirror::keys::{self, Mark};
 
 const ITEMS: &str = "/api/v1/queues/invoices/items";
@@ -77,13 +78,75 @@ async fn edits_and_refusals_have_keys_too() {
     let lines = bench.get(&format!("/api/v1/items/{ID}/timeline")).await.json();
     assert_eq!(lines["items"].as_array().unwrap().len(), 1);
 
-    // A refusal stays one; what could not even be read was never begun.
-    let refused = bench.keyed("r", &format!("/api/v1/items/{ID}/release"), "{}").await;
+    // A refusal changed nothing, so it is judged again.
+    let other = bench.post(ITEMS, "application/json", "{\"payload\": 7}").await.headers["location"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let refused = bench.keyed("r", &format!("{other}/release"), "{}").await;
     assert_eq!(refused.word(), "wrong_state");
-    assert!(bench.keyed("r", &format!("/api/v1/items/{ID}/release"), "{}").await.is_replayed());
+    assert_eq!(bench.asked("POST", &format!("{other}/hold"), &[], "{}").await.status, StatusCode::OK);
+    let released = bench.keyed("r", &format!("{other}/release"), "{}").await;
+    assert_eq!((released.status, released.is_replayed()), (StatusCode::OK, false));
+    assert!(bench.keyed("r", &format!("{other}/release"), "{}").await.is_replayed());
     assert_eq!(bench.keyed("b", ITEMS, "{").await.status, StatusCode::BAD_REQUEST);
     assert_eq!(bench.keyed("b", ITEMS, NEW).await.status, StatusCode::CREATED);
     assert_eq!(bench.keyed("", ITEMS, NEW).await.word(), "bad_request");
+}
+
+#[tokio::test]
+async fn a_chunk_that_a_paused_queue_refused_comes_in_under_the_same_key() {
+    let bench = Bench::new().await;
+    let chunk = || {
+        let rows = format!("{NEW}\n");
+        let request = Request::post(format!("{ITEMS}?atomic=true"))
+            .header("content-type", "application/x-ndjson")
+            .header("idempotency-key", "chunk");
+        bench.send(request.body(Body::from(rows)).unwrap())
+    };
+    let paused = |intake| {
+        let asked = Paused { intake, ..Paused::default() };
+        bench.api.live.update(|live| {
+            live.paused.insert("invoices".to_owned(), asked);
+        });
+    };
+    paused(true);
+    assert_eq!(chunk().await.word(), "paused");
+    paused(false);
+    let taken = chunk().await;
+    assert_eq!((taken.status, &taken.json()["created"]), (StatusCode::OK, &json!(1)));
+    assert!(chunk().await.is_replayed());
+    assert_eq!(bench.references().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_body_in_any_pieces_with_or_without_a_mark_is_one_item_or_many() {
+    let bench = Bench::new().await;
+    for (n, (body, status)) in
+        [("{\"payload\": 1}", StatusCode::CREATED), ("[{\"payload\": 1}]", StatusCode::OK)].into_iter().enumerate()
+    {
+        for text in [body.to_owned(), format!("\u{feff}{body}"), format!("\u{feff} \n{body}")] {
+            let pieces: Vec<_> = text.bytes().map(|byte| std::io::Result::Ok(vec![byte])).collect();
+            let answer = bench.post(ITEMS, "application/json", Body::from_stream(futures::stream::iter(pieces))).await;
+            assert_eq!(answer.status, status, "{n} {text}");
+        }
+    }
+    // As many blanks as a body may have, in pieces that were once looked at over and over.
+    let blanks = futures::stream::iter((0..20_481).map(|_| std::io::Result::Ok(vec![b' '; 1024])));
+    let answer = bench.post(ITEMS, "application/json", Body::from_stream(blanks)).await;
+    assert_eq!(answer.word(), "too_large");
+}
+
+#[tokio::test]
+async fn where_nothing_is_a_key_leaves_nothing() {
+    let bench = Bench::new().await;
+    // A body that never ends is not waited for either.
+    let endless = Body::from_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
+    let request = Request::post("/api/v1/nowhere").header("idempotency-key", "k").body(endless).unwrap();
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(30), bench.send(request)).await.unwrap();
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    let noted = bench.api.mirror.used_key("nobody", "k", Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(noted, None);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Undo and previews, case by case.
 
 use super::*;
-use crate::item::{ItemId, Kind, Lane, Place};
+use crate::item::{ItemId, Kind, Lane};
 
 fn item(state: State) -> Item {
     let definition = crate::definition::QueueDefinition::with_defaults("a");
@@ -63,6 +63,19 @@ fn what_changed_since_is_left_alone_and_what_was_only_handed_out_is_not() {
     ] {
         assert_eq!(undo(&former, &item, 5, true).err().map(|not| not.code), expected, "{item:?}");
     }
+    // Taken out of the robots' queue for an edit, and handed out again: the same attempt.
+    let edit = back(State::Queued, &Verb::Edit(Box::new(Changes { name: Some(None), ..Changes::default() })));
+    let out = |revision: u32| Item { place: Place::Broker, ..now(revision, 2) };
+    for (item, expected) in [
+        (out(6), None),
+        (Item { place: Place::Claimed, ..out(6) }, None),
+        (now(6, 2), Some("changed_since")),
+        (out(7), Some("changed_since")),
+        (Item { state: State::Processing, ..out(6) }, Some("changed_since")),
+    ] {
+        assert_eq!(undo(&edit, &item, 5, true).err().map(|not| not.code), expected, "{item:?}");
+    }
+    assert!(undo(&former, &out(6), 5, true).is_err(), "of what was released it is another change");
 }
 
 #[test]
@@ -81,6 +94,23 @@ fn a_preview_counts_all_and_shows_some() {
     assert_eq!(preview.queues["a"]["on_hold"], 50);
     let [reason] = preview.reasons.as_slice() else { panic!("{:?}", preview.reasons) };
     assert_eq!((reason.count, reason.example.as_str()), (25, "n 1"));
+    // What a schema says of a payload may be as much as the payload.
+    let mut preview = Preview::default();
+    let reasons = vec!["å".repeat(10_000); 100];
+    let (item, queue, state) = ("1".to_owned(), "a".to_owned(), "on_hold".to_owned());
+    let code = Some("schema".to_owned());
+    preview.add(Sample {
+        item,
+        queue,
+        reference: None,
+        state,
+        would: Outcome::Invalid,
+        code,
+        reasons,
+        diff: Vec::new(),
+    });
+    assert!(serde_json::to_string(&preview).unwrap().len() < 10_000);
+    assert!(preview.samples[0].reasons.len() == REASONS && preview.reasons[0].example.ends_with("å…"));
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub fn claim_ready(item: &mut Item, worker: &str, at: Timestamp) -> Option<Step>
     if item.place != Place::Ready || over {
         return None;
     }
-    begin(item, at);
+    begin(item);
     Some(take(item, worker, at))
 }
 
@@ -98,14 +98,13 @@ pub fn claim_named(item: &mut Item, worker: &str, has_payload: bool, at: Timesta
         _ if !has_payload => return Err(Refusal::NoPayload),
         _ => {}
     }
-    begin(item, at);
+    begin(item);
     Ok(take(item, worker, at))
 }
 
 /// The next attempt begins.
-fn begin(item: &mut Item, at: Timestamp) {
+fn begin(item: &mut Item) {
     item.attempt += 1;
-    item.dispatched_at = Some(at);
     (item.deliveries, item.silent, item.rejected_at) = (1, false, None);
 }
 
@@ -116,7 +115,8 @@ fn take(item: &mut Item, worker: &str, at: Timestamp) -> Step {
     item.lane = Lane::Managed;
     item.progress = None;
     item.worker = Some(worker.to_owned());
-    item.started_at = Some(at);
+    // Also one that lay in the robots' queue goes out now: a breaker that tries one listens to what goes out from then on.
+    (item.dispatched_at, item.started_at) = (Some(at), Some(at));
     let voice = Voice { actor: worker, user: None, attempt: item.attempt, at };
     voice.step(item, CLAIMED, None, 0)
 }

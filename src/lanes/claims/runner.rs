@@ -179,7 +179,20 @@ impl Runner {
         if any_waits && self.take_waiting(in_force, limit).await? {
             return Ok(Turn::Again);
         }
+        // Where nobody waits on nobody listens: what came at the last moment is theirs yet, and what comes then is robots'.
+        if wanted.all_due
+            && let Some(seat) = &mut self.seat
+        {
+            seat.front.pause().await?;
+            if seat.front.held() > 0 {
+                self.hand_out(limit).await?;
+                return Ok(Turn::Again);
+            }
+        }
         desk.nothing_for_due(&self.queue);
+        if desk.wanted(&self.queue).items == 0 {
+            return Ok(Turn::Again);
+        }
         let left = self.rest_until.map(|until| until.saturating_duration_since(Instant::now()));
         Ok(Turn::Wait(if rests { left } else { (!waiting).then_some(LOOK_AGAIN) }))
     }

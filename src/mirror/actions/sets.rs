@@ -278,17 +278,19 @@ pub async fn keep_former(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
     pub former: Former,
-    pub body: Option<Vec<u8>>,
+    /// Bytes of the payload that is kept, where one is.
+    pub kept: Option<u64>,
     /// Its revision afterwards.
     pub after: u32,
 }
 
-/// What is kept of items that a job did something to, by their numbers: those from the first to the last.
+/// What is kept of items that a job did something to, by their numbers: those from the first to the last, without their
+/// payloads.
 ///
 /// # Errors
 /// Where SQL fails or a row cannot be read.
 pub async fn former(tx: &mut Tx, of: &str, first: i64, last: i64) -> Result<HashMap<i64, Left>, MirrorError> {
-    let sql = "SELECT kept.item, former, body, after FROM action_former AS kept \
+    let sql = "SELECT kept.item, former, length(body), after FROM action_former AS kept \
                JOIN action_items ON action_items.action = kept.action AND action_items.seq = kept.item \
                WHERE kept.action = (SELECT seq FROM actions WHERE id = $1) AND kept.item BETWEEN $2 AND $3";
     let rows = sqlx::query(sql).bind(of).bind(first).bind(last).fetch_all(tx).await;
@@ -299,15 +301,26 @@ pub async fn former(tx: &mut Tx, of: &str, first: i64, last: i64) -> Result<Hash
         let former = serde_json::from_str(former)
             .map_err(|error| MirrorError::Unreadable(format!("how an item was: {error}")))?;
         let after: Option<u32> = row.try_get(3).map_err(wrong)?;
-        let body = row.try_get(2).map_err(wrong)?;
-        Ok((row.try_get(0).map_err(wrong)?, Left { former, body, after: after.unwrap_or_default() }))
+        let kept: Option<i64> = row.try_get(2).map_err(wrong)?;
+        let kept = kept.map(i64::cast_unsigned);
+        Ok((row.try_get(0).map_err(wrong)?, Left { former, kept, after: after.unwrap_or_default() }))
     };
     rows.iter().map(read).collect()
 }
 
+/// The payload that is kept of an item of a job.
+///
+/// # Errors
+/// Where SQL fails.
+pub async fn former_body(tx: &mut Tx, of: &str, item: i64) -> Result<Option<Vec<u8>>, MirrorError> {
+    let sql = "SELECT body FROM action_former WHERE action = (SELECT seq FROM actions WHERE id = $1) AND item = $2";
+    let body = sqlx::query_scalar(sql).bind(of).bind(item).fetch_optional(tx).await;
+    Ok(body.map_err(failed("look up what items carried"))?.flatten())
+}
+
 /// How those of a job's items do that it is done with, behind one and up to another, at most so many of the last.
-pub(in crate::mirror) const SEEN: &str = "SELECT action_items.failed, items.state, items.kind, items.fingerprint \
-     FROM action_items LEFT JOIN items ON items.seq = action_items.seq \
+pub(in crate::mirror) const SEEN: &str = "SELECT action_items.failed, items.state, items.kind, items.fingerprint, \
+     items.revision = action_items.after FROM action_items LEFT JOIN items ON items.seq = action_items.seq \
      WHERE action_items.action = $1 AND action_items.seq > $2 AND action_items.seq <= $3 AND outcome = 'done' \
      ORDER BY action_items.seq DESC LIMIT $4";
 
@@ -321,12 +334,8 @@ pub async fn seen(tx: &mut Tx, action: i64, after: i64, up_to: i64, most: u32) -
     let read = |row: &SqliteRow| {
         let text = |index: usize| row.try_get::<Option<String>, _>(index).map_err(failed("look how a job's items do"));
         let state = text(1)?.and_then(|state| State::from_words(&state, text(2).ok()?.as_deref()));
-        let now = match state {
-            Some(State::Exception(_)) => Now::Failed(text(3)?),
-            Some(State::Queued | State::Processing) => Now::Open,
-            _ => Now::Ended,
-        };
-        Ok(Seen { before: text(0)?, now })
+        let is_as_left: Option<bool> = row.try_get(4).map_err(failed("look how a job's items do"))?;
+        Ok(Seen { before: text(0)?, now: Now::of(state, text(3)?, is_as_left == Some(true)) })
     };
     rows.iter().map(read).collect()
 }
@@ -341,15 +350,26 @@ pub struct Waits {
     pub asked: u32,
 }
 
-pub(in crate::mirror) const WAITING: &str = "SELECT action, seq, item, after FROM action_items WHERE outcome = 'waiting' \
-     AND (action, seq) > ($1, $2) ORDER BY action, seq LIMIT $3";
+pub(in crate::mirror) const WAITING: &str = "SELECT action, action_items.seq, item, after FROM action_items \
+     LEFT JOIN items ON items.seq = action_items.seq WHERE outcome = 'waiting' AND items.pending IS NULL \
+     AND (action, action_items.seq) > ($1, $2) ORDER BY action, action_items.seq LIMIT $3";
+
+pub(in crate::mirror) const ANY_WAITS: &str = "SELECT EXISTS (SELECT 1 FROM action_items WHERE outcome = 'waiting')";
 
 impl Mirror {
-    /// Items of jobs whose requests wait, behind one, in order.
+    /// Whether any item of a job waits.
     ///
     /// # Errors
     /// Where SQL fails.
-    pub async fn waiting_items(&self, after: (i64, i64), limit: u32) -> Result<Vec<Waits>, MirrorError> {
+    pub async fn any_item_waits(&self) -> Result<bool, MirrorError> {
+        sqlx::query_scalar(ANY_WAITS).fetch_one(self.reads()).await.map_err(self.failed("find items that wait"))
+    }
+
+    /// Items of jobs that waited, and whose requests are over, behind one, in order.
+    ///
+    /// # Errors
+    /// Where SQL fails.
+    pub async fn waited_items(&self, after: (i64, i64), limit: u32) -> Result<Vec<Waits>, MirrorError> {
         let query = sqlx::query(WAITING).bind(after.0).bind(after.1).bind(limit);
         let rows = query.fetch_all(self.reads()).await.map_err(self.failed("find items that wait"))?;
         let read = |row: &SqliteRow| {

@@ -60,8 +60,19 @@ impl Mirror {
         query.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
         let rows = query.build().fetch_all(self.views()).await.map_err(self.failed("list jobs"))?;
         let more = rows.len() > limit;
-        let items: Vec<Job> = rows.iter().take(limit).map(job_from_row).collect::<Result<_, _>>()?;
-        let next = items.last().filter(|_| more).map(|last| ActionCursor(last.seq));
+        let next = match rows.get(limit - 1).filter(|_| more) {
+            Some(last) => Some(ActionCursor(last.try_get("seq").map_err(failed("list jobs"))?)),
+            None => None,
+        };
+        // One that cannot be read keeps nobody from the others.
+        let read = |row: &SqliteRow| match job_from_row(row) {
+            Ok(job) => Some(job),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an action is left out of the list");
+                None
+            }
+        };
+        let items: Vec<Job> = rows.iter().take(limit).filter_map(read).collect();
         Ok(Page { items, next })
     }
 

@@ -10,11 +10,11 @@ use crate::item::timeline::Line;
 use crate::mirror::{Mirror, MirrorError};
 
 /// Lines of some items, each item's oldest first.
-pub(super) const TIMELINES: &str = "SELECT item, revision, at, actor, user, event, why, attempt, state, ended FROM timeline \
+pub(in crate::mirror) const TIMELINES: &str = "SELECT item, revision, at, actor, user, event, why, attempt, state, ended FROM timeline \
      WHERE item IN (SELECT value FROM json_each($1)) ORDER BY item, revision";
 
 /// What some items carry.
-pub(super) const PAYLOADS: &str = "SELECT items.id, payloads.body FROM items JOIN payloads ON payloads.seq = items.seq \
+pub(in crate::mirror) const PAYLOADS: &str = "SELECT items.id, payloads.body FROM items JOIN payloads ON payloads.seq = items.seq \
      WHERE items.id IN (SELECT value FROM json_each($1))";
 
 impl Mirror {

@@ -6,7 +6,7 @@
 mod actions;
 mod counts;
 mod cursor;
-mod export;
+pub(in crate::mirror) mod export;
 mod groups;
 pub(in crate::mirror) mod items;
 pub(in crate::mirror) mod outlook;

@@ -1,6 +1,6 @@
 //! What is asked often is answered from an index, however much waits.
 
-use super::super::actions::{OPEN, SEEN, WAITING};
+use super::super::actions::{ANY_WAITS, OPEN, SEEN, WAITING};
 use super::super::audit::{AuditFilter, page};
 use super::super::breakers::{TRIED, WORKING};
 use super::super::chained::children_sql;
@@ -10,6 +10,7 @@ use super::super::dispatch::{
 use super::super::items::crossing_sql;
 use super::super::leases::{CLAIMED_SINCE, COUNT, HAS_READY, NEXT_END, READY_LEVELS, due_sql};
 use super::super::plan;
+use super::super::read::export::{PAYLOADS, TIMELINES};
 use super::super::read::items::matching;
 use super::super::read::outlook::{handled_sql, waits_sql};
 use super::super::standing::ENDS;
@@ -76,6 +77,21 @@ async fn looks_ahead_read_indexes_that_hold_what_is_due_or_waits_alone() {
     let plan = super::super::plan(&bench.mirror, &handled_sql()).await;
     assert!(plan.iter().any(|step| step.contains("INDEX items_by_queue (queue=? AND state=?)")), "{plan:#?}");
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn exports_look_for_the_items_of_their_page_alone() {
+    let bench = Bench::new().await;
+    for (sql, expected) in [
+        (TIMELINES, &["SEARCH timeline USING PRIMARY KEY (item=?)"][..]),
+        (PAYLOADS, &["SEARCH items USING COVERING INDEX", "SEARCH payloads USING INTEGER PRIMARY KEY"]),
+    ] {
+        let plan = plan(&bench.mirror, sql).await;
+        for expected in expected {
+            assert!(plan.iter().any(|step| step.contains(expected)), "{sql}: {plan:#?}");
+        }
+        assert!(!plan.iter().any(|step| step.contains("SCAN items") || step.contains("SCAN timeline")), "{plan:#?}");
+    }
 }
 
 #[tokio::test]
@@ -149,6 +165,8 @@ async fn jobs_ask_indexes_alone() {
     for (sql, expected) in [
         (OPEN.to_owned(), "USING INDEX actions_open"),
         (WAITING.to_owned(), "USING INDEX action_items_waiting"),
+        (WAITING.to_owned(), "SEARCH items USING INTEGER PRIMARY KEY (rowid=?)"),
+        (ANY_WAITS.to_owned(), "action_items_waiting"),
         (SEEN.to_owned(), "SEARCH action_items USING PRIMARY KEY (action=? AND seq>? AND seq<?)"),
         (SEEN.to_owned(), "SEARCH items USING INTEGER PRIMARY KEY (rowid=?)"),
         (alike(Some("a")), "INDEX items_by_fingerprint (queue=? AND fingerprint=? AND seq>? AND seq<?)"),

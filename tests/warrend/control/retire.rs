@@ -216,3 +216,23 @@ async fn what_chains_to_a_queue_that_was_deleted_waits_until_it_is_defined_again
     daemon.wait_until_done("b", 1).await;
     crew.dismiss().await;
 }
+
+#[tokio::test]
+async fn a_retired_queue_stays_while_somebody_has_a_lease_of_it() {
+    let daemon = quickly(daemon("retire lease").queues("queue: old\n").queues("queue: stays\n")).start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    client.send("old", "r", &json!({})).await;
+    let (status, claimed) =
+        daemon.post("/api/v1/queues/old/claim", &json!({"worker": "ann", "wait": "60s", "lease": "1h"})).await;
+    assert_eq!(status, 200, "{claimed}");
+    undefine(&daemon, 0, "old").await;
+    let (code, said) = apply(&daemon, &["--retire", "old"]).await;
+    assert!(code == 1 && said.contains("Not done: old stays: 1 of its items are claimed over HTTP"), "{code} {said}");
+    assert!(is_there(&daemon, "old").await);
+    let path = format!("/api/v1/items/{}/outcome", claimed["items"][0]["id"].as_str().unwrap());
+    let (status, done) = daemon.post(&path, &json!({"type": "processed", "lease": claimed["lease"]})).await;
+    assert_eq!((status, &done["state"]), (200, &json!("processed")), "{done}");
+    let (code, said) = apply(&daemon, &["--retire", "old"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(!is_there(&daemon, "old").await);
+}

@@ -414,3 +414,135 @@ async fn the_command_line_previews_does_and_takes_back() {
     let (code, out, _) = run(words(&format!("actions show {id}")));
     assert!(code == Some(0) && out.contains("undone_by"), "{out}");
 }
+
+#[tokio::test]
+async fn an_edit_of_dispatched_items_is_taken_back_though_they_went_out_again() {
+    let daemon = daemon("actions edit out").queues("queue: a\n").start().await;
+    let client = Client::connect(&daemon.vhost).await;
+    for number in 0..3 {
+        client.send("a", &format!("r{number}"), &json!({"n": number})).await;
+    }
+    let all_out = async || {
+        daemon
+            .wait_until("all are ready for robots", async |daemon: &Daemon| {
+                let out = daemon.count("SELECT count(*) FROM items WHERE place = 'broker' AND pending IS NULL").await;
+                out == 3 && client.ready("wq.q.a").await == 3
+            })
+            .await;
+    };
+    all_out().await;
+    let body = json!({"action": "edit", "filter": {"queue": "a"}, "merge_patch": {"n": 9}, "priority": "high"});
+    let job = done(&daemon, body).await;
+    assert_eq!(job["counts"]["done"], 3, "{job}");
+    all_out().await;
+    let undo = until(&daemon, &ask(&daemon, &job, "undo").await.1, "done").await;
+    assert_eq!(undo["counts"]["done"], 3, "{undo} {:?}", results(&daemon, &undo, "").await);
+    for number in 0..3 {
+        let item = daemon.item("a", &format!("r{number}")).await;
+        assert_eq!(daemon.payload(&item).await, Some(format!(r#"{{"n":{number}}}"#)));
+        assert_eq!(item["priority"], 4);
+    }
+}
+
+#[tokio::test]
+async fn large_payloads_are_written_and_taken_back_without_much_memory() {
+    let daemon =
+        daemon("actions large").queues("queue: a\nmax_payload: 2MiB\npaused: {dispatch: true}\n").start().await;
+    fill(&daemon, 150).await;
+    let text = "x".repeat(1_000_000);
+    let before = daemon.memory();
+    let large = done(&daemon, json!({"action": "edit", "filter": {"queue": "a"}, "merge_patch": {"text": text}})).await;
+    assert_eq!(large["counts"]["done"], 150, "{large}");
+    let small = done(&daemon, json!({"action": "edit", "filter": {"queue": "a"}, "payload": {}})).await;
+    assert_eq!(small["counts"]["done"], 150, "{small}");
+    assert_eq!(daemon.count("SELECT sum(length(body)) FROM payloads").await, 300);
+    let undo = until(&daemon, &ask(&daemon, &small, "undo").await.1, "done").await;
+    assert_eq!(undo["counts"]["done"], 150, "{undo}");
+    assert!(daemon.count("SELECT sum(length(body)) FROM payloads").await > 150_000_000);
+    assert!(daemon.memory() < before + 60, "{} MiB after {before} MiB", daemon.memory());
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_audit_log_is_not_done() {
+    let (daemon, _) = waiting("actions audit", "", &[json!(1), json!(2)]).await;
+    let refuse = "CREATE TRIGGER no_audit BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END";
+    daemon.alter(refuse).await;
+    let body = json!({"action": "hold", "filter": {"queue": "a"}});
+    let (status, problem) = daemon.post(ACTIONS, &body).await;
+    assert!(status >= 500, "{problem}");
+    assert_eq!(daemon.count("SELECT count(*) FROM actions").await, 0);
+    daemon.alter("DROP TRIGGER no_audit").await;
+    let job = done(&daemon, body).await;
+    assert_eq!(job["counts"]["done"], 2, "{job}");
+    assert_eq!(daemon.count("SELECT count(*) FROM audit WHERE action = 'action.begin'").await, 1);
+}
+
+#[tokio::test]
+async fn an_undo_that_is_cancelled_leaves_its_action_to_another() {
+    let payloads: Vec<Value> = (0..10).map(|n| json!(n)).collect();
+    let (daemon, items) = waiting("actions undo", "", &payloads).await;
+    let job = begin(&daemon, json!({"action": "hold", "filter": {"queue": "a"}, "rate": "1/h"})).await;
+    daemon.wait_until("one is held", async |daemon: &Daemon| shown(daemon, &job).await["counts"]["done"] == 1).await;
+    assert_eq!(ask(&daemon, &job, "undo").await.0, 409, "it goes on");
+    // As if its ramp had stopped it.
+    let id = job["id"].as_str().expect("an id");
+    daemon.alter(&format!("UPDATE actions SET state = 'stopped' WHERE id = '{id}'")).await;
+    let (status, undo) = ask(&daemon, &job, "undo").await;
+    assert_eq!(status, 202, "{undo}");
+    let undo = until(&daemon, &undo, "done").await;
+    assert_eq!((&undo["counts"]["done"], state(&daemon, &items[0]).await.as_str()), (&json!(1), "queued"));
+    let (status, problem) = ask(&daemon, &job, "resume").await;
+    assert!(status == 409 && problem.to_string().contains("is undone by"), "{problem}");
+
+    let job = done(&daemon, json!({"action": "hold", "filter": {"queue": "a"}})).await;
+    let id = job["id"].as_str().expect("an id");
+    let (_, first) = daemon.post(&format!("{ACTIONS}/{id}/undo"), &json!({"rate": "1/h"})).await;
+    daemon
+        .wait_until("one is taken back", async |daemon: &Daemon| shown(daemon, &first).await["counts"]["done"] == 1)
+        .await;
+    assert_eq!(ask(&daemon, &job, "undo").await.0, 409, "it is being undone");
+    assert_eq!(ask(&daemon, &first, "cancel").await.0, 200);
+    let second = until(&daemon, &ask(&daemon, &job, "undo").await.1, "done").await;
+    assert_eq!((&second["counts"]["done"], &second["counts"]["refused"]), (&json!(9), &json!(1)), "{second}");
+    assert_eq!(daemon.queue("a").await["counts"]["queued"], 10);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_stops_one_action_alone_and_no_dry_run_acts() {
+    let (daemon, items) = waiting("actions broken", "", &[json!(1), json!(2)]).await;
+    let client = Client::connect(&daemon.vhost).await;
+    let kinds = ["control.action_cancelled", "control.action_stopped", "control.action_done"];
+    client.listen_to(&kinds).await;
+    let broken = items[0]["id"].as_str().expect("an id");
+    daemon.alter(&format!("UPDATE items SET labels = 'no object' WHERE id = '{broken}'")).await;
+    let dry = begin(&daemon, json!({"action": "hold", "ids": [broken], "dry_run": true})).await;
+    let dry = until(&daemon, &dry, "cancelled").await;
+    assert!(dry["stopped"]["reason"].as_str().is_some_and(|why| why.contains("labels")), "{dry}");
+    assert_eq!((ask(&daemon, &dry, "resume").await.0, ask(&daemon, &dry, "run").await.0), (409, 409));
+    let wet = begin(&daemon, json!({"action": "hold", "ids": [broken]})).await;
+    until(&daemon, &wet, "stopped").await;
+    // One whose item waits, as it seems.
+    daemon.alter(&format!("UPDATE action_items SET outcome = 'waiting' WHERE item = '{broken}'")).await;
+    let other = done(&daemon, json!({"action": "hold", "ids": [items[1]["id"]]})).await;
+    assert_eq!(other["counts"]["done"], 1, "{other}");
+    // A row of an action that cannot be read keeps nobody from the others.
+    let id = wet["id"].as_str().expect("an id");
+    daemon.alter(&format!("UPDATE actions SET wish = '{{}}' WHERE id = '{id}'")).await;
+    let jobs = daemon.get(&format!("{ACTIONS}?limit=2")).await;
+    assert_eq!((jobs["items"].as_array().map(Vec::len), jobs["next"].is_string()), (Some(1), true), "{jobs}");
+    daemon.wait_until("all are told", async |_: &Daemon| client.ready("heard").await >= 3).await;
+    for kind in kinds {
+        assert_eq!(client.take("heard").await.expect("an event").routing_key.as_str(), kind);
+    }
+}
+
+#[tokio::test]
+async fn a_ramp_over_restored_failures_is_no_row_of_failures() {
+    let daemon = failed("actions ramp restore", 4).await;
+    let filter = json!({"queue": "a"});
+    let cancelled = done(&daemon, json!({"action": "cancel", "filter": filter})).await;
+    assert_eq!(cancelled["counts"]["done"], 4, "{cancelled}");
+    let job = done(&daemon, json!({"action": "restore", "filter": filter, "ramp": [1, 2]})).await;
+    assert_eq!((&job["counts"]["done"], &job["stopped"]), (&json!(4), &Value::Null), "{job}");
+    assert_eq!(daemon.queue("a").await["counts"]["exception"], 4);
+}

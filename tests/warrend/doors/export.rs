@@ -152,7 +152,9 @@ async fn thousands_of_rows_take_a_pages_memory_and_pages_add_up() {
 
     // As a run leaves it that was killed in the middle of its second page.
     let (_, _, next, first) = export(&daemon, "items?format=csv&limit=1000").await;
-    let journal = json!({"query": "items [(\"format\", \"csv\")]", "cursor": next, "bytes": first.len()});
+    let from = format!("{}/", daemon.url());
+    let journal =
+        json!({"daemon": from, "query": "items [(\"format\", \"csv\")]", "cursor": next, "bytes": first.len()});
     std::fs::write(daemon.path().join("part.csv"), format!("{first}half a row")).unwrap();
     std::fs::write(daemon.path().join("part.csv.export.json"), journal.to_string()).unwrap();
     let refused = run(&["items", "--queue", "notes", "--output", "part.csv", "--resume"]).await;

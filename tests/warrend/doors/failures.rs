@@ -61,8 +61,13 @@ async fn alike_failures_are_one_group_over_items_retries_and_queues() {
     assert_eq!(group["queues"], json!(["invoices", "orders"]));
     assert_eq!(group["samples"].as_array().unwrap().len(), 4);
     let fingerprint = group["fingerprint"].as_str().unwrap().to_owned();
-    let one = daemon.get(&format!("/api/v1/failures/{fingerprint}")).await;
-    assert_eq!(&one, group);
+    let (mut one, mut group) = (daemon.get(&format!("/api/v1/failures/{fingerprint}")).await, group.clone());
+    // What was seen fades from moment to moment.
+    for rate in ["rate", "usual_rate"] {
+        assert!(one[rate].is_f64() && group[rate].is_f64());
+        (one[rate], group[rate]) = (Value::Null, Value::Null);
+    }
+    assert_eq!(one, group);
 
     // Of one queue only what was seen there.
     let orders = failures(&daemon, "queue=orders").await;

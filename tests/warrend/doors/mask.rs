@@ -132,3 +132,66 @@ async fn what_is_no_json_comes_and_goes_in_base64() {
         assert_eq!(payload(&daemon, &id, query).await.0, 400, "{query}");
     }
 }
+
+const ACTIONS: &str = "/api/v1/items/actions";
+
+/// Has an action begun, and answers it with its results once it is in this state.
+async fn act(daemon: &Daemon, body: Value, state: &str) -> (Value, Vec<Value>) {
+    let (status, job) = daemon.post(ACTIONS, &body).await;
+    assert_eq!(status, 202, "{body}: {job}");
+    let path = format!("{ACTIONS}/{}", job["id"].as_str().expect("an id"));
+    daemon.wait_until("it is over", async |daemon: &Daemon| daemon.get(&path).await["state"] == state).await;
+    let results = daemon.get(&format!("{path}/results")).await["items"].as_array().expect("results").clone();
+    (daemon.get(&path).await, results)
+}
+
+#[tokio::test]
+async fn actions_tell_nobody_what_is_masked_however_they_ask() {
+    let definition = "queue: customers\nmask: [/pin, /accounts]\npaused: {dispatch: true}\n";
+    let daemon = daemon("masked actions").queues(definition).start().await;
+    for (reference, pin) in [("right", 1234), ("wrong", 5678)] {
+        let payload = json!({"pin": pin, "accounts": {"NO93": 1}, "name": "Ola"});
+        enqueue(&daemon, "customers", json!({"payload": payload, "reference": reference})).await;
+    }
+    let dry = |body: Value| {
+        let mut body = body;
+        body["action"] = "edit".into();
+        body["dry_run"] = true.into();
+        body["filter"] = json!({"queue": "customers"});
+        body
+    };
+    for change in [
+        json!({"merge_patch": {"pin": 1234}}),
+        json!({"merge_patch": {"pin": 1234, "name": "Kari"}}),
+        json!({"payload": {"pin": 1234, "accounts": {"NO93": 1}, "name": "Ola"}}),
+        json!({"patch": [{"op": "replace", "path": "/pin", "value": 1234}]}),
+        json!({"patch": [{"op": "test", "path": "/pin", "value": 1234}]}),
+        json!({"patch": [{"op": "replace", "path": "/accounts/NO93", "value": 1}]}),
+        json!({"patch": [{"op": "copy", "from": "/pin", "path": "/name"}]}),
+    ] {
+        let (job, results) = act(&daemon, dry(change.clone()), "previewed").await;
+        let plain = |value: &Value| {
+            let text = value.to_string();
+            assert!(!text.contains("5678"), "{change}: {text}");
+        };
+        plain(&job["preview"]);
+        results.iter().for_each(plain);
+        let told = |result: &Value| (result["would"].clone(), result["code"].clone(), result["reason"].clone());
+        assert_eq!(told(&results[0]), told(&results[1]), "{change}: {job}");
+        let samples = job["preview"]["samples"].as_array().expect("samples");
+        assert_eq!(samples[0]["diff"], samples[1]["diff"], "{change}");
+    }
+    // Without a definition nobody knows what was masked.
+    daemon.alter("UPDATE items SET queue = 'gone'").await;
+    let dry = |body: Value| {
+        let mut body = dry(body);
+        body["filter"] = json!({"queue": "gone"});
+        body
+    };
+    let test = json!({"patch": [{"op": "test", "path": "/pin", "value": 0}]});
+    let (job, results) = act(&daemon, dry(test), "previewed").await;
+    assert_eq!((results.len(), &results[0]["code"]), (2, &json!("masked")), "{job}");
+    assert!(!job.to_string().contains("1234") && !results[0].to_string().contains("1234"), "{job}");
+    let (job, _) = act(&daemon, dry(json!({"merge_patch": {"name": "Kari"}})), "previewed").await;
+    assert_eq!(job["preview"]["samples"][0]["diff"], json!([]), "{job}");
+}

@@ -1,6 +1,7 @@
 mod actions;
 mod bench;
 mod claims;
+mod claims_corners;
 mod claims_figures;
 mod cli;
 mod export;

@@ -41,6 +41,12 @@ async fn get(daemon: &Daemon, token: &str, path: &str) -> u16 {
     status
 }
 
+async fn shown(daemon: &Daemon, token: &str, path: &str) -> Value {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = client.get(format!("{}{path}", daemon.url())).bearer_auth(token).send().await.expect("an answer");
+    answer.json().await.expect("JSON")
+}
+
 async fn post(daemon: &Daemon, token: &str, path: &str, body: Value) -> (u16, Value) {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let request = client.post(format!("{}{path}", daemon.url())).bearer_auth(token).json(&body);
@@ -62,6 +68,16 @@ async fn claims_say_who_may_do_what_where() {
     let admin = token(&ed, "ed", &issuer.claims("root", &["wq-admins"]));
     let (_, item) = post(&daemon, &admin, "/api/v1/queues/invoices/items", json!({"payload": 1})).await;
     let id = item["id"].as_str().expect("an id");
+
+    // What is worked over HTTP says who was let in, beside the worker that they name.
+    let (status, claimed) =
+        post(&daemon, &admin, "/api/v1/queues/invoices/claim", json!({"worker": "desk 4", "wait": "60s"})).await;
+    assert_eq!(status, 200, "{claimed}");
+    let timeline = shown(&daemon, &admin, &format!("/api/v1/items/{id}/timeline")).await;
+    let line = timeline["items"].as_array().and_then(|lines| lines.last()).expect("a line");
+    assert_eq!(json!([line["event"], line["actor"], line["user"]]), json!(["claimed", "desk 4", "root"]), "{line}");
+    let body = json!({"lease": claimed["lease"]});
+    assert_eq!(post(&daemon, &admin, &format!("/api/v1/items/{id}/return"), body).await.0, 200);
 
     // Each value of the claim allows what it allows where it does: more of them do not add up to more.
     let both = token(&ec, "ec", &issuer.claims("Ann Lee", &["hr", "all", "unknown"]));

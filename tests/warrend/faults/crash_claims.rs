@@ -8,9 +8,11 @@ use crate::support::broker::broker;
 use crate::support::daemon::{Daemon, daemon};
 use crate::support::relay::Relay;
 
+const CLAIM: &str = "/api/v1/queues/a/claim";
+
 async fn claim(daemon: &Daemon, wait: &str) -> (u16, Value) {
     let body = json!({"worker": "ann", "wait": wait, "lease": "5m"});
-    daemon.post("/api/v1/queues/a/claim", &body).await
+    daemon.post(CLAIM, &body).await
 }
 
 /// Claims what is there and reports it done, until nothing is.
@@ -60,7 +62,7 @@ async fn claims_over_crashes(name: &str, queues: &str, mut done: u64) {
         daemon.spawn_to_die_at(point);
         daemon.wait_until("it is ready", async |daemon: &Daemon| daemon.is_ready().await).await;
         let body = json!({"worker": "lost", "wait": "30s", "lease": "5m"});
-        call_that_kills(&daemon, "/api/v1/queues/a/claim", &body).await;
+        call_that_kills(&daemon, CLAIM, &body).await;
         daemon.wait_until_dead(point).await;
         daemon.start_again().await;
         let lost = daemon.item("a", &format!("{point}-0")).await;
@@ -158,10 +160,17 @@ async fn what_waits_in_the_mirror_is_claimed_without_a_broker() {
     daemon.spawn_to_die_at("claims.taken");
     daemon.wait_until("it answers", async |daemon: &Daemon| daemon.get_with_status("/healthz").await.is_some()).await;
     let body = json!({"worker": "lost", "wait": "30s", "lease": "5m"});
-    call_that_kills(&daemon, "/api/v1/queues/a/claim", &body).await;
+    let keyed = |daemon: &Daemon| {
+        let call = reqwest::Client::builder().no_proxy().build().unwrap().post(format!("{}{CLAIM}", daemon.url()));
+        call.header("idempotency-key", "k-1").json(&body).send()
+    };
+    let answer = keyed(&daemon).await;
+    assert!(answer.is_err(), "nobody was told anything: {answer:?}");
     daemon.wait_until_dead("claims.taken").await;
     relay.refuse(false);
     daemon.start_again().await;
+    let again: Value = keyed(&daemon).await.unwrap().json().await.unwrap();
+    assert!(again["type"].as_str().unwrap().ends_with(":outcome_unknown"), "not another item: {again}");
     let low = daemon.item("a", "low").await;
     assert_eq!((&low["state"], &low["worker"]), (&json!("processing"), &json!("lost")), "{low}");
     daemon.set_clock(jiff::SignedDuration::from_secs(400));

@@ -88,6 +88,13 @@ async fn without_unique_only_open_items_are_the_same() {
     for _ in 0..3 {
         enqueue(&client, "a", lapin::BasicProperties::default(), b"1").await;
     }
+    // All are let in before the first is worked: what comes behind that is new work.
+    daemon
+        .wait_until("the last ones are in", async |daemon: &Daemon| {
+            let items = daemon.items("queue=a").await;
+            items.iter().filter(|item| item["reference"].is_null()).count() == 3
+        })
+        .await;
     settled(&daemon, &client, "a").await;
     assert_eq!(states(&daemon, "a", "r").await, ["processed", "processed"]);
     assert_eq!(states(&daemon, "b", "r").await, ["queued"]);

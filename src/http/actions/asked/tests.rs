@@ -59,8 +59,19 @@ async fn everything_wrong_is_named_at_once() {
         (json!({"action": "hold", "ids": ["x", ID, "y"]}), vec!["/ids/0", "/ids/2"]),
         (
             json!({"action": "hold", "filter": {"queu": "a", "state": "gone", "kind": 7, "due": "now", "label": [], "q": ""}}),
-            vec!["/filter/due", "/filter/kind", "/filter/label", "/filter/q", "/filter/queu", "/filter/state"],
+            vec!["/filter/q", "/filter/due", "/filter/state", "/filter/kind", "/filter/label", "/filter/queu"],
         ),
+        // What a program says that found nothing is not everything.
+        (
+            json!({"action": "hold", "filter": {"queue": "a", "state": [], "kind": [], "label": {}, "reference": ""}}),
+            vec!["/filter/reference", "/filter/state", "/filter/kind", "/filter/label"],
+        ),
+        (
+            json!({"action": "hold", "filter": {"label": (0..21).map(|n| (n.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>()}}),
+            vec!["/filter/label"],
+        ),
+        (json!({"action": "hold", "filter": {"label": {"a": "x".repeat(201)}}}), vec!["/filter/label"]),
+        (json!({"action": "hold", "filter": [1]}), vec!["/filter"]),
         (
             json!({"action": "hold", "ids": [ID], "delay": "5m", "note": "x", "assignee": "bob"}),
             vec!["/delay", "/note", "/assignee"],
@@ -80,4 +91,10 @@ async fn everything_wrong_is_named_at_once() {
         let found = faults(body.clone()).await;
         assert_eq!(found, pointers, "{body}");
     }
+}
+
+#[test]
+fn what_stands_twice_in_a_filter_is_refused() {
+    let body = br#"{"action": "hold", "filter": {"queue": "a", "queue": "b"}}"#;
+    assert!(read(body).is_err());
 }
