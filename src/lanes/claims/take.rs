@@ -88,18 +88,18 @@ pub(super) async fn deliveries(
     messages: Vec<Message>,
     asks: Vec<(Ask, usize)>,
 ) -> Result<Taken, MirrorError> {
-    let at_hand = taken::Taken::load(tx, definitions, queue, &messages, std::iter::empty()).await?;
-    let mut shares = Shares::of(asks, at_hand.ledger.moment().now);
-    let mut hand = Hand { at_hand, learnt: HashSet::new(), requests: Vec::new() };
+    let taken = taken::Taken::load(tx, definitions, queue, &messages, std::iter::empty()).await?;
+    let mut shares = Shares::of(asks, taken.ledger.moment().now);
+    let mut hand = Hand { taken, learnt: HashSet::new(), requests: Vec::new() };
     for message in messages {
         let asker = shares.asker().cloned();
         let body = message.body.clone();
         if let Some(id) = hand.enter(message, asker.as_ref()) {
             let began = hand.learnt.contains(&id);
-            shares.give(&mut hand.at_hand.ledger, id, body, began);
+            shares.give(&mut hand.taken.ledger, id, body, began);
         }
     }
-    shares.write(tx, hand.at_hand.ledger, hand.requests).await
+    shares.write(tx, hand.taken.ledger, hand.requests).await
 }
 
 /// Takes what waits in the mirror, in the queue's order, as far as its bounds allow.
@@ -131,7 +131,7 @@ pub(super) async fn ready(
 
 /// Messages in our hands.
 struct Hand {
-    at_hand: taken::Taken,
+    taken: taken::Taken,
     /// Those that nothing was known of.
     learnt: HashSet<ItemId>,
     requests: Vec<ItemId>,
@@ -141,15 +141,15 @@ impl Hand {
     /// Takes one message for somebody, or for nobody. Answers the item that they have now.
     fn enter(&mut self, message: Message, ask: Option<&Ask>) -> Option<ItemId> {
         let before = handed_out(&message);
-        let Some((id, attempt)) = self.at_hand.find(&message) else {
-            let id = self.at_hand.learn(message);
+        let Some((id, attempt)) = self.taken.find(&message) else {
+            let id = self.taken.learn(message);
             self.learnt.insert(id);
             let ask = ask?;
-            let ledger = &mut self.at_hand.ledger;
+            let ledger = &mut self.taken.ledger;
             ledger.step(id, |item, _, moment| Some(lease::claim_ready(item, &ask.worker, moment.now)?.by(&ask.user)));
             return ledger.item(id).filter(|item| item.place == Place::Leased).map(|item| item.id);
         };
-        let ledger = &mut self.at_hand.ledger;
+        let ledger = &mut self.taken.ledger;
         let was = ledger.item(id).map(|item| (item.place, item.state, item.silent))?;
         let request = ledger.item(id).and_then(|item| item.pending.clone()).filter(|pending| !pending.taken);
         match ask.filter(|_| request.is_none()) {
@@ -177,7 +177,7 @@ impl Hand {
 
     /// Its item has moved on: what there was to be known of the message is known.
     fn drop_message(&mut self, id: ItemId, attempt: u32) {
-        let taken::Taken { queue, ledger, .. } = &mut self.at_hand;
+        let taken::Taken { queue, ledger, .. } = &mut self.taken;
         let Some(item) = ledger.item(id) else { return };
         // Given up as missing, so that nobody expects its ack.
         if item.silent && item.state == State::Exception(Kind::Missing) {
