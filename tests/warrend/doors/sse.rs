@@ -86,7 +86,7 @@ async fn one_that_sleeps_misses_nothing_or_is_told_that_it_did() {
     assert_eq!(references(&witness.take(ITEMS as usize).await), (0..ITEMS).collect::<Vec<_>>());
     let mut text = String::new();
     let last = format!("\"reference\":\"{}\"", ITEMS - 1);
-    let mut bytes = [0; 65_536];
+    let mut bytes = vec![0; 65_536];
     while !text.contains(&last) && !text.contains("event: reset") {
         let read = tokio::time::timeout(PATIENCE, asleep.read(&mut bytes)).await.expect("it goes on").expect("bytes");
         assert!(read > 0, "the stream ended after {} bytes", text.len());
