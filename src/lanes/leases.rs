@@ -386,7 +386,7 @@ async fn decide(tx: &mut Tx, ledger: &mut Ledger, id: ItemId, ask: &Ask) -> Resu
     let Some(item) = ledger.item(id).cloned() else { return Ok(Decided::Answer(Named::NoSuchItem)) };
     let lease = ask.lease(&item, true, ledger.moment().now);
     let claimed = Claimed { lease: lease.name.clone(), until: lease.until, items: vec![(item, payload)] };
-    ledger.lease(lease, true);
+    ledger.lease(lease);
     Ok(Decided::Answer(Named::Claimed(Box::new(claimed))))
 }
 

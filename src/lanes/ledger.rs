@@ -37,8 +37,8 @@ pub(crate) struct Ledger {
     acks: BTreeMap<String, i64>,
     /// Items whose request was settled that brought another payload, and whether it was carried out.
     edits: Vec<(ItemId, bool)>,
-    /// New leases, and whether the attempt began with them.
-    leased: Vec<(Lease, bool)>,
+    /// New leases.
+    leased: Vec<Lease>,
     /// Attempts whose lease is over, and how.
     let_go: BTreeMap<(ItemId, u32), String>,
     /// Requests that were not carried out, as they are told.
@@ -309,7 +309,7 @@ impl Ledger {
         self.answers.extend(answer::after_change(before, item));
         if let Some(length) = request.lease.filter(|_| item.place == Place::Leased) {
             let lease = Lease::new(item, &request.who, true, self.moment.now, length, new_id().to_string());
-            self.leased.push((lease, true));
+            self.leased.push(lease);
         }
         self.settle_request(id, &queue, &request, line);
     }
@@ -340,9 +340,9 @@ impl Ledger {
         self.touched.insert(queue.to_owned());
     }
 
-    /// Somebody has the newest attempt of an item from now on; it began with that, or went on.
-    pub(crate) fn lease(&mut self, lease: Lease, began: bool) {
-        self.leased.push((lease, began));
+    /// Somebody has the newest attempt of an item from now on.
+    pub(crate) fn lease(&mut self, lease: Lease) {
+        self.leased.push(lease);
     }
 
     /// How the lease of an attempt ended, as whoever had it said.

@@ -84,17 +84,17 @@ fn read(row: &SqliteRow) -> Result<Lease, MirrorError> {
     read().map_err(unreadable)
 }
 
-/// When an item was claimed that waited in the mirror, it went out.
+/// When an item was claimed it went out, also where it lay in the robots' queue before.
 static DISPATCHED: Many = Many::new(|places| {
     format!("UPDATE items SET dispatched_at = ? WHERE place = 'leased' AND id IN ({})", many::list(places))
 });
 
-/// Keeps new leases. Of items that waited in the mirror (`begun`) the attempt went out with them.
+/// Keeps new leases: with them their items go out.
 ///
 /// # Errors
 /// Where SQL fails.
-pub async fn insert(tx: &mut Tx, leases: &[(Lease, bool)]) -> Result<(), MirrorError> {
-    for (lease, _) in leases {
+pub async fn insert(tx: &mut Tx, leases: &[Lease]) -> Result<(), MirrorError> {
+    for lease in leases {
         let sql = "INSERT INTO leases (item, attempt, lease, worker, person, since, until, length, lost) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce((SELECT before.lost + 1 FROM leases AS before \
                    WHERE before.item = $1 AND before.attempt = $2 - 1 AND before.ended = $9), 0)) ON CONFLICT (item, attempt) DO UPDATE SET \
@@ -114,8 +114,7 @@ pub async fn insert(tx: &mut Tx, leases: &[(Lease, bool)]) -> Result<(), MirrorE
             .await
             .map_err(failed("keep a lease"))?;
     }
-    let begun: Vec<&Lease> = leases.iter().filter(|(_, begun)| *begun).map(|(lease, _)| lease).collect();
-    for leases in begun.chunks(many::MOST) {
+    for leases in leases.chunks(many::MOST) {
         let query = DISPATCHED.query(leases.len()).bind(micros(leases[0].since));
         let query = leases.iter().fold(query, |query, lease| query.bind(lease.item.to_string()));
         query.execute(&mut *tx).await.map_err(failed("note when items went out"))?;

@@ -1,6 +1,5 @@
 //! What becomes of items that are claimed, in one transaction: messages of the robots' queue, and what waits in the mirror.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::desk::Ask;
@@ -61,10 +60,10 @@ impl Shares {
     }
 
     /// Gives it to them.
-    fn give(&mut self, ledger: &mut Ledger, id: ItemId, body: Vec<u8>, began: bool) {
+    fn give(&mut self, ledger: &mut Ledger, id: ItemId, body: Vec<u8>) {
         let (Some(item), Some((ask, _))) = (ledger.item(id).cloned(), self.asks.get(self.next)) else { return };
         let share = &mut self.given[self.next];
-        ledger.lease(Lease { name: share.lease.clone(), ..ask.lease(&item, false, ledger.moment().now) }, began);
+        ledger.lease(Lease { name: share.lease.clone(), ..ask.lease(&item, false, ledger.moment().now) });
         share.items.push((item, Some(body)));
     }
 
@@ -90,13 +89,12 @@ pub(super) async fn deliveries(
 ) -> Result<Taken, MirrorError> {
     let taken = taken::Taken::load(tx, definitions, queue, &messages, std::iter::empty()).await?;
     let mut shares = Shares::of(asks, taken.ledger.moment().now);
-    let mut hand = Hand { taken, learnt: HashSet::new(), requests: Vec::new() };
+    let mut hand = Hand { taken, requests: Vec::new() };
     for message in messages {
         let asker = shares.asker().cloned();
         let body = message.body.clone();
         if let Some(id) = hand.enter(message, asker.as_ref()) {
-            let began = hand.learnt.contains(&id);
-            shares.give(&mut hand.taken.ledger, id, body, began);
+            shares.give(&mut hand.taken.ledger, id, body);
         }
     }
     shares.write(tx, hand.taken.ledger, hand.requests).await
@@ -123,7 +121,7 @@ pub(super) async fn ready(
         let Some(payload) = payloads.remove(&id) else { continue };
         ledger.step(id, |item, _, moment| Some(lease::claim_ready(item, &ask.worker, moment.now)?.by(&ask.user)));
         if ledger.item(id).is_some_and(|item| item.place == Place::Leased) {
-            shares.give(&mut ledger, id, payload, true);
+            shares.give(&mut ledger, id, payload);
         }
     }
     shares.write(tx, ledger, Vec::new()).await
@@ -132,8 +130,6 @@ pub(super) async fn ready(
 /// Messages in our hands.
 struct Hand {
     taken: taken::Taken,
-    /// Those that nothing was known of.
-    learnt: HashSet<ItemId>,
     requests: Vec<ItemId>,
 }
 
@@ -143,7 +139,6 @@ impl Hand {
         let before = handed_out(&message);
         let Some((id, attempt)) = self.taken.find(&message) else {
             let id = self.taken.learn(message);
-            self.learnt.insert(id);
             let ask = ask?;
             let ledger = &mut self.taken.ledger;
             ledger.step(id, |item, _, moment| Some(lease::claim_ready(item, &ask.worker, moment.now)?.by(&ask.user)));
