@@ -54,7 +54,7 @@ async fn an_open_breaker_gives_nothing_out_and_then_one_item_to_one_alone() {
     assert_eq!(claim(&daemon, "a", "ann", "300ms").await.0, 204);
     // Who waits gets the one that is tried, and nobody else gets another.
     let (status, tried) = claim(&daemon, "a", "ann", "60s").await;
-    assert_eq!((status, &tried["items"][0]["reference"]), (200, &json!("r-2")), "{tried}");
+    assert_eq!((status, tried["items"].as_array().map(Vec::len)), (200, Some(1)), "{tried}");
     until_breaker(&daemon, "trying").await;
     assert_eq!(claim(&daemon, "a", "bob", "1s").await.0, 204);
     assert_eq!(outcome(&daemon, &tried, "it_exception").await.0, 200);
