@@ -38,7 +38,7 @@ async fn until_state(daemon: &Daemon, queue: &str, reference: &str, state: &str)
 
 #[tokio::test]
 async fn an_open_breaker_gives_nothing_out_and_then_one_item_to_one_alone() {
-    let yaml = "queue: a\nretry: {it: {limit: 0}}\nbreaker: {after: 2, pause: 3s}\n";
+    let yaml = "queue: a\nretry: {it: {limit: 0}}\nbreaker: {after: 2, pause: 10s}\n";
     let daemon = daemon("claim breaker").queues(yaml).start().await;
     let client = Client::connect(&daemon.vhost).await;
     for number in 0..6 {
