@@ -61,8 +61,8 @@ class Warrend:
         claimed = self.post(f"/api/v1/queues/{queue}/claim", body)
         return claimed and (claimed["items"][0], claimed["lease"])
 
-    def say(self, item, lease, verb, **what):
-        return self.post(f"/api/v1/items/{item['id']}/{verb}", {"lease": lease, **what})
+    def say(self, item, lease, verb, timeout=90, **what):
+        return self.post(f"/api/v1/items/{item['id']}/{verb}", {"lease": lease, **what}, timeout)
 
     def tell(self, item, lease, **what):
         """How it ended. What is done is done: where nobody listens it is told again."""
@@ -89,7 +89,7 @@ def refusal(path, error):
         return LeaseLost(problem.get("detail", "the lease is over"))
     if error.code == 429 or error.code >= 500:
         wait = error.headers.get("retry-after", "")
-        return Away(f"{path}: {problem}", int(wait) if wait.isdigit() else PAUSE)
+        return Away(f"{path}: {problem}", max(int(wait), 1) if wait.isdigit() else PAUSE)
     return Refused(f"{path}: {problem}")
 
 
@@ -99,7 +99,7 @@ def keep_up(warrend, item, lease, done):
     while not done.wait(wait):
         wait = LEASE / 3
         try:
-            warrend.say(item, lease, "heartbeat")
+            warrend.say(item, lease, "heartbeat", timeout=LEASE / 6)
         except Away as away:
             wait = min(wait, away.wait)  # leases outlive that
         except LeaseLost as lost:

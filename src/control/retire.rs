@@ -127,7 +127,7 @@ async fn try_to(
     if emptied {
         let leased = rest_of_mirror(context, (key, who), &mut cancelled).await.map_err(|error| told(error.into()))?;
         if leased > 0 {
-            return Err(has_leases(leased));
+            return Err(format!("{}; {} others are cancelled", has_leases(leased), cancelled.items));
         }
         failpoint::reach("retire.committed").await;
         let declarer = Declarer::open(session).await.map_err(|error| told(error.into()))?;

@@ -126,12 +126,13 @@ pub async fn add_outgoing(tx: &mut Tx, target: &str, messages: &[Message], now: 
     Ok(())
 }
 
-/// So many are not kept for this target.
+/// So many are not kept for this target; what was missed is told from the earliest on.
 ///
 /// # Errors
 /// Where SQL fails.
 pub async fn miss(tx: &mut Tx, target: &str, count: i64, since: Timestamp) -> Result<(), MirrorError> {
-    let sql = "UPDATE targets SET missed = missed + $2, missed_since = coalesce(missed_since, $3) WHERE id = $1";
+    let sql = "UPDATE targets SET missed = missed + $2, missed_since = CASE WHEN missed_since <= $3 THEN missed_since ELSE $3 END \
+               WHERE id = $1";
     let done = sqlx::query(sql).bind(target).bind(count).bind(micros(since)).execute(tx).await;
     done.map(|_| ()).map_err(failed("count what is missed"))
 }

@@ -64,6 +64,8 @@ pub(super) async fn run(outward: Outward, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => break,
             () = outward.mirror.until_writable() => {}
+            // What waits is counted on meanwhile.
+            () = tokio::time::sleep(LOOK_AGAIN) => continue,
         }
         if !mails_are_tried {
             mails_are_tried = outward.mirror.write(|tx: &mut Tx| Box::pin(outward::retry_mails(tx))).await.is_ok();

@@ -32,6 +32,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,9 @@ use super::{Context, LaneError};
 use crate::broker::connection::Session;
 pub use desk::{Ask, Claimed, Desk, Offer};
 use runner::Runner;
+
+/// How long nobody serves a queue whose runner broke down: what broke it may be there still.
+const AFTER_A_BREAKDOWN: Duration = Duration::from_secs(1);
 
 /// Serves whoever comes, until it is stopped; then those who wait get nothing. Needs no broker.
 pub async fn run(context: Context, stop: CancellationToken) {
@@ -58,7 +62,11 @@ pub async fn run(context: Context, stop: CancellationToken) {
                 Err(error) => {
                     let queue = served.remove(&error.id()).unwrap_or_default();
                     tracing::error!(queue, error = &error as &dyn std::error::Error, "a runner of claims ended badly");
-                    desk.broke_down(&queue);
+                    let context = context.clone();
+                    runners.spawn(async move {
+                        tokio::time::sleep(AFTER_A_BREAKDOWN).await;
+                        context.wakes.claims.broke_down(&queue);
+                    });
                 }
             }
         }

@@ -232,7 +232,10 @@ pub fn new_certificate(dir: &Path) {
 
 /// A client of the daemon there.
 pub fn client(dir: &Path, tls: bool, token: Option<&str>) -> reqwest::Client {
-    let mut client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    // Idle connections go long before the daemon closes them, or a request would meet that: one that stood still closes them
+    // as soon as it goes on.
+    let idle = Duration::from_secs(2);
+    let mut client = reqwest::Client::builder().timeout(PATIENCE).pool_idle_timeout(idle).no_proxy();
     if tls {
         let pem = fs::read(dir.join(CERT)).expect("a certificate");
         client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).expect("a certificate"));
