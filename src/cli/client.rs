@@ -62,9 +62,12 @@ impl Client {
         Ok(Self { base, http })
     }
 
-    /// Where the daemon is.
-    pub(super) fn base(&self) -> &str {
-        self.base.as_str()
+    /// Where the daemon is, without what somebody may have written there to be let in.
+    pub(super) fn base(&self) -> String {
+        let mut base = self.base.clone();
+        // Of what has no host nothing is to be taken away.
+        let _ = base.set_username("").and_then(|()| base.set_password(None));
+        base.into()
     }
 
     /// A client of the daemon that listens at `address` on this machine.

@@ -111,8 +111,7 @@ async fn pages(
     path: &Path,
 ) -> Result<(), Failed> {
     let journal_path = journal::beside(path, ".export.json")?;
-    let fresh =
-        Journal { daemon: client.base().to_owned(), query: format!("{what} {query:?}"), cursor: None, bytes: 0 };
+    let fresh = Journal { daemon: client.base(), query: format!("{what} {query:?}"), cursor: None, bytes: 0 };
     let mut state = begin(fresh, args.resume, &journal_path)?;
     let mut file = journal::open_behind(path, state.bytes, "without --resume it begins anew")?;
     let bar = ProgressBar::new_spinner();

@@ -43,7 +43,7 @@ struct Inner {
     /// When tokens were used since that was last noted, by id.
     uses: Mutex<HashMap<String, Timestamp>>,
     nobody: Arc<Who>,
-    oidc: Option<Oidc>,
+    oidc: Option<Arc<Oidc>>,
     tries: Tries,
     /// When failed tries were last logged, and how many there were since.
     logged: Mutex<(Option<Timestamp>, u64)>,
@@ -114,7 +114,7 @@ impl Gate {
             reading: tokio::sync::Mutex::default(),
             uses: Mutex::default(),
             nobody: Arc::new(nobody),
-            oidc,
+            oidc: oidc.map(Arc::new),
             tries: Tries::default(),
             logged: Mutex::default(),
         }))

@@ -19,7 +19,9 @@ use super::control::to_its_end;
 use super::enqueue::{Form, broken_off, open, read, wake};
 use super::extract::{Parameters, shown};
 use super::problem::{Fault, Problem};
-use super::results::{Frame, Judged, Tally, members, reference_told, views, whole_answer};
+use super::results::{
+    Frame, Judged, MOST_REASONS, TOO_MUCH_TO_TELL, Tally, members, reference_told, views, whole_answer,
+};
 use super::spool::Spool;
 use super::{Api, MAX_BODY};
 use crate::item::door::NewItem;
@@ -87,6 +89,7 @@ pub(super) async fn take(request: Request) -> Result<Response, Problem> {
         read: 0,
         batch: Vec::new(),
         bytes: 0,
+        reasons: 0,
         rehearsed: Rehearsed::default(),
     };
     let stopped = taking.read_all(begun, &mut upload).await.err();
@@ -174,6 +177,8 @@ struct Taking {
     batch: Vec<Pending>,
     /// Bytes of the batch.
     bytes: usize,
+    /// Bytes of what is wrong with rows of the batch.
+    reasons: usize,
     rehearsed: Rehearsed,
 }
 
@@ -222,19 +227,24 @@ impl Taking {
             self.bytes += row.item.as_ref().map_or(0, String::len);
             let index = self.read;
             self.read += 1;
-            let item = row.item.and_then(|item| read(item.as_bytes()).map_err(Problem::reasons));
-            // What is wrong with a row is held like a row.
-            self.bytes += item.as_ref().err().map_or(0, |faults| faults.iter().map(String::len).sum());
+            let mut item = row.item.and_then(|item| read(item.as_bytes()).map_err(Problem::reasons));
+            if let Err(faults) = &mut item {
+                // What is wrong with a row is held like a row, and no more of it than is told.
+                self.reasons += faults.iter().map(String::len).sum::<usize>();
+                if self.reasons > MOST_REASONS {
+                    *faults = vec![TOO_MUCH_TO_TELL.to_owned()];
+                }
+            }
             let reference = item.as_ref().ok().and_then(|item| item.reference.as_deref()).map(reference_told);
             self.batch.push(Pending { index, line: row.line, reference, item });
             if self.whole {
                 if self.batch.len() > MOST_WHOLE || self.bytes > MAX_BODY {
                     return Err(Problem::too_much(format!(
-                        "with atomic=true or an Idempotency-Key at most {MOST_WHOLE} rows with {MAX_BODY} bytes come in at once, what is \
-                         wrong with them counted; send them in parts"
+                        "with atomic=true or an Idempotency-Key at most {MOST_WHOLE} rows with {MAX_BODY} bytes come in at once; \
+                         send them in parts"
                     )));
                 }
-            } else if self.batch.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
+            } else if self.batch.len() >= BATCH_ROWS || self.bytes + self.reasons >= BATCH_BYTES {
                 self.commit().await?;
             }
         }
@@ -249,7 +259,7 @@ impl Taking {
             )));
         }
         let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
+        (self.bytes, self.reasons) = (0, 0);
         let unreadable = batch.iter().any(|row| row.item.is_err());
         let mut items = Vec::with_capacity(batch.len());
         let mut told = Vec::with_capacity(batch.len());

@@ -112,14 +112,16 @@ impl Oidc {
     }
 
     /// Who shows this token; `None` where it is not good.
-    pub(super) async fn verify(&self, token: &str) -> Option<Arc<Who>> {
+    pub(super) async fn verify(self: &Arc<Self>, token: &str) -> Option<Arc<Who>> {
         // What has not the form of one costs no question to anybody.
         jwt::header(token)?;
         let at = now();
         let mut keys = self.kept();
         let usable = !keys.fitting(token).is_empty() && keys.younger_than(STALE, at);
         if !usable || !keys.younger_than(FRESH, at) {
-            self.ask(at, usable).await;
+            // Goes on though whoever asks hangs up: else nobody who is in a hurry would ever have the keys.
+            let own = Arc::clone(self);
+            let _ = tokio::spawn(async move { own.ask(at, usable).await }).await;
             keys = self.kept();
         }
         if !keys.younger_than(STALE, at) {

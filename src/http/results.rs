@@ -40,7 +40,10 @@ pub(super) struct RowView {
 }
 
 /// Bytes of reasons that are told of one batch.
-const MOST_REASONS: usize = 4 * 1024 * 1024;
+pub(super) const MOST_REASONS: usize = 4 * 1024 * 1024;
+
+/// Said in their place once they are more.
+pub(super) const TOO_MUCH_TO_TELL: &str = "what is wrong with it is too much to tell beside that of the rows before";
 
 /// A row on its way through the door.
 #[derive(Debug, Clone)]
@@ -68,7 +71,7 @@ pub(super) fn views(told: &[Judged], verdicts: &[Verdict], terms: Terms) -> Vec<
                 room = left;
                 reasons.clone()
             }
-            None => vec!["what is wrong with it is too much to tell beside that of the rows before".to_owned()],
+            None => vec![TOO_MUCH_TO_TELL.to_owned()],
         }
     };
     let row = |judged: &Judged| {

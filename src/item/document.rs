@@ -256,7 +256,7 @@ fn differ(before: &Node, after: &Node, path: &mut String, most: usize, found: &m
             (None, None) => {}
             (before, after) => {
                 let (before, after) = (before.map(shown), after.map(shown));
-                found.push(Difference { path: path.clone(), before, after });
+                found.push(Difference { path: cut(path.clone(), SHOWN), before, after });
             }
         }
         path.truncate(length);
@@ -286,7 +286,10 @@ fn differ(before: &Node, after: &Node, path: &mut String, most: usize, found: &m
                 }
             }
         }
-        _ => found.push(Difference { path: path.clone(), before: Some(shown(before)), after: Some(shown(after)) }),
+        _ => {
+            let (before, after) = (Some(shown(before)), Some(shown(after)));
+            found.push(Difference { path: cut(path.clone(), SHOWN), before, after });
+        }
     }
 }
 

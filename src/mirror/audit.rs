@@ -118,10 +118,7 @@ pub(super) fn page(filter: &AuditFilter, rows: i64, before: Option<i64>) -> Quer
         QueryBuilder::new("SELECT seq, at, who, kind, source, action, target, outcome, detail FROM audit WHERE seq < ");
     query.push_bind(before.unwrap_or(i64::MAX));
     if let Some(who) = &filter.who {
-        // As itself, and for others: `flow for ann`.
-        query.push(" AND (who = ").push_bind(who.clone());
-        query.push(" OR (who > ").push_bind(format!("{who} for ")).push(" AND who < ").push_bind(format!("{who} for!"));
-        query.push("))");
+        query.push(" AND who = ").push_bind(who.clone());
     }
     if let Some(action) = &filter.action {
         query.push(" AND action = ").push_bind(action.clone());

@@ -91,7 +91,7 @@ pub(super) struct ImportArgs {
     /// Go on where an earlier run broke off
     #[arg(long, conflicts_with_all = ["dry_run", "atomic"])]
     resume: bool,
-    /// Begin anew, and import once more what was imported before
+    /// Begin anew, and import once more what was imported before; one file at a time
     #[arg(long, conflicts_with_all = ["dry_run", "resume"])]
     again: bool,
     /// How to show the summary
@@ -193,6 +193,10 @@ impl Journal {
 }
 
 pub(super) async fn run(args: &ImportArgs, client: &Client) -> Result<(), Failed> {
+    if args.again && args.files.len() > 1 {
+        // Each has keys of its own, which a later --resume knows of the one alone that broke off.
+        return Err(Failed::new(Exit::Usage, "--again takes one file at a time".to_owned()));
+    }
     let (mut done, mut failed) = (Vec::new(), None);
     for file in &args.files {
         match import(args, client, file).await {
@@ -244,7 +248,7 @@ async fn import(args: &ImportArgs, client: &Client, file: &Path) -> Result<Value
     let mut source = Source::open(file, &reading)?;
     let keeps = !args.dry_run && !args.atomic;
     let journal_path = journal::beside(file, ".import.json")?;
-    let mut state = begin(args, client.base(), file, &journal_path)?;
+    let mut state = begin(args, &client.base(), file, &journal_path)?;
     let end = if matches!(source.format, Format::Json | Format::Ndjson) { "ndjson" } else { "csv" };
     let refused_path = journal::beside(file, &format!(".refused.{end}"))?;
     let mut refused = Refused::new(refused_path, state.refused_bytes, char::from(source.delimiter))?;
