@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Hand, History, Outcome, Release, What};
+use super::pick;
 
 /// The shortest lease there is; some of them are left to end.
 const LEASE: Duration = Duration::from_secs(5);
@@ -113,14 +114,7 @@ impl Leaseholder {
         if self.well_behaved.is_cancelled() {
             return Habit::Says("processed");
         }
-        let mut left = self.random.u32(0..HABITS.iter().map(|(_, weight)| weight).sum());
-        for (habit, weight) in HABITS {
-            if left < *weight {
-                return *habit;
-            }
-            left -= weight;
-        }
-        Habit::Beats
+        pick(&mut self.random, HABITS)
     }
 }
 

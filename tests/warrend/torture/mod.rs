@@ -164,6 +164,18 @@ async fn whatever_breaks_nothing_confirmed_is_lost() {
     drop(told);
 }
 
+/// One of them, each as often as its weight says.
+fn pick<T: Copy>(random: &mut fastrand::Rng, choice: &[(T, u32)]) -> T {
+    let mut left = random.u32(0..choice.iter().map(|(_, weight)| weight).sum());
+    for (one, weight) in choice {
+        if left < *weight {
+            return *one;
+        }
+        left -= weight;
+    }
+    unreachable!("the weights are summed up")
+}
+
 /// Says on failure how to have it again.
 struct Told(String);
 

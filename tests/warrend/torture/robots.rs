@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Hand, History, Outcome, Release, What};
+use super::pick;
 use crate::support::amqp::{id, int_header};
 use crate::support::broker::Vhost;
 use crate::support::stubborn::{Sent, connected, publish, report_properties, unless_lost};
@@ -169,14 +170,7 @@ impl Robot {
             (false, true, true) => SILENT,
             (false, true, false) => SPEAKING,
         };
-        let mut left = self.random.u32(0..choice.iter().map(|(_, weight)| weight).sum());
-        for (habit, weight) in choice {
-            if left < *weight {
-                return *habit;
-            }
-            left -= weight;
-        }
-        Habit::Good
+        pick(&mut self.random, choice)
     }
 }
 
